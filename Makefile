@@ -1,0 +1,39 @@
+# Everything on a fresh machine: `make serve` (then POST to http://127.0.0.1:8000) and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+# Ray binds every port to loopback with the first of these, on every platform; without it, to the primary interface.
+export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
+# Threads that spin at a barrier starve other processes on the same cores.
+export OMP_WAIT_POLICY := PASSIVE
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: setup serve test lint format benchmark clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+serve: setup
+	$(BIN)/serve run configs/flux2.yaml
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: setup
+	$(BIN)/python benchmarks/request.py
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,113 @@
+"""What an operator can set, understood and checked before anything is loaded. Upstream's keys keep their meaning."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from lightx2v.core import Policy
+from lightx2v.errors import InvalidSettings
+
+BUNDLED_MODEL = Path(__file__).parent / "assets" / "flux2-shapes"
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+ENVIRONMENT = {"model": "LIGHTX2V_MODEL", "gpu_budget": "LIGHTX2V_GPU_BUDGET"}
+
+T = TypeVar("T", bound=BaseModel)
+Granularity = Literal["model", "phase", "block"]
+
+
+class EngineSettings(BaseModel):
+    """One model and how its weights live. Shared by the command line and the server."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model: str = str(BUNDLED_MODEL)
+    """A folder in the diffusers layout, or a hub id."""
+
+    gpu_budget: int | None = None
+    """Device bytes for all stages on a card together, "24GiB" or a number; absent: the whole card."""
+
+    dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: CUDA where there is one."""
+
+    cpu_offload: bool | Literal["auto"] = "auto"
+    """auto: keep what fits, stream the rest. False: all stays on the device. True: as `offload_granularity` says."""
+
+    offload_granularity: Granularity = "block"
+    """model: placed whole, dropped after the request. block, phase: streamed through, a block or a part of one at a
+    time; only what lies outside the blocks stays for the request."""
+
+    lazy_load: bool = False
+    """No host copy: weights are read from disk at every use. Needs `cpu_offload: true`."""
+
+    @property
+    def policy(self) -> Policy:
+        """How the weights live: by the plan, all resident, whole for a request, or streamed."""
+        if self.cpu_offload == "auto":
+            return "auto"
+        if self.cpu_offload is False:
+            return "whole"
+        return "model" if self.offload_granularity == "model" else "streamed"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: object) -> object:
+        known = list(cls.model_fields)
+        for key in values if isinstance(values, dict) else ():
+            if key not in known:
+                raise ValueError(f"unknown setting {key!r}{did_you_mean(key, known)}; known are {', '.join(known)}")
+        return values
+
+    @field_validator("gpu_budget", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        return parse_bytes(value) if isinstance(value, str) else value
+
+    @field_validator("gpu_budget")
+    @classmethod
+    def _positive(cls, value: int | None) -> int | None:
+        if value is not None and value <= 0:
+            raise ValueError("must be positive")
+        return value
+
+    @model_validator(mode="after")
+    def _lazy_load_needs_offload(self) -> EngineSettings:
+        if self.lazy_load and self.cpu_offload is not True:
+            raise ValueError("lazy_load needs cpu_offload: true (without it the weights would be read once and stay)")
+        return self
+
+
+def parse_settings(kind: type[T], values: dict[str, Any]) -> T:
+    """Settings of `kind`; the environment overrides the model and the budget.
+
+    Raises InvalidSettings, which says what is wrong in one sentence.
+    """
+    named = {field: os.environ.get(variable, "") for field, variable in ENVIRONMENT.items()}
+    try:
+        return kind.model_validate({**values, **{field: value for field, value in named.items() if value}})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise InvalidSettings(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def parse_bytes(text: str) -> int:
+    """'24GiB', '31.35 GiB', '500MB', '1024' as bytes. Raises ValueError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
+        raise ValueError(f"{text!r} is not a size; write for example 24GiB, 500MB or a number of bytes")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def did_you_mean(key: str, known: list[str]) -> str:
+    """A hint with the nearest known key, or nothing."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,81 @@
+"""What crosses the border of a stage. Frozen, and free of torch at import, so that the HTTP side stays light."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+StageName = Literal["encode", "denoise", "decode"]
+Policy = Literal["auto", "whole", "model", "streamed"]
+"""How weights live: by the plan, all resident, whole for the time of a request, or streamed."""
+
+STAGES: tuple[StageName, ...] = ("encode", "denoise", "decode")
+"""In the order in which a request uses them; the next user of memory follows from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One picture to make. Nothing in it changes after admission, so a retry makes the same bytes."""
+
+    id: str
+    prompt: str
+    size: Size
+    steps: int
+    seed: int
+    guidance: float = 1.0
+    negative_prompt: str = ""
+    references: tuple[Size, ...] = ()
+    """Sizes of the fitted reference pictures, in order; their pixels travel beside the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """`pixels`: uint8 [height, width, 3], RGB."""
+
+    pixels: npt.NDArray[np.uint8]
+
+    @property
+    def size(self) -> Size:
+        return Size(self.pixels.shape[1], self.pixels.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """`positive`: [tokens, features] in the model's dtype; `negative` likewise, or None when no guidance is applied."""
+
+    positive: torch.Tensor
+    negative: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """`tokens`: [rows * columns, channels], row-major, normalised as the transformer sees them."""
+
+    tokens: torch.Tensor
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`step` of `total` denoising steps are done."""
+
+    step: int
+    total: int
