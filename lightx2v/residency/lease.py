@@ -1,0 +1,95 @@
+"""What passes between the ledger and those who ask it for memory. All sizes are bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightx2v.core import StageName
+from lightx2v.errors import DeadlineExceeded, OutOfMemory
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """One process that holds weights of one stage."""
+
+    id: str
+    model: str
+    stage: StageName
+    pid: int
+    context: int
+    """What the process itself takes on the card; it returns only with the process."""
+    reachable: int
+    """All weights that the stage can use."""
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.stage} (pid {self.pid})"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one run asks for."""
+
+    weights: int
+    """To hold while running."""
+    floor: int
+    """The least it can run with; the remainder streams."""
+    workspace: int
+    slot: int
+    """Comes on top when not all reachable weights are granted."""
+    keep: int
+    """To hold at rest after the run."""
+
+    def beside(self, weights: int, reachable: int) -> int:
+        """What the run takes besides its weights."""
+        return self.workspace + (self.slot if weights < reachable else 0)
+
+    def fit(self, room: int, reachable: int) -> int | None:
+        """The weights to grant out of `room`: all that are wanted or else what fits, None if below the floor."""
+        if self.weights + self.beside(self.weights, reachable) <= room:
+            return self.weights
+        weights = room - self.workspace - self.slot
+        return weights if weights >= self.floor else None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to run: at most `weights` on the card, and `workspace` (with the slot) until the release."""
+
+    id: str
+    holder: str
+    weights: int
+    workspace: int
+    keep: int
+
+    @property
+    def returns(self) -> int:
+        """What its release will give back."""
+        return self.workspace + max(0, self.weights - self.keep)
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The ticket became a lease, which has its id."""
+
+    ticket: str
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Shrink:
+    """The idle holder is to drop at least `nbytes` of weights and to report what it holds then."""
+
+    holder: str
+    nbytes: int
+    order: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The ticket is void."""
+
+    ticket: str
+    error: OutOfMemory | DeadlineExceeded
+
+
+Event = Granted | Shrink | Refused

@@ -1,0 +1,283 @@
+"""Every byte of one GPU, by owner. The ledger decides; who drives it carries out what `advance` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import count
+from types import MappingProxyType
+
+from lightx2v.core import STAGES, StageName
+from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
+from lightx2v.residency.account import Account, Order, Ticket
+from lightx2v.residency.lease import Event, Granted, Holder, Lease, Need, Refused, Shrink
+
+
+class IntegrityError(AssertionError):
+    """The accounts contradict each other, or a holder holds what it was not granted."""
+
+
+class Ledger:
+    """Grants memory oldest request first, taking it from who needs it last.
+
+    Times are monotonic seconds and come from the caller. Weights at rest stay granted until their holder reports them
+    dropped; those of a dead process until it is gone. `epoch` fences: what was agreed with another ledger is refused.
+    """
+
+    def __init__(self, budget: int, epoch: str, *, opens_at: float = 0.0, patience: float = 10.0) -> None:
+        self.budget = budget
+        self.epoch = epoch
+        self.opens_at = opens_at
+        self.patience = patience
+        self.peak_granted = 0
+        self.grants_total = 0
+        self.shrinks_total = 0
+        self.evictions_total = 0
+        self._accounts: dict[str, Account] = {}
+        self._waiting: dict[str, Ticket] = {}
+        self._turn = count(1)
+        self._open = False
+        self._allowed = max(budget, 0)
+
+    @property
+    def granted(self) -> int:
+        return sum(account.nbytes for account in self._accounts.values())
+
+    @property
+    def free(self) -> int:
+        """Negative while a join or a smaller budget has revealed too much."""
+        return self.budget - self.granted
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def holders(self) -> Mapping[str, Account]:
+        return MappingProxyType(self._accounts)
+
+    def depth(self, model: str, stage: StageName) -> int:
+        """How many tickets wait for this stage."""
+        holders = (self._accounts[ticket.holder].holder for ticket in self._waiting.values())
+        return sum(holder.model == model and holder.stage == stage for holder in holders)
+
+    def join(self, holder: Holder, weights: int = 0, lease: Lease | None = None) -> None:
+        """Register a process, with what it holds if a previous ledger granted it that. Known ids change nothing."""
+        if holder.id in self._accounts:
+            return
+        held = max(weights, lease.weights) if lease else weights
+        self._accounts[holder.id] = Account(holder, held, next(self._turn), lease, before=weights)
+        self._reveal()
+
+    def resize(self, budget: int) -> None:
+        """Other users of the card took memory or gave it back."""
+        self.budget = budget
+        self._reveal()
+
+    def request(self, holder_id: str, need: Need, age: float, deadline: float, epoch: str) -> str:
+        """A ticket, which is also the id of the lease to come. `age`: when the user's request was admitted."""
+        account = self._living(holder_id, epoch)
+        self._require(account, need)
+        if account.deaf:
+            account.order = None
+        turn = next(self._turn)
+        ticket = Ticket(f"{self.epoch}:{turn}", holder_id, need, (age, turn), deadline)
+        self._waiting[ticket.id] = ticket
+        return ticket.id
+
+    def release(self, lease_id: str, weights: int, epoch: str) -> None:
+        """The run ended, and the holder holds `weights` now. An unknown lease is one that has been returned already."""
+        self._fence(epoch)
+        account = self._leased(lease_id)
+        if account is not None and account.lease is not None:
+            limit, account.lease, account.used = account.lease.weights, None, next(self._turn)
+            self._settle(account, weights, limit)
+
+    def shrunk(self, holder_id: str, weights: int, epoch: str, order: str | None = None) -> None:
+        """An idle holder dropped weights and holds `weights` now. The answer to an order that has lapsed is ignored."""
+        account = self._living(holder_id, epoch)
+        outstanding = account.order
+        if account.active or (order is not None and (outstanding is None or outstanding.id != order)):
+            return
+        if outstanding is not None and weights <= outstanding.to:
+            account.order = None
+            self.shrinks_total += 1
+            self.evictions_total += weights == 0
+        self._settle(account, weights, account.weights)
+
+    def cancel(self, ticket_id: str, epoch: str) -> None:
+        """The caller went away: its ticket is void, and a lease that it was granted meanwhile counts as unused."""
+        self._fence(epoch)
+        self._waiting.pop(ticket_id, None)
+        account = self._leased(ticket_id)
+        if account is not None:
+            self.release(ticket_id, account.before, epoch)
+
+    def dead(self, holder_id: str) -> list[str]:
+        """Its process died. Its bytes stay counted; its tickets are void and returned."""
+        account = self._accounts.get(holder_id)
+        if account is None:
+            return []
+        account.dying, account.order = True, None
+        dropped = [ticket.id for ticket in self._waiting.values() if ticket.holder == holder_id]
+        for ticket_id in dropped:
+            del self._waiting[ticket_id]
+        return dropped
+
+    def gone(self, holder_id: str) -> list[str]:
+        """The driver no longer lists its process: its bytes are free. Returns tickets as `dead` does."""
+        dropped = self.dead(holder_id)
+        self._accounts.pop(holder_id, None)
+        return dropped
+
+    def advance(self, now: float) -> list[Event]:
+        """What is to be done. Call it after anything changed, and at `next_deadline()`."""
+        self._allowed = min(self._allowed, max(self.budget, self.granted))
+        self._open = now >= self.opens_at
+        self._note_overdue(now)
+        events: list[Event] = [*self._expire(now)]
+        while self._open and self._waiting:
+            ticket = min(self._waiting.values(), key=lambda ticket: ticket.rank)
+            events += self._serve(ticket, now)
+            if ticket.id in self._waiting:
+                break
+        return events
+
+    def next_deadline(self) -> float | None:
+        """When `advance` has something to do even if nothing else happens."""
+        times = [ticket.deadline for ticket in self._waiting.values()]
+        orders = [account.order for account in self._accounts.values() if account.order]
+        times += [order.due for order in orders if not order.overdue]
+        if self._waiting and not self._open:
+            times.append(self.opens_at)
+        return min(times, default=None)
+
+    def check(self) -> None:
+        """Raise IntegrityError if an invariant is broken."""
+        if self.granted > self._allowed:
+            raise IntegrityError(f"{self.granted} bytes are granted of {self._allowed}")
+        for account in self._accounts.values():
+            if not 0 <= account.weights <= account.holder.reachable:
+                raise IntegrityError(f"{account.holder} holds {account.weights} of {account.holder.reachable} bytes")
+            if account.lease is not None and account.weights < account.lease.weights:
+                raise IntegrityError(f"{account.holder} runs with more than the {account.weights} bytes counted")
+        for ticket in self._waiting.values():
+            if ticket.holder not in self._accounts or self._accounts[ticket.holder].dying:
+                raise IntegrityError(f"ticket {ticket.id} waits for {ticket.holder}, which is dead")
+
+    def _serve(self, ticket: Ticket, now: float) -> list[Event]:
+        try:
+            return self._grant_or_ask(ticket, self._accounts[ticket.holder], now)
+        except OutOfMemory as error:
+            del self._waiting[ticket.id]
+            return [Refused(ticket.id, error)]
+
+    def _grant_or_ask(self, ticket: Ticket, account: Account, now: float) -> list[Event]:
+        if account.active:
+            return []
+        weights = ticket.need.fit(self._room(), account.holder.reachable)
+        if weights is None:
+            self._require(account, ticket.need)
+            return []
+        beside = ticket.need.beside(weights, account.holder.reachable)
+        lacking = max(0, weights - account.weights) + beside - self.free
+        if account.order is None and account.weights <= weights and lacking <= 0:
+            return [self._grant(ticket, account, weights)]
+        self._require_ears(account, weights + beside)
+        return [*self._ask(account, weights, lacking, now)]
+
+    def _grant(self, ticket: Ticket, account: Account, weights: int) -> Granted:
+        beside = ticket.need.beside(weights, account.holder.reachable)
+        account.lease = Lease(ticket.id, ticket.holder, weights, beside, min(ticket.need.keep, weights))
+        account.before, account.weights, account.used = account.weights, weights, next(self._turn)
+        del self._waiting[ticket.id]
+        self.grants_total += 1
+        self.peak_granted = max(self.peak_granted, self.granted)
+        return Granted(ticket.id, account.lease)
+
+    def _ask(self, account: Account, weights: int, lacking: int, now: float) -> Iterator[Shrink]:
+        """Orders for what neither running leases nor earlier orders will bring back."""
+        if account.order is None and account.weights > weights:
+            yield self._order(account, account.weights - weights, now)
+        lacking -= sum(other.returning for other in self._accounts.values())
+        for victim in sorted(self._idle(account), key=lambda other: _keep_value(account.holder, other)):
+            if lacking > 0:
+                nbytes = min(lacking, victim.weights)
+                lacking -= nbytes
+                yield self._order(victim, nbytes, now)
+
+    def _idle(self, waiter: Account) -> Iterator[Account]:
+        for account in self._accounts.values():
+            busy = account.active or account.dying or account.order
+            if account is not waiter and account.weights and not busy:
+                yield account
+
+    def _order(self, account: Account, nbytes: int, now: float) -> Shrink:
+        order_id = f"{self.epoch}:{next(self._turn)}"
+        account.order = Order(order_id, account.weights - nbytes, now + self.patience)
+        return Shrink(account.holder.id, nbytes, order_id)
+
+    def _room(self) -> int:
+        """What one holder can have if all others drop their weights, but for the dead."""
+        return self.budget - sum(a.nbytes if a.dying else a.holder.context for a in self._accounts.values())
+
+    def _require(self, account: Account, need: Need) -> None:
+        """Refuse what would not fit even with everyone else evicted and the dead gone."""
+        contexts = sum(other.holder.context for other in self._accounts.values() if not other.dying)
+        if need.fit(self.budget - contexts, account.holder.reachable) is None:
+            least = need.floor + need.beside(need.floor, account.holder.reachable)
+            raise OutOfMemory(
+                f"{account.holder} needs at least {least} bytes; the budget of {self.budget} bytes, "
+                f"less {contexts} for the processes, leaves {self.budget - contexts}"
+            )
+
+    def _require_ears(self, account: Account, nbytes: int) -> None:
+        """Refuse what only those could make room for who do not answer."""
+        deaf = [other for other in self._accounts.values() if other.deaf]
+        if deaf and (account.deaf or nbytes > self._room() - sum(other.weights for other in deaf)):
+            other = account if account.deaf else max(deaf, key=lambda other: other.weights)
+            raise OutOfMemory(
+                f"{account.holder} needs {nbytes} bytes, but {other.holder} holds {other.weights} "
+                f"and did not give way within {self.patience} s"
+            )
+
+    def _note_overdue(self, now: float) -> None:
+        for account in self._accounts.values():
+            if account.order is not None and account.order.due <= now:
+                account.order.overdue = True
+
+    def _expire(self, now: float) -> Iterator[Refused]:
+        for ticket in [ticket for ticket in self._waiting.values() if ticket.deadline <= now]:
+            del self._waiting[ticket.id]
+            holder = self._accounts[ticket.holder].holder
+            yield Refused(ticket.id, DeadlineExceeded(f"{holder} got no device memory before the deadline"))
+
+    def _reveal(self) -> None:
+        self._allowed = max(self.budget, self.granted)
+        self.peak_granted = max(self.peak_granted, self.granted)
+
+    def _settle(self, account: Account, weights: int, limit: int) -> None:
+        account.weights = weights
+        if not 0 <= weights <= limit:
+            raise IntegrityError(f"{account.holder} holds {weights} bytes of weights, granted were {limit}")
+
+    def _fence(self, epoch: str) -> None:
+        if epoch != self.epoch:
+            raise StaleEpoch(f"epoch {epoch} has ended, this is {self.epoch}; join again")
+
+    def _living(self, holder_id: str, epoch: str) -> Account:
+        self._fence(epoch)
+        account = self._accounts.get(holder_id)
+        if account is None or account.dying:
+            raise StaleEpoch(f"holder {holder_id} is not registered in epoch {epoch}; join again")
+        return account
+
+    def _leased(self, lease_id: str) -> Account | None:
+        living = (account for account in self._accounts.values() if not account.dying)
+        return next((account for account in living if account.lease and account.lease.id == lease_id), None)
+
+
+def _keep_value(waiter: Holder, account: Account) -> tuple[bool, int, int]:
+    """Sorts who gives way first: other models, then the waiter's own by farthest next use, each by recency."""
+    own = account.holder.model == waiter.model
+    distance = (STAGES.index(account.holder.stage) - STAGES.index(waiter.stage)) % len(STAGES)
+    return own, -distance if own else 0, account.used

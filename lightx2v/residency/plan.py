@@ -1,0 +1,132 @@
+"""Who stays on the card between runs, who comes and goes, and what streams through a slot while its stage runs."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, product
+
+from lightx2v.core import Policy, StageName
+from lightx2v.errors import OutOfMemory
+
+
+@dataclass(frozen=True, slots=True)
+class StageSize:
+    """What one stage takes on the card, in bytes."""
+
+    stage: StageName
+    units: tuple[int, ...]
+    """Each streamable unit, in order of use."""
+    rest: int
+    """Needed throughout a run."""
+    workspace: int
+    slot: int
+    """What streaming takes; needed only if something streams."""
+    uses: int
+    """How often a request uses each unit: 1, or the number of steps."""
+
+    @property
+    def total(self) -> int:
+        return self.rest + sum(self.units)
+
+    @property
+    def least(self) -> int:
+        """The smallest room in which a run is possible."""
+        return min(self.total, self.rest + self.slot) + self.workspace
+
+    def prefixes(self) -> list[int]:
+        """The rest alone, with the first unit, with the first two, and so on."""
+        return list(accumulate(self.units, initial=self.rest))
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Bytes of weights kept at rest, and held while running. What lies beyond `placed` streams unit by unit."""
+
+    stage: StageName
+    resident: int
+    placed: int
+
+
+Shares = dict[StageName, Share]
+
+
+def shares(policy: Policy, stages: Sequence[StageSize], budget: int) -> Shares:
+    """The shares that a policy gives; `budget` leaves the contexts out and matters to `auto` only."""
+    if policy == "auto":
+        return plan(stages, budget)
+    return {"whole": whole, "model": model, "streamed": streamed}[policy](stages)
+
+
+def plan(stages: Sequence[StageSize], budget: int) -> Shares:
+    """The shares that move the fewest bytes per request within `budget`, which leaves the contexts out.
+
+    Exact. Among equals, the stage that uses its weights more often keeps more.
+    """
+    for size in stages:
+        if size.least > budget:
+            raise OutOfMemory(f"{size.stage} needs {size.least} bytes with every unit streamed; the budget is {budget}")
+    order = sorted(range(len(stages)), key=lambda index: -stages[index].uses)
+
+    def rank(shares: tuple[Share, ...]) -> tuple[int, ...]:
+        moved = sum(map(cost, stages, shares))
+        return (moved, *(-shares[index].resident for index in order))
+
+    return {share.stage: share for share in min(_feasible(stages, budget), key=rank)}
+
+
+def cost(size: StageSize, share: Share) -> int:
+    """Bytes that one request moves to the card for this stage."""
+    return share.placed - share.resident + size.uses * (size.total - share.placed)
+
+
+def running(size: StageSize, share: Share) -> int:
+    """Bytes that the stage holds while it runs."""
+    return share.placed + size.workspace + (size.slot if share.placed < size.total else 0)
+
+
+def whole(stages: Sequence[StageSize]) -> Shares:
+    """Everything stays: no offload."""
+    return {size.stage: Share(size.stage, size.total, size.total) for size in stages}
+
+
+def model(stages: Sequence[StageSize]) -> Shares:
+    """A stage comes whole and leaves whole, once per request."""
+    return {size.stage: Share(size.stage, 0, size.total) for size in stages}
+
+
+def streamed(stages: Sequence[StageSize]) -> Shares:
+    """Nothing stays, and every unit streams at every use."""
+    return {size.stage: Share(size.stage, 0, size.rest) for size in stages}
+
+
+def room(stage: StageName, stages: Sequence[StageSize], shares: Shares, budget: int, context: int) -> int:
+    """How many replicas of `stage` can run at once beside one resting replica of each other stage; at least 1.
+
+    `budget` is the ledger's: it includes `context` bytes for every process.
+    """
+    others = sum(context + shares[size.stage].resident for size in stages if size.stage != stage)
+    each = next(context + running(size, shares[stage]) for size in stages if size.stage == stage)
+    return max(1, (budget - others) // each)
+
+
+def _feasible(stages: Sequence[StageSize], budget: int) -> Iterator[tuple[Share, ...]]:
+    """For every choice of what stays, the shares that place as much as the remaining room allows."""
+    prefixes = [size.prefixes() for size in stages]
+    for kept in product(*(sorted({0, *choices}) for choices in prefixes)):
+        free = budget - sum(kept)
+        shares = [
+            Share(size.stage, resident, _placed(size, choices, free + resident - size.workspace))
+            for size, choices, resident in zip(stages, prefixes, kept, strict=True)
+        ]
+        if all(share.resident <= share.placed for share in shares):
+            yield tuple(shares)
+
+
+def _placed(size: StageSize, prefixes: list[int], free: int) -> int:
+    """The most that fits into `free`, or -1. No placed byte costs more than a streamed one, so the most is the best."""
+    if prefixes[-1] <= free:
+        return prefixes[-1]
+    fitting = bisect_right(prefixes, free - size.slot)
+    return prefixes[fitting - 1] if fitting else -1

@@ -1,0 +1,149 @@
+"""The plan against brute force on small instances, and on FLUX.2-klein-9B's real sizes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightx2v.core import STAGES, StageName
+from lightx2v.errors import OutOfMemory
+from lightx2v.residency.plan import Share, Shares, StageSize, cost, model, plan, room, running, streamed, whole
+
+GIB = 2**30
+KLEIN = (
+    StageSize("encode", (385_875_968,) * 27, 0, GIB // 2, 385_875_968, 1),
+    StageSize("denoise", (872_415_232,) * 8 + (436_207_616,) * 24, 700_000_000, 3 * GIB // 2, 872_415_232, 4),
+    StageSize("decode", (84_000_000,) * 2, 0, GIB, 84_000_000, 1),
+)
+
+
+def sizes(stage: StageName) -> st.SearchStrategy[StageSize]:
+    units = st.lists(st.integers(1, 6), max_size=3).map(tuple)
+    small = st.integers(0, 5)
+    return st.builds(StageSize, st.just(stage), units, small, small, small, st.integers(1, 5))
+
+
+models = st.tuples(*(sizes(stage) for stage in STAGES))
+
+
+def shares_of(size: StageSize) -> Iterator[Share]:
+    counts = [size.rest + sum(size.units[:k]) for k in range(len(size.units) + 1)]
+    for resident, placed in product({0, *counts}, counts):
+        if resident <= placed:
+            yield Share(size.stage, resident, placed)
+
+
+def fits(stages: tuple[StageSize, ...], shares: tuple[Share, ...], budget: int) -> bool:
+    for runner, share in zip(stages, shares, strict=True):
+        slot = runner.slot if share.placed < runner.total else 0
+        others = sum(other.resident for other in shares if other.stage != runner.stage)
+        if share.placed + runner.workspace + slot + others > budget:
+            return False
+    return True
+
+
+def moved(stages: tuple[StageSize, ...], shares: tuple[Share, ...]) -> int:
+    pairs = zip(stages, shares, strict=True)
+    return sum(share.placed - share.resident + size.uses * (size.total - share.placed) for size, share in pairs)
+
+
+def brute_force(stages: tuple[StageSize, ...], budget: int) -> int | None:
+    """The fewest bytes over all pairs of resident and placed."""
+    choices = (shares for shares in product(*map(shares_of, stages)) if fits(stages, shares, budget))
+    return min((moved(stages, shares) for shares in choices), default=None)
+
+
+def planned(stages: tuple[StageSize, ...], budget: int) -> tuple[Share, ...] | None:
+    try:
+        shares = plan(stages, budget)
+    except OutOfMemory:
+        return None
+    return tuple(shares[size.stage] for size in stages)
+
+
+@settings(max_examples=300, deadline=None)
+@given(models, st.integers(0, 60))
+def test_as_good_as_brute_force(stages: tuple[StageSize, ...], budget: int) -> None:
+    shares = planned(stages, budget)
+    best = brute_force(stages, budget)
+    assert (shares is None) == (best is None)
+    if shares is not None:
+        assert fits(stages, shares, budget)
+        assert all(share in set(shares_of(size)) for size, share in zip(stages, shares, strict=True))
+        assert moved(stages, shares) == best == sum(map(cost, stages, shares))
+
+
+@given(models, st.integers(0, 60), st.integers(0, 20))
+def test_a_larger_budget_is_never_worse(stages: tuple[StageSize, ...], budget: int, more: int) -> None:
+    small, large = planned(stages, budget), planned(stages, budget + more)
+    if small is not None:
+        assert large is not None
+        assert moved(stages, large) <= moved(stages, small)
+
+
+@given(models)
+def test_all_stays_when_it_fits(stages: tuple[StageSize, ...]) -> None:
+    budget = sum(size.total for size in stages) + max(size.workspace for size in stages)
+    assert plan(stages, budget) == whole(stages)
+
+
+@given(models, st.integers(0, 60))
+def test_deterministic(stages: tuple[StageSize, ...], budget: int) -> None:
+    assert planned(stages, budget) == planned(stages, budget)
+
+
+def test_equal_costs_favour_the_stage_with_more_uses() -> None:
+    """Half of each could stay for the same four bytes per request."""
+    stages = (StageSize("encode", (2, 2), 0, 0, 2, 1), StageSize("denoise", (2, 2), 0, 0, 2, 9))
+    assert fits(stages, (Share("encode", 2, 4), Share("denoise", 2, 4)), 6)
+    assert plan(stages, 6) == {"encode": Share("encode", 0, 0), "denoise": Share("denoise", 4, 4)}
+
+
+def test_too_little_names_the_stage_its_need_and_the_budget() -> None:
+    stages = (StageSize("encode", (2,), 0, 0, 2, 1), StageSize("denoise", (8, 9), 3, 4, 9, 4))
+    with pytest.raises(OutOfMemory, match=r"denoise needs 16 bytes .* budget is 15"):
+        plan(stages, 15)
+    assert plan(stages, 16)["denoise"] == Share("denoise", 3, 3)
+
+
+@pytest.mark.parametrize("gib", [31.35, 24, 16, 12, 6])
+def test_klein_overflow_falls_on_the_encoder_first(gib: float) -> None:
+    started = time.process_time()
+    shares = plan(KLEIN, int(gib * GIB))
+    assert time.process_time() - started < 0.2
+    encode, denoise = shares["encode"], shares["denoise"]
+    if gib > 30:
+        assert shares == whole(KLEIN)
+    elif gib > 20:
+        assert denoise.resident == KLEIN[1].total
+        assert 0.5 * KLEIN[0].total < encode.resident < KLEIN[0].total
+    else:
+        assert encode.resident < 0.05 * KLEIN[0].total
+        spare = int(gib * GIB) - running(KLEIN[1], denoise)
+        assert 0 <= spare < 2 * max(KLEIN[1].units), "the transformer uses nearly all there is"
+    print(gib, [(share.stage, f"{share.resident / 1e9:.2f}", f"{share.placed / 1e9:.2f}") for share in shares.values()])
+
+
+def shares_at_rest(shares: Shares) -> list[int]:
+    return [share.resident for share in shares.values()]
+
+
+def test_fixed_policies() -> None:
+    assert whole(KLEIN)["denoise"] == Share("denoise", KLEIN[1].total, KLEIN[1].total)
+    assert model(KLEIN)["denoise"] == Share("denoise", 0, KLEIN[1].total)
+    assert streamed(KLEIN)["denoise"] == Share("denoise", 0, 700_000_000)
+    assert shares_at_rest(model(KLEIN)) == shares_at_rest(streamed(KLEIN)) == [0, 0, 0]
+    assert running(KLEIN[1], streamed(KLEIN)["denoise"]) == 700_000_000 + 3 * GIB // 2 + 872_415_232
+
+
+def test_room_counts_replicas_that_run_at_once() -> None:
+    stages = (StageSize("encode", (4,), 0, 1, 4, 1), StageSize("denoise", (10,), 0, 3, 10, 4))
+    shares = whole(stages)
+    assert room("encode", stages, shares, budget=11 + 3 * 6, context=1) == 3
+    assert room("encode", stages, shares, budget=11 + 3 * 6 - 1, context=1) == 2
+    assert room("denoise", stages, shares, budget=5, context=1) == 1
