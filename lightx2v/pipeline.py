@@ -1,0 +1,76 @@
+"""The three stages in one process: the reference, the command line, the golden images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lightx2v.config import EngineSettings
+from lightx2v.core import STAGES, Conditioning, GenerateRequest, Latents, Picture, StageName
+from lightx2v.residency import plan as plans
+from lightx2v.residency.plan import Shares, StageSize
+from lightx2v.stages.build import load_stage, open_device
+from lightx2v.stages.denoise import Report, ignore
+from lightx2v.stages.stage import Grant, Stage
+
+CONTEXT = 900 << 20
+"""Device bytes that a CUDA process takes beside torch's allocations, with room to grow."""
+
+
+class Pipeline:
+    """One request at a time, its stages in turn; they share the device as the settings say."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+        self._settings = settings
+        self._device = open_device("cuda" if cuda else "cpu", settings, f"process-{os.getpid()}")
+        self._stages: dict[StageName, Stage[Any]] = {name: load_stage(name, settings, self._device) for name in STAGES}
+        self._budget = (settings.gpu_budget or self._device.total()) - (CONTEXT if cuda else 0)
+
+    def generate(
+        self, request: GenerateRequest, references: Sequence[Picture] = (), report: Report = ignore
+    ) -> Picture:
+        """The picture of `request`. Raises OutOfMemory if the settings leave it too little."""
+        return self.decode(request, self.latents(request, references, report))
+
+    def latents(self, request: GenerateRequest, references: Sequence[Picture] = (), report: Report = ignore) -> Latents:
+        """Everything up to the final latents."""
+        conditioning: Conditioning = self._run("encode", "run", request, _never)
+        encoded = self._run("decode", "encode", request, tuple(references), _never) if references else ()
+        latents: Latents = self._run("denoise", "run", request, conditioning, encoded, _never, report)
+        return latents
+
+    def decode(self, request: GenerateRequest, latents: Latents) -> Picture:
+        """The picture of final latents."""
+        picture: Picture = self._run("decode", "run", request, latents, _never)
+        return picture
+
+    def close(self) -> None:
+        """Gives all memory back."""
+        for stage in self._stages.values():
+            stage.close()
+
+    def _run(self, name: StageName, job: str, request: GenerateRequest, *inputs: Any) -> Any:
+        shares = self.shares(request)
+        for other in self._stages.values():
+            if other.name != name:
+                other.drop(shares[other.name].resident)
+        stage, share = self._stages[name], shares[name]
+        workspace = plans.running(stage.size(request), share) - share.placed
+        with stage.granted(Grant(share.placed, workspace, share.resident)):
+            return getattr(stage, job)(request, *inputs)
+
+    def shares(self, request: GenerateRequest) -> Shares:
+        """How the weights live during a request like this one."""
+        return plans.shares(self._settings.policy, self.sizes(request), self._budget)
+
+    def sizes(self, request: GenerateRequest) -> list[StageSize]:
+        """What each stage takes on the device for a request like this one."""
+        return [stage.size(request) for stage in self._stages.values()]
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,28 @@
+"""The autoencoder's two ways: reference pictures to latents, final latents to a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightx2v.core import GenerateRequest, Latents, Picture, StageName
+from lightx2v.models.component import Autoencoder
+from lightx2v.stages.stage import Cancel, Stage, check
+
+
+class DecodeStage(Stage[Autoencoder]):
+    name: StageName = "decode"
+
+    def encode(self, request: GenerateRequest, pictures: Sequence[Picture], cancelled: Cancel) -> tuple[Latents, ...]:
+        """Each fitted reference picture as the transformer sees it, on the host."""
+        encoded = []
+        for picture in pictures:
+            check(cancelled)
+            latents = self.component.encode(picture, self.device.torch_device)
+            encoded.append(Latents(latents.tokens.cpu(), latents.rows, latents.columns))
+        return tuple(encoded)
+
+    def run(self, request: GenerateRequest, latents: Latents, cancelled: Cancel) -> Picture:
+        """The picture of final latents."""
+        check(cancelled)
+        on_device = Latents(latents.tokens.to(self.device.torch_device), latents.rows, latents.columns)
+        return self.component.decode(on_device)

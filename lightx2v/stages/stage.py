@@ -1,0 +1,130 @@
+"""What all stages share: one component, its weights, and the right to device memory for the time of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+
+from lightx2v.config import EngineSettings
+from lightx2v.core import GenerateRequest, StageName
+from lightx2v.errors import Cancelled
+from lightx2v.models.component import Component
+from lightx2v.residency.plan import StageSize
+from lightx2v.weights.device import Device
+from lightx2v.weights.host import HostCopy, OnDisk
+from lightx2v.weights.index import read_index
+from lightx2v.weights.layout import make_layout
+from lightx2v.weights.residence import Residence
+
+C = TypeVar("C", bound=Component)
+Cancel = Callable[[], bool]
+"""Asked between two pieces of work; True ends the run with Cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Device bytes for one run: `weights` may be resident while it lasts, `keep` of them after it. `workspace` is all
+    else: activations, and the slot of the units that stream."""
+
+    weights: int
+    workspace: int
+    keep: int
+
+
+class Stage(Generic[C]):
+    """One component on one device. Runs with any part of its weights resident and streams the others."""
+
+    name: StageName
+
+    def __init__(self, component: C, checkpoint: Path, settings: EngineSettings, device: Device) -> None:
+        self.component = component
+        self.device = device
+        blocks = component.blocks
+        if settings.cpu_offload is True and settings.offload_granularity == "phase":
+            blocks = _phases(component)
+        layout = make_layout(component, read_index(checkpoint / component.folder), blocks)
+        self._source = OnDisk(layout) if settings.lazy_load else HostCopy(layout, device.pinned)
+        self._residence = Residence(component, layout, self._source, device)
+
+    @property
+    def resident(self) -> int:
+        """Device bytes of weights now."""
+        return self._residence.nbytes
+
+    @property
+    def reachable(self) -> int:
+        """Device bytes of all weights that a run can read."""
+        return self._residence.reachable
+
+    @property
+    def slot(self) -> int:
+        """Device bytes for one streamed unit."""
+        return self._residence.slot
+
+    @property
+    def rest(self) -> int:
+        """Device bytes of what a run needs throughout: the least it can hold."""
+        return self.device.cost(self._residence.layout.rest.nbytes)
+
+    def workspace(self, request: GenerateRequest) -> int:
+        """Device bytes beside weights for `request`."""
+        return self.component.workspace(request)
+
+    def size(self, request: GenerateRequest) -> StageSize:
+        """What the plan must know for a request like this one."""
+        units = tuple(self.device.cost(unit.nbytes) for unit in self._residence.layout.blocks)
+        uses = request.steps if self.name == "denoise" else 1
+        return StageSize(self.name, units, self.rest, self.workspace(request), self.slot, uses)
+
+    def place(self, nbytes: int) -> None:
+        """Makes at most `nbytes` of weights resident, those that are needed first."""
+        with torch.inference_mode():
+            self._residence.place(nbytes)
+
+    def drop(self, nbytes: int) -> int:
+        """Keeps at most `nbytes` of weights resident; returns what is."""
+        self._residence.drop(nbytes)
+        return self.resident
+
+    @contextmanager
+    def granted(self, grant: Grant) -> Iterator[None]:
+        """Within: weights placed as granted, the rest streams. After: only `keep` stays, also after a failure."""
+        self.drop(grant.weights)
+        slot = self.slot if grant.weights < self.reachable else 0
+        try:
+            with torch.inference_mode(), self.device.workspace(grant.weights + slot, grant.workspace - slot):
+                self._residence.place(grant.weights)
+                yield
+        finally:
+            self.drop(grant.keep)
+
+    def close(self) -> None:
+        """Gives up device and host memory."""
+        self.drop(0)
+        self._source.close()
+
+
+def check(cancelled: Cancel) -> None:
+    """Raises Cancelled if the caller is gone."""
+    if cancelled():
+        raise Cancelled("the caller went away")
+
+
+def _phases(component: Component) -> tuple[str, ...]:
+    """The parts of every block that are called one by one, in the order in which the block holds them."""
+    return tuple(path for block in component.blocks for path in _called(component.module, block))
+
+
+def _called(module: nn.Module, parent: str) -> Iterator[str]:
+    for name, child in module.get_submodule(parent).named_children():
+        path = f"{parent}.{name}"
+        if isinstance(child, nn.ModuleList):
+            yield from _called(module, path)
+        else:
+            yield path

@@ -1,0 +1,94 @@
+"""A byte budget for the cpu device that all processes of a node share, as they would share a GPU's memory.
+
+It plays the driver's part: an allocation beyond the budget fails, and what a process held returns when it is gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightx2v.errors import OutOfMemory
+
+
+class CpuCard:
+    """Bytes per process, in a locked file that exists only while somebody holds some. Linux only."""
+
+    def __init__(self, name: str, budget: int) -> None:
+        self.budget = budget
+        self._path = Path(tempfile.gettempdir()) / f"lightx2v-{name}.json"
+        self._me = str(_identity(os.getpid()))
+
+    def take(self, nbytes: int) -> None:
+        """Raises OutOfMemory, and takes nothing, if fewer than `nbytes` are free."""
+
+        def change(held: dict[str, int]) -> None:
+            used = sum(held.values())
+            if used + nbytes > self.budget:
+                raise OutOfMemory(
+                    f"cpu card: {nbytes} bytes asked, {self.budget - used} of {self.budget} are free "
+                    f"(held by process: {held})"
+                )
+            held[self._me] = held.get(self._me, 0) + nbytes
+
+        self._update(change)
+
+    def give(self, nbytes: int) -> None:
+        """Returns bytes that this process took."""
+
+        def change(held: dict[str, int]) -> None:
+            held[self._me] -= nbytes
+            if held[self._me] == 0:
+                del held[self._me]
+
+        self._update(change)
+
+    def used(self) -> dict[int, int]:
+        """Bytes by pid of every live process that holds any."""
+        seen: dict[int, int] = {}
+        self._update(lambda held: seen.update({int(key.split(":")[0]): nbytes for key, nbytes in held.items()}))
+        return seen
+
+    def _update(self, change: Callable[[dict[str, int]], None]) -> None:
+        with self._locked() as descriptor:
+            held: dict[str, int] = json.loads(os.pread(descriptor, 1 << 20, 0) or b"{}")
+            held = {key: nbytes for key, nbytes in held.items() if _identity(int(key.split(":")[0])) == key}
+            try:
+                change(held)
+            finally:
+                self._write(descriptor, held)
+
+    def _write(self, descriptor: int, held: dict[str, int]) -> None:
+        os.ftruncate(descriptor, 0)
+        if held:
+            os.pwrite(descriptor, json.dumps(held).encode(), 0)
+        else:
+            self._path.unlink()
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        """The file's descriptor under its lock; opened anew if its last holder removed it meanwhile."""
+        while True:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if os.fstat(descriptor).st_nlink:
+                    yield descriptor
+                    return
+            finally:
+                os.close(descriptor)
+
+
+def _identity(pid: int) -> str | None:
+    """`pid:start time`, so that a reused pid is not taken for its predecessor; None if no such process runs."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, start = after_name[0], after_name[19]
+    return None if state in "ZX" else f"{pid}:{start}"

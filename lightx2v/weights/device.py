@@ -1,0 +1,136 @@
+"""The memory of one device: slabs of bytes, a limit that holds, and a count of what was moved."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+
+from lightx2v.errors import OutOfMemory
+from lightx2v.weights.card import CpuCard
+
+PAGE = 2 << 20
+"""Bytes. The driver hands memory out in such pages."""
+
+
+class Device(ABC):
+    """Slabs are uint8 tensors on `torch_device`; weights only ever travel towards them."""
+
+    torch_device: torch.device
+    h2d_bytes: int = 0
+    d2h_bytes: int = 0
+    """Weight bytes copied back to the host. Nothing does that; the count is there so that it can be seen."""
+
+    @abstractmethod
+    def allocate(self, nbytes: int) -> torch.Tensor:
+        """uint8 [nbytes], not initialised. Raises OutOfMemory."""
+
+    @abstractmethod
+    def free(self, slab: torch.Tensor) -> None:
+        """Gives up a slab of `allocate`; the caller drops its references."""
+
+    @abstractmethod
+    def workspace(self, weights: int, nbytes: int) -> AbstractContextManager[None]:
+        """Room for `nbytes` of activations beside `weights` bytes of slabs; their sum may not be exceeded inside."""
+
+    @abstractmethod
+    def total(self) -> int:
+        """Bytes of memory that the device has."""
+
+    @abstractmethod
+    def trim(self) -> None:
+        """Returns freed memory to the driver, so that other processes can have it."""
+
+    def cost(self, nbytes: int) -> int:
+        """Device bytes that an allocation of `nbytes` occupies."""
+        return nbytes
+
+    @property
+    def pinned(self) -> bool:
+        """Whether host copies should be page-locked for it."""
+        return self.torch_device.type == "cuda"
+
+    def copy(self, host: torch.Tensor, slab: torch.Tensor) -> None:
+        """Host bytes into a slab, ordered before whatever is launched next."""
+        slab.copy_(host, non_blocking=True)
+        self.h2d_bytes += host.nbytes
+
+
+class CpuDevice(Device):
+    """Host memory as a device, within the byte budget of `card` if there is one. torch's own activations are not
+    seen by the card; the workspace that a run declares is taken from it instead."""
+
+    def __init__(self, card: CpuCard | None = None) -> None:
+        self.torch_device = torch.device("cpu")
+        self._card = card
+
+    def allocate(self, nbytes: int) -> torch.Tensor:
+        self._take(nbytes)
+        return torch.empty(nbytes, dtype=torch.uint8)
+
+    def free(self, slab: torch.Tensor) -> None:
+        self._give(slab.nbytes)
+
+    @contextmanager
+    def workspace(self, weights: int, nbytes: int) -> Iterator[None]:
+        self._take(nbytes)
+        try:
+            yield
+        finally:
+            self._give(nbytes)
+
+    def total(self) -> int:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    def trim(self) -> None:
+        return None
+
+    def _take(self, nbytes: int) -> None:
+        if self._card is not None and nbytes:
+            self._card.take(nbytes)
+
+    def _give(self, nbytes: int) -> None:
+        if self._card is not None and nbytes:
+            self._card.give(nbytes)
+
+
+class CudaDevice(Device):
+    """One GPU, through torch's allocator, which is held to what was granted."""
+
+    def __init__(self, index: int = 0) -> None:
+        self.torch_device = torch.device("cuda", index)
+        torch.cuda.set_device(self.torch_device)
+        self._total = torch.cuda.get_device_properties(self.torch_device).total_memory
+
+    def cost(self, nbytes: int) -> int:
+        return -(-nbytes // PAGE) * PAGE
+
+    def allocate(self, nbytes: int) -> torch.Tensor:
+        try:
+            return torch.empty(nbytes, dtype=torch.uint8, device=self.torch_device)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(f"{self.torch_device}: {nbytes} bytes for weights: {error}") from error
+
+    def free(self, slab: torch.Tensor) -> None:
+        return None
+
+    @contextmanager
+    def workspace(self, weights: int, nbytes: int) -> Iterator[None]:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (weights + nbytes) / self._total), self.torch_device)
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(
+                f"{self.torch_device}: a run exceeded its workspace of {nbytes} bytes: {error}"
+            ) from error
+        finally:
+            torch.cuda.synchronize(self.torch_device)
+
+    def total(self) -> int:
+        return self._total
+
+    def trim(self) -> None:
+        torch.cuda.empty_cache()

@@ -1,0 +1,96 @@
+"""Where the tensors of a checkpoint lie on disk. Reads headers only, never a weight."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lightx2v.errors import InvalidCheckpoint
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """`nbytes` bytes at `offset` of `file`: one stored tensor."""
+
+    file: Path
+    offset: int
+    nbytes: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def read_index(folder: Path) -> dict[str, TensorRef]:
+    """All tensors of a component's folder, single file or sharded, by name.
+
+    Raises InvalidCheckpoint, naming the file, for a missing, truncated or inconsistent one.
+    """
+    refs: dict[str, TensorRef] = {}
+    for file in weight_files(folder):
+        refs.update(read_header(file))
+    return refs
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The shards that `*.safetensors.index.json` lists, or the only safetensors file of the folder."""
+    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    if indexes:
+        return [folder / name for name in sorted(set(_weight_map(indexes[0]).values()))]
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) != 1:
+        raise InvalidCheckpoint(
+            f"{folder}: expected one safetensors file or an index of shards, found {len(files)} files"
+        )
+    return files
+
+
+def read_header(file: Path) -> dict[str, TensorRef]:
+    """The tensors of one file. The library checks the header against the file; offsets are then read from it."""
+    if not file.is_file():
+        raise InvalidCheckpoint(f"{file}: this weight file is missing; download the checkpoint again")
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise InvalidCheckpoint(f"{file}: not a complete safetensors file ({error}); download it again") from error
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header: dict[str, Any] = json.loads(stream.read(length))
+    return {name: _ref(file, 8 + length, name, entry) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _ref(file: Path, start: int, name: str, entry: dict[str, Any]) -> TensorRef:
+    begin, end = entry["data_offsets"]
+    if entry["dtype"] not in DTYPES:
+        raise InvalidCheckpoint(f"{file}: tensor {name} has the unsupported type {entry['dtype']}")
+    return TensorRef(file, start + begin, end - begin, DTYPES[entry["dtype"]], tuple(entry["shape"]))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    except (ValueError, KeyError, OSError) as error:
+        raise InvalidCheckpoint(f"{index}: not a readable index of shards ({error!r})") from error
+    if bad := [name for name in weight_map.values() if Path(name).name != name]:
+        raise InvalidCheckpoint(f"{index}: names a file outside its folder: {bad[0]!r}")
+    return weight_map

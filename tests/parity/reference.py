@@ -1,0 +1,82 @@
+"""What both sides of a comparison need: the reference's own pipeline, and a component with all its weights bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import Flux2KleinPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from lightx2v.config import EngineSettings
+from lightx2v.core import GenerateRequest, Latents, Picture, Size
+from lightx2v.models.component import Component
+from lightx2v.pipeline import Pipeline
+
+C = TypeVar("C", bound=Component)
+
+LATENTS, PIXELS = 2e-5, 1
+"""How far results may be apart: latents in fp32, and pixels in steps of 1/255."""
+
+
+def bind(component: C, checkpoint: Path) -> C:
+    """Loads all weights that `component` says it reads, and no others."""
+    files = sorted((checkpoint / component.folder).glob("*.safetensors"))
+    stored = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    wanted = [name for name in component.module.state_dict() if name not in component.unreachable]
+    states = {name: stored[component.source(name)].to(component.dtype) for name in wanted}
+    missing, unexpected = component.module.load_state_dict(states, strict=False, assign=True)
+    assert set(missing) <= component.unreachable
+    assert not unexpected
+    return component
+
+
+def generate(checkpoint: Path, request: GenerateRequest, references: Sequence[Picture] = ()) -> tuple[Latents, Picture]:
+    """The whole path in one process, everything resident."""
+    settings = EngineSettings(model=str(checkpoint), dtype="float32", device="cpu", cpu_offload=False)
+    with closing(Pipeline(settings)) as pipeline:
+        latents = pipeline.latents(request, references)
+        return latents, pipeline.decode(request, latents)
+
+
+def load_reference(checkpoint: Path) -> Flux2KleinPipeline:
+    pipeline = Flux2KleinPipeline.from_pretrained(checkpoint, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def reference_generate(
+    pipeline: Flux2KleinPipeline, request: GenerateRequest, images: Sequence[Image.Image] = ()
+) -> tuple[torch.Tensor, npt.NDArray[np.uint8]]:
+    """The reference's last latents, [tokens, channels], and its picture, [height, width, 3]."""
+    last: dict[str, torch.Tensor] = {}
+    negative = pipeline.encode_prompt(request.negative_prompt)[0] if request.negative_prompt else None
+    picture = pipeline(
+        image=list(images) or None,
+        prompt=request.prompt,
+        negative_prompt_embeds=negative,
+        width=request.size.width,
+        height=request.size.height,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+        callback_on_step_end=lambda _pipeline, _step, _time, tensors: last.update(tensors) or tensors,
+        callback_on_step_end_tensor_inputs=["latents"],
+    ).images[0]
+    return last["latents"][0], np.asarray(picture)
+
+
+def make_request(width: int = 64, height: int = 64, **fields: object) -> GenerateRequest:
+    defaults = {"id": "parity", "prompt": "a red circle left of a blue square on white", "steps": 4, "seed": 7}
+    return GenerateRequest(size=Size(width, height), **(defaults | fields))  # type: ignore[arg-type]
+
+
+def make_image(seed: int, width: int, height: int) -> Image.Image:
+    pixels = np.random.RandomState(seed).randint(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)

@@ -1,0 +1,73 @@
+"""FLUX.2 klein from prompt to pixels against diffusers' pipeline, in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightx2v.core import GenerateRequest, Picture, Size
+from lightx2v.models.flux2.recipe import read_recipe
+from tests.parity.reference import (
+    LATENTS,
+    PIXELS,
+    generate,
+    load_reference,
+    make_image,
+    make_request,
+    reference_generate,
+)
+
+
+def compare(checkpoint: Path, request: GenerateRequest, images: Sequence[Image.Image] = ()) -> None:
+    fitted = [read_recipe(checkpoint).fit_reference(image) for image in images]
+    latents, picture = generate(checkpoint, request, [Picture(np.asarray(image)) for image in fitted])
+    expected_latents, expected = reference_generate(load_reference(checkpoint), request, images)
+    assert (latents.tokens - expected_latents).abs().max().item() <= LATENTS
+    assert np.abs(picture.pixels.astype(int) - expected.astype(int)).max() <= PIXELS
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (80, 48), (112, 64), (16, 160)])
+def test_text_to_image(distilled: Path, width: int, height: int) -> None:
+    compare(distilled, make_request(width, height))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+def test_steps(distilled: Path, steps: int) -> None:
+    compare(distilled, make_request(steps=steps, seed=steps))
+
+
+@pytest.mark.parametrize("sizes", [[(64, 64)], [(96, 64), (64, 80)], [(100, 75), (64, 64), (72, 130)]])
+def test_references(distilled: Path, sizes: list[tuple[int, int]]) -> None:
+    images = [make_image(seed, *size) for seed, size in enumerate(sizes)]
+    compare(distilled, make_request(80, 64, references=_fitted(distilled, images)), images)
+
+
+def test_a_distilled_model_takes_no_guidance(distilled: Path) -> None:
+    compare(distilled, make_request(guidance=4.0))
+
+
+@pytest.mark.parametrize("negative_prompt", ["", "blurry"])
+def test_guidance(base: Path, negative_prompt: str) -> None:
+    compare(base, make_request(96, 64, guidance=4.0, negative_prompt=negative_prompt))
+
+
+def test_guidance_of_one_is_none(base: Path) -> None:
+    compare(base, make_request(guidance=1.0, negative_prompt="blurry"))
+
+
+def test_guidance_with_references(base: Path) -> None:
+    images = [make_image(1, 80, 64)]
+    compare(base, make_request(64, 64, guidance=2.5, references=_fitted(base, images)), images)
+
+
+def test_a_prompt_beyond_the_limit(distilled: Path) -> None:
+    compare(distilled, make_request(prompt="a red circle " * 300))
+
+
+def _fitted(checkpoint: Path, images: Sequence[Image.Image]) -> tuple[Size, ...]:
+    recipe = read_recipe(checkpoint)
+    return tuple(Size(*recipe.fit_reference(image).size) for image in images)

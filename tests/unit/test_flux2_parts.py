@@ -1,0 +1,210 @@
+"""FLUX.2's parts without a reference to compare with: what is read, what is refused, what repeats."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from benchmarks.checkpoint import SHAPES, Shape, write_checkpoint
+from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size
+from lightx2v.errors import InvalidCheckpoint, NonFinite
+from lightx2v.models.component import Component
+from lightx2v.models.flux2.autoencoder import Flux2Autoencoder
+from lightx2v.models.flux2.denoiser import Flux2Denoiser
+from lightx2v.models.flux2.encoder import Flux2TextEncoder
+from lightx2v.models.flux2.schedule import euler_step, noise_levels
+from tests.checkpoints import write_klein
+from tests.parity.reference import bind
+
+CPU = torch.device("cpu")
+Part = Callable[[Path, torch.dtype], Component]
+PARTS: tuple[Part, ...] = (Flux2TextEncoder, Flux2Denoiser, Flux2Autoencoder)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_klein(tmp_path_factory.mktemp("klein"))
+
+
+def make_request(**fields: object) -> GenerateRequest:
+    return replace(GenerateRequest("unit", "a red circle", Size(64, 48), steps=3, seed=5), **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_nothing_is_allocated(checkpoint: Path, part: Part) -> None:
+    module = part(checkpoint, torch.bfloat16).module
+    states = module.state_dict()
+    assert {state.device.type for state in states.values()} == {"meta"}
+    assert {state.dtype for state in states.values() if state.is_floating_point()} == {torch.bfloat16}
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_blocks_are_entered_by_call_in_their_order(checkpoint: Path, part: Part) -> None:
+    """And so are their children that hold weights, lists aside, which never run themselves."""
+    component = bind(part(checkpoint, torch.float32), checkpoint)
+    entered: list[str] = []
+    for name, module in component.module.named_modules():
+        module.register_forward_pre_hook(lambda _module, _inputs, name=name: entered.append(name))
+    run(component)
+    first = list(dict.fromkeys(name for name in entered if name in component.blocks))
+    assert first == list(component.blocks)
+    children = [
+        f"{block}.{name}"
+        for block in component.blocks
+        for name, child in component.module.get_submodule(block).named_children()
+        if child.state_dict() and not isinstance(child, torch.nn.ModuleList)
+    ]
+    assert set(children) <= set(entered)
+
+
+def run(component: Component) -> None:
+    if isinstance(component, Flux2TextEncoder):
+        component.encode("a red circle", CPU)
+    elif isinstance(component, Flux2Denoiser):
+        list(component.steps(make_request(), Conditioning(torch.zeros(8, 96)), (), CPU))
+    elif isinstance(component, Flux2Autoencoder):
+        component.decode(component.encode(Picture(np.zeros((64, 64, 3), np.uint8)), CPU))
+
+
+def test_the_encoder_reads_27_of_36_layers_and_no_head(checkpoint: Path) -> None:
+    encoder = Flux2TextEncoder(checkpoint, torch.float32)
+    read = {encoder.source(name) for name in encoder.module.state_dict()} - {"model.norm.weight"}
+    with safe_open(checkpoint / "text_encoder/model.safetensors", "pt") as file:
+        unread = set(file.keys()) - read
+    assert encoder.unreachable == {"norm.weight"}
+    assert len(encoder.blocks) == 27
+    assert {int(name.split(".")[2]) for name in unread if "layers" in name} == set(range(27, 36))
+    assert {name for name in unread if "layers" not in name} <= {"model.norm.weight", "lm_head.weight"}
+
+
+def test_guidance_needs_a_base_model(checkpoint: Path, tmp_path: Path) -> None:
+    assert not Flux2TextEncoder(checkpoint, torch.float32).is_guided(make_request(guidance=4.0))
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "Flux2KleinPipeline"}')
+    base = Flux2TextEncoder(tmp_path, torch.float32)
+    assert base.is_guided(make_request(guidance=1.01))
+    assert not base.is_guided(make_request(guidance=1.0))
+
+
+def test_the_tokenizer_may_take_less_than_512(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "tokenizer/tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 64}))
+    encoder = bind(Flux2TextEncoder(tmp_path, torch.float32), tmp_path)
+    assert encoder.encode("a red circle " * 99, CPU).shape == (64, 96)
+    assert encoder.workspace(make_request()) < Flux2TextEncoder(checkpoint, torch.float32).workspace(make_request())
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        (Flux2TextEncoder, "text_encoder/config.json"),
+        (Flux2TextEncoder, "tokenizer"),
+        (Flux2Denoiser, "transformer/config.json"),
+        (Flux2Autoencoder, "vae/config.json"),
+    ],
+)
+def test_a_missing_file_is_named(checkpoint: Path, tmp_path: Path, part: Part, name: str) -> None:
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).rename(tmp_path / "elsewhere")
+    with pytest.raises(InvalidCheckpoint, match=name):
+        part(tmp_path, torch.float32)
+
+
+def test_a_text_encoder_of_too_few_layers(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "text_encoder/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 20}))
+    with pytest.raises(InvalidCheckpoint, match="20 layers"):
+        Flux2TextEncoder(tmp_path, torch.float32)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_latents_that_are_not_finite_make_no_picture(checkpoint: Path, value: float) -> None:
+    autoencoder = bind(Flux2Autoencoder(checkpoint, torch.float32), checkpoint)
+    tokens = torch.zeros(12, 32)
+    tokens[3, 4] = value
+    with pytest.raises(NonFinite):
+        autoencoder.decode(Latents(tokens, 3, 4))
+
+
+def test_a_request_is_repeatable_and_seeds_differ(checkpoint: Path) -> None:
+    denoiser = bind(Flux2Denoiser(checkpoint, torch.bfloat16), checkpoint)
+    text = Conditioning(torch.randn(8, 96, generator=torch.Generator().manual_seed(0)).bfloat16())
+
+    def final(seed: int) -> torch.Tensor:
+        *_, latents = denoiser.steps(make_request(seed=seed), text, (), CPU)
+        assert latents.tokens.shape == (latents.rows * latents.columns, 32)
+        assert (latents.rows, latents.columns) == (3, 4)
+        assert latents.tokens.dtype == torch.bfloat16
+        return latents.tokens
+
+    first, other, again = final(1), final(2), final(1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_giving_up_between_two_steps(checkpoint: Path) -> None:
+    denoiser = bind(Flux2Denoiser(checkpoint, torch.float32), checkpoint)
+    steps = denoiser.steps(make_request(), Conditioning(torch.zeros(8, 96)), (), CPU)
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]
+
+
+@given(tokens=st.integers(1, 20000), steps=st.integers(1, 100))
+def test_noise_falls_from_all_to_none(tokens: int, steps: int) -> None:
+    levels = noise_levels(tokens, steps)
+    assert levels.dtype == torch.float32
+    assert len(levels) == steps + 1
+    assert levels[[0, -1]].tolist() == [1.0, 0.0]
+    assert (levels.diff() < 0).all()
+
+
+def test_published_noise_levels() -> None:
+    """Of 4 and of 50 steps at 1024 x 1024."""
+    assert noise_levels(4096, 4).tolist() == pytest.approx([1, 0.96738, 0.90814, 0.76720, 0], abs=1e-5)
+    assert noise_levels(4096, 50)[[1, 49]].tolist() == pytest.approx([0.99731, 0.13372], abs=1e-5)
+
+
+def test_a_step_rounds_once() -> None:
+    sample, velocity = torch.tensor([1.0]).bfloat16(), torch.tensor([1.0]).bfloat16()
+    assert euler_step(sample, velocity, 0.5, 0.496).item() == torch.tensor(0.996).bfloat16().item()
+
+
+def test_the_transformer_imports_neither_diffusers_nor_transformers() -> None:
+    code = (
+        "import sys, lightx2v.models.flux2.denoiser\n"
+        "assert not {'diffusers', 'transformers'} & set(sys.modules), 'seconds of start-up'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_written_checkpoint_of_any_size_gives_a_picture(tmp_path: Path) -> None:
+    """The benchmarks' checkpoints, here small: complete, sharded, and finite at every stage."""
+    small = SHAPES["klein-9b"]
+    heads = {"num_attention_heads": 2, "num_layers": 1, "num_single_layers": 2, "joint_attention_dim": 192}
+    widths = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
+    vae = {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1}
+    text = small.text_encoder | widths | {"vocab_size": 1000}
+    write_checkpoint(tmp_path, Shape(small.transformer | heads, text, small.vae | vae), shard_nbytes=1_000_000)
+    assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 1
+    encoder, denoiser, autoencoder = (bind(part(tmp_path, torch.bfloat16), tmp_path) for part in PARTS)
+    assert isinstance(encoder, Flux2TextEncoder)
+    assert isinstance(denoiser, Flux2Denoiser)
+    assert isinstance(autoencoder, Flux2Autoencoder)
+    *_, latents = denoiser.steps(make_request(), Conditioning(encoder.encode("a red circle", CPU)), (), CPU)
+    assert latents.tokens.float().std() > 0.1
+    assert autoencoder.decode(latents).size == Size(64, 48)

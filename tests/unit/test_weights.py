@@ -1,0 +1,203 @@
+"""Files to host to device: what is read, what is refused, and that a run does not depend on what is resident."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from lightx2v.errors import InvalidCheckpoint, OutOfMemory
+from lightx2v.weights.card import CpuCard
+from lightx2v.weights.device import CpuDevice
+from lightx2v.weights.index import read_index
+from lightx2v.weights.layout import ALIGNMENT, make_layout
+from tests.unit.toy import WIDTH, Toy, expected, load_toy, write_toy
+
+HIDDEN = torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
+
+
+def card(tmp_path: Path, budget: int) -> CpuCard:
+    return CpuCard(f"test-{tmp_path.name}-{os.getpid()}", budget)
+
+
+def test_index_reads_shards(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(4.0), "b": torch.arange(6, dtype=torch.int64)}
+    for name, tensor in tensors.items():
+        save_file({name: tensor}, tmp_path / f"{name}.safetensors")
+    weight_map = {name: f"{name}.safetensors" for name in tensors}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    index = read_index(tmp_path)
+    for name, tensor in tensors.items():
+        with index[name].file.open("rb") as stream:
+            stream.seek(index[name].offset)
+            stored = torch.frombuffer(bytearray(stream.read(index[name].nbytes)), dtype=index[name].dtype)
+        assert torch.equal(stored.view(index[name].shape), tensor)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "garbage", "huge header", "empty"])
+def test_index_refuses_damage_and_names_the_file(tmp_path: Path, damage: str) -> None:
+    save_file({"a": torch.arange(1000.0)}, tmp_path / "model.safetensors")
+    file = tmp_path / "model.safetensors"
+    content = file.read_bytes()
+    damaged = {
+        "truncated": content[:-8],
+        "garbage": b"not a safetensors file at all",
+        "huge header": (2**60).to_bytes(8, "little") + content[8:],
+        "empty": b"",
+    }
+    if damage == "missing":
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
+    else:
+        file.write_bytes(damaged[damage])
+    with pytest.raises(InvalidCheckpoint, match=r"\.safetensors"):
+        read_index(tmp_path)
+
+
+def test_index_never_leaves_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
+    with pytest.raises(InvalidCheckpoint, match="outside"):
+        read_index(tmp_path)
+
+
+def test_layout_is_aligned_and_leaves_out_what_is_unreachable(tmp_path: Path) -> None:
+    write_toy(tmp_path / "toy")
+    toy = Toy()
+    layout = make_layout(toy, read_index(tmp_path / "toy"), toy.blocks)
+    names = [entry.name for unit in (*layout.units, layout.host) for entry in unit.entries]
+    assert sorted(names) == sorted(toy.module.state_dict())
+    assert [entry.name for entry in layout.host.entries] == ["table.weight"]
+    assert all((unit.offset + entry.offset) % ALIGNMENT == 0 for unit in layout.units for entry in unit.entries)
+    assert layout.nbytes == sum(unit.nbytes for unit in layout.units)
+
+
+def test_layout_refuses_another_shape(tmp_path: Path) -> None:
+    write_toy(tmp_path / "toy")
+    toy = Toy()
+    toy.module.get_submodule("entry").weight = torch.nn.Parameter(torch.empty(2, 2, device="meta"))
+    with pytest.raises(InvalidCheckpoint, match=r"entry.weight has shape \[16, 16\]"):
+        make_layout(toy, read_index(tmp_path / "toy"), toy.blocks)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float64, torch.bfloat16])
+def test_weights_are_converted_to_the_components_type(tmp_path: Path, stored: torch.dtype) -> None:
+    state = write_toy(tmp_path / "toy", dtype=stored)
+    toy, residence = load_toy(tmp_path, CpuDevice())
+    residence.place(residence.reachable)
+    for name, value in toy.module.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, state[name].float()), name
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("resident", range(6))
+def test_output_is_the_same_whatever_is_resident(tmp_path: Path, resident: int, lazy: bool) -> None:
+    state = write_toy(tmp_path / "toy")
+    toy, residence = load_toy(tmp_path, CpuDevice(), lazy=lazy)
+    residence.place(sum(unit.nbytes for unit in residence.layout.units[: max(1, resident)]))
+    before = residence.nbytes
+    for _ in range(2):
+        assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
+    assert residence.nbytes == before
+
+
+@given(limits=st.lists(st.integers(0, 8000), max_size=6))
+def test_place_and_drop_keep_to_their_limits(tmp_path_factory: pytest.TempPathFactory, limits: list[int]) -> None:
+    root = tmp_path_factory.getbasetemp() / "toy-weights"
+    if not root.exists():
+        write_toy(root / "toy")
+    _, residence = load_toy(root, CpuDevice())
+    for limit in limits:
+        residence.drop(limit)
+        assert residence.nbytes <= limit
+        residence.place(limit)
+        assert residence.nbytes <= limit
+        assert limit < residence.reachable or residence.nbytes == residence.reachable
+
+
+def test_dropped_weights_are_gone_from_the_module(tmp_path: Path) -> None:
+    write_toy(tmp_path / "toy")
+    toy, residence = load_toy(tmp_path, CpuDevice())
+    residence.place(residence.reachable)
+    residence.drop(0)
+    placed = [name for name, value in toy.module.state_dict().items() if value.device.type != "meta"]
+    assert placed == ["table.weight"]
+
+
+def test_a_failing_block_leaves_nothing_behind(tmp_path: Path) -> None:
+    write_toy(tmp_path / "toy")
+    memory = card(tmp_path, 1 << 20)
+    toy, residence = load_toy(tmp_path, CpuDevice(memory))
+    residence.place(residence.layout.rest.nbytes)
+    before = memory.used()
+    toy.module.get_submodule("blocks.2.1").forward = lambda hidden: hidden.no_such_attribute
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        toy.module(HIDDEN)
+    assert memory.used() == before == {os.getpid(): residence.nbytes}
+
+
+def test_the_cpu_card_enforces_its_budget(tmp_path: Path) -> None:
+    write_toy(tmp_path / "toy")
+    _, residence = load_toy(tmp_path, CpuDevice(card(tmp_path, 4000)))
+    with pytest.raises(OutOfMemory, match=r"asked, \d+ of 4000 are free"):
+        residence.place(residence.reachable)
+    assert residence.nbytes <= 4000
+    residence.drop(0)
+
+
+def test_workspace_counts_and_returns_after_a_failure(tmp_path: Path) -> None:
+    memory = card(tmp_path, 1000)
+    device = CpuDevice(memory)
+
+    def fail() -> None:
+        with device.workspace(0, 600):
+            assert memory.used() == {os.getpid(): 600}
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert memory.used() == {}
+    with pytest.raises(OutOfMemory), device.workspace(0, 1001):
+        pytest.fail("not reached")
+
+
+def test_weights_only_travel_to_the_device(tmp_path: Path) -> None:
+    write_toy(tmp_path / "toy")
+    device = CpuDevice()
+    _, residence = load_toy(tmp_path, device)
+    for _ in range(3):
+        residence.place(residence.reachable)
+        residence.drop(0)
+    assert device.h2d_bytes == 3 * residence.reachable
+    assert device.d2h_bytes == 0
+
+
+def take_and_wait(name: str, ready: multiprocessing.synchronize.Event) -> None:
+    CpuCard(name, 1000).take(900)
+    ready.set()
+    signal.pause()
+
+
+def test_a_killed_process_gives_its_bytes_back() -> None:
+    name = f"test-kill-{os.getpid()}"
+    memory = CpuCard(name, 1000)
+    spawn = multiprocessing.get_context("spawn")
+    ready = spawn.Event()
+    process = spawn.Process(target=take_and_wait, args=(name, ready))
+    process.start()
+    assert ready.wait(60)
+    assert memory.used() == {process.pid: 900}
+    with pytest.raises(OutOfMemory, match="100 of 1000"):
+        memory.take(200)
+    process.kill()
+    process.join()
+    memory.take(1000)
+    memory.give(1000)
+    assert memory.used() == {}

@@ -1,0 +1,77 @@
+"""A component of a few kilobytes, for what does not depend on a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lightx2v.core import GenerateRequest, Size
+from lightx2v.models.component import Component
+from lightx2v.weights.device import Device
+from lightx2v.weights.host import HostCopy, OnDisk
+from lightx2v.weights.index import read_index
+from lightx2v.weights.layout import make_layout
+from lightx2v.weights.residence import Residence
+
+WIDTH = 16
+REQUEST = GenerateRequest("toy", "a prompt", Size(64, 64), steps=2, seed=0)
+
+
+class ToyModule(nn.Module):
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(8, WIDTH)
+        self.entry = nn.Linear(WIDTH, WIDTH)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.SiLU()) for _ in range(blocks))
+        self.register_buffer("scale", torch.empty(WIDTH))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        hidden = self.entry(hidden) * self.scale
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return hidden
+
+
+class Toy(Component):
+    folder = "toy"
+    host_tensors = frozenset({"table.weight"})
+
+    def __init__(self, blocks: int = 4, dtype: torch.dtype = torch.float32) -> None:
+        with torch.device("meta"):
+            self.module = ToyModule(blocks)
+        self.dtype = dtype
+        self.blocks = tuple(f"blocks.{index}" for index in range(blocks))
+
+    def source(self, name: str) -> str:
+        return f"model.{name}"
+
+    def workspace(self, request: GenerateRequest) -> int:
+        return request.size.width * request.size.height
+
+
+def write_toy(folder: Path, blocks: int = 4, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """Writes random weights, an unreachable tensor among them; returns the state that a Toy should have."""
+    torch.manual_seed(0)
+    state = {name: torch.randn(value.shape).to(dtype) for name, value in ToyModule(blocks).state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {f"model.{name}": value for name, value in state.items()} | {"lm_head.weight": torch.zeros(3)}
+    save_file(stored, folder / "model.safetensors")
+    return state
+
+
+def load_toy(root: Path, device: Device, blocks: int = 4, lazy: bool = False) -> tuple[Toy, Residence]:
+    toy = Toy(blocks)
+    layout = make_layout(toy, read_index(root / "toy"), toy.blocks)
+    source = OnDisk(layout) if lazy else HostCopy(layout, pinned=False)
+    return toy, Residence(toy, layout, source, device)
+
+
+def expected(state: dict[str, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
+    """The output with all weights in place, by torch alone."""
+    module = ToyModule(sum(name.endswith(".0.weight") for name in state))
+    module.load_state_dict(state)
+    output: torch.Tensor = module(hidden)
+    return output
