@@ -1,0 +1,71 @@
+"""From settings to an application: `serve run configs/flux2.yaml` calls `build` with the file's `args`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.deployment import Application
+
+from deployments.ingress import Ingress
+from deployments.scaling import QueueDepth
+from deployments.settings import AppSettings
+from deployments.stage import StageServer
+from lightx2v.checkpoint import read_recipe
+from lightx2v.config import parse_settings
+from lightx2v.core import STAGES, StageName
+
+HEALTH_PERIOD_SECONDS = 1.0
+"""A dead replica is replaced after at most so long; Serve's own default is 10 s."""
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The application of one model: an ingress before three stages. Raises InvalidSettings or InvalidCheckpoint."""
+    return compose(parse_settings(AppSettings, args), StageServer)
+
+
+def compose(settings: AppSettings, server: type[StageServer]) -> Application:
+    """As `build`, with any stage server; what cannot work is refused here, before a process is started."""
+    read_recipe(settings)
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    cuda = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
+    stages = [_stage(stage, settings, server, cuda, max(1, gpus)) for stage in STAGES]
+    ingress = serve.deployment(Ingress).options(
+        name="ingress",
+        max_ongoing_requests=settings.max_queue * 4,
+        health_check_period_s=HEALTH_PERIOD_SECONDS,
+        ray_actor_options={"num_cpus": 0},
+    )
+    return ingress.bind(settings, *stages)
+
+
+def _stage(stage: StageName, settings: AppSettings, server: type[StageServer], cuda: bool, cards: int) -> Application:
+    share = {"num_gpus": getattr(settings.gpu_fractions, stage)} if cuda else {}
+    deployment = serve.deployment(server).options(
+        name=stage,
+        max_ongoing_requests=settings.max_queue * 2,
+        autoscaling_config=_autoscaling(settings, cards),
+        health_check_period_s=HEALTH_PERIOD_SECONDS,
+        health_check_timeout_s=30.0,
+        graceful_shutdown_timeout_s=settings.request_timeout_seconds,
+        ray_actor_options={"num_cpus": 0, **share},
+    )
+    return deployment.bind(stage, settings.model_id, settings, cuda)
+
+
+def _autoscaling(settings: AppSettings, cards: int) -> AutoscalingConfig:
+    """Decides in seconds, from what waits now; Serve's defaults take minutes."""
+    policy = AutoscalingPolicy(
+        policy_function=QueueDepth, policy_kwargs={"depth_per_replica": settings.depth_per_replica, "cards": cards}
+    )
+    return AutoscalingConfig(
+        min_replicas=1,
+        max_replicas=settings.max_replicas,
+        policy=policy,
+        upscale_delay_s=settings.upscale_delay_seconds,
+        downscale_delay_s=settings.downscale_delay_seconds,
+        look_back_period_s=2.0,
+        metrics_interval_s=0.5,
+    )

@@ -1,0 +1,304 @@
+"""The actor around the ledger of one card: it waits, watches processes and carries messages; the ledger decides."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from deployments.probes import open_probe
+from lightx2v.core import Policy, StageName
+from lightx2v.errors import OutOfMemory, StageLost, StaleEpoch
+from lightx2v.residency import plan as plans
+from lightx2v.residency.lease import Granted, Holder, Lease, Need, Refused, Shrink
+from lightx2v.residency.ledger import Ledger
+from lightx2v.residency.plan import Shares, StageSize
+
+NAMESPACE = "residency"
+SETTLE_SECONDS = 2.0
+"""A new epoch grants nothing for so long: whoever holds memory from the one before joins first."""
+IDLE_SECONDS = 30.0
+"""Without any holder for so long, the actor ends itself; it is detached and nobody else would."""
+PROBE_SECONDS = 0.02
+"""Between two looks at the driver while a dead process is still listed there; it has no event for that."""
+PATIENCE_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A stage process as it introduces itself: who it is, what it could use, how its weights are to live."""
+
+    holder: Holder
+    size: StageSize
+    policy: Policy
+    budget: int | None
+    """The cap that its application sets for the card; the lowest of all holds."""
+
+
+@dataclass(slots=True)
+class Moved:
+    """Weight bytes that a process has copied since it started."""
+
+    h2d: int = 0
+    d2h: int = 0
+
+
+class Coordinator:
+    """One card. Every call of a stage names the epoch it joined; a restart begins a new one."""
+
+    def __init__(self, card_id: str) -> None:
+        self._card_id = card_id
+        self._probe = open_probe(card_id)
+        self._epoch = uuid.uuid4().hex
+        now = time.monotonic()
+        self._total = self._probe.total()
+        opens_at = now + SETTLE_SECONDS
+        self._ledger = Ledger(self._total, self._epoch, opens_at=opens_at, patience=PATIENCE_SECONDS)
+        self._members: dict[str, Member] = {}
+        self._shares: dict[str, Shares | OutOfMemory] = {}
+        self._moved: defaultdict[str, Moved] = defaultdict(Moved)
+        self._tickets: dict[str, asyncio.Future[Lease]] = {}
+        self._orders: defaultdict[str, asyncio.Queue[Shrink]] = defaultdict(asyncio.Queue)
+        self._timer: asyncio.TimerHandle | None = None
+        self._watches: set[asyncio.Task[None]] = set()
+        self._asked: dict[str, str] = {}
+        self._idle: asyncio.TimerHandle | None = None
+
+    async def join(self, member: Member, weights: int, lease: Lease | None, moved: Moved) -> str:
+        """Registers a process with what it holds; the epoch that it joined. Joining twice changes nothing."""
+        holder = member.holder
+        if holder.id not in self._members:
+            self._watch(holder)
+            self._members[holder.id] = member
+            self._ledger.join(holder, weights, lease)
+            if self._idle is not None:
+                self._idle.cancel()
+            self._replan()
+        self._moved[holder.id] = moved
+        self._pump()
+        return self._epoch
+
+    async def lease(self, epoch: str, holder_id: str, workspace: int, age: float, seconds: float) -> Lease:
+        """Waits for the right to run. Raises OutOfMemory, DeadlineExceeded or StaleEpoch.
+
+        `age` is when the user's request was admitted: the oldest is served first. `seconds` are left to it.
+        """
+        deadline = time.monotonic() + seconds
+        ticket = self._ledger.request(holder_id, self._need(epoch, holder_id, workspace), age, deadline, epoch)
+        self._tickets[ticket] = asyncio.get_running_loop().create_future()
+        self._asked[holder_id] = ticket
+        try:
+            self._pump()
+            return await self._tickets[ticket]
+        except asyncio.CancelledError:
+            self._ledger.cancel(ticket, epoch)
+            self._pump()
+            raise
+        finally:
+            del self._tickets[ticket]
+
+    async def release(self, epoch: str, lease_id: str, weights: int, holder_id: str, moved: Moved) -> None:
+        """The run is over; the process holds `weights` now."""
+        self._ledger.release(lease_id, weights, epoch)
+        self._moved[holder_id] = moved
+        self._pump()
+        if not any(account.active for account in self._ledger.holders.values()):
+            self._ledger.check()
+
+    async def abandon(self, epoch: str, holder_id: str) -> None:
+        """The caller of `lease` went away and cannot know whether it was granted; either way it is void."""
+        ticket = self._asked.pop(holder_id, None)
+        if ticket is not None:
+            self._ledger.cancel(ticket, epoch)
+            self._pump()
+
+    async def orders(self, epoch: str, holder_id: str) -> Shrink:
+        """Waits until this process has to give way."""
+        self._fence(epoch, holder_id)
+        return await self._orders[holder_id].get()
+
+    async def shrunk(self, epoch: str, holder_id: str, weights: int) -> None:
+        """The process gave way and holds `weights` now."""
+        self._ledger.shrunk(holder_id, weights, epoch)
+        self._pump()
+
+    async def room(self, model: str, stage: StageName) -> int:
+        """How many replicas of a stage the card has room for."""
+        members = {member.holder.stage: member for member in self._members.values() if member.holder.model == model}
+        shares = self._shares.get(model)
+        if stage not in members or shares is None or isinstance(shares, OutOfMemory):
+            return 1
+        sizes = [member.size for member in members.values()]
+        context = max(member.holder.context for member in members.values())
+        return plans.room(stage, sizes, shares, self._ledger.budget, context)
+
+    async def ready(self, model: str) -> None:
+        """Raises OutOfMemory if the budget is too small for this model however its weights are moved."""
+        shares = self._shares.get(model)
+        if isinstance(shares, OutOfMemory):
+            raise shares
+
+    async def report(self) -> dict[str, Any]:
+        """The card's entry of GET /v1/residency."""
+        ledger = self._ledger
+        return {
+            "id": self._card_id,
+            "budget_bytes": ledger.budget,
+            "granted_bytes": ledger.granted,
+            "peak_granted_bytes": ledger.peak_granted,
+            "h2d_bytes_total": sum(moved.h2d for moved in self._moved.values()),
+            "d2h_bytes_total": sum(moved.d2h for moved in self._moved.values()),
+            "grants_total": ledger.grants_total,
+            "shrinks_total": ledger.shrinks_total,
+            "evictions_total": ledger.evictions_total,
+            "waiting": ledger.waiting,
+            "epoch": self._epoch,
+            "coordinator_pid": os.getpid(),
+            "stages": [self._stage_report(holder_id) for holder_id in ledger.holders],
+        }
+
+    def _stage_report(self, holder_id: str) -> dict[str, Any]:
+        account = self._ledger.holders[holder_id]
+        shares = self._shares.get(account.holder.model)
+        planned = shares[account.holder.stage].resident if isinstance(shares, dict) else None
+        return {
+            "model": account.holder.model,
+            "stage": account.holder.stage,
+            "pid": account.holder.pid,
+            "running": account.active,
+            "resident_bytes": account.weights,
+            "planned_bytes": planned,
+            "reachable_bytes": account.holder.reachable,
+        }
+
+    def _need(self, epoch: str, holder_id: str, workspace: int) -> Need:
+        self._fence(epoch, holder_id)
+        member = self._members[holder_id]
+        shares = self._shares[member.holder.model]
+        if isinstance(shares, OutOfMemory):
+            raise shares
+        share, size = shares[member.holder.stage], member.size
+        floor = size.total if member.policy in ("whole", "model") else size.rest
+        return Need(share.placed, floor, workspace, size.slot, share.resident)
+
+    def _replan(self) -> None:
+        """Budgets and shares anew, after somebody came or went."""
+        caps = [member.budget for member in self._members.values() if member.budget is not None]
+        self._ledger.resize(min([self._total - self._foreign(), *caps]))
+        for model in {member.holder.model for member in self._members.values()}:
+            members = [member for member in self._members.values() if member.holder.model == model]
+            try:
+                self._shares[model] = _shares(members, self._ledger.budget)
+            except OutOfMemory as error:
+                self._shares[model] = error
+
+    def _foreign(self) -> int:
+        """Bytes of processes that are not ours. 0 where the driver lists other pids than this namespace's."""
+        used = self._probe.used()
+        ours = {account.holder.pid for account in self._ledger.holders.values()}
+        visible = any(pid in used for pid in ours)
+        return sum(nbytes for pid, nbytes in used.items() if pid not in ours) if visible else 0
+
+    def _pump(self) -> None:
+        """Carries out what the ledger decides, and comes back when it next has something to decide by itself."""
+        now = time.monotonic()
+        for event in self._ledger.advance(now):
+            self._carry_out(event)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if (due := self._ledger.next_deadline()) is not None:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._pump)
+
+    def _carry_out(self, event: Granted | Shrink | Refused) -> None:
+        if isinstance(event, Shrink):
+            self._orders[event.holder].put_nowait(event)
+            return
+        future = self._tickets.get(event.ticket)
+        if future is None or future.done():
+            return
+        if isinstance(event, Granted):
+            future.set_result(event.lease)
+        else:
+            future.set_exception(event.error)
+
+    def _watch(self, holder: Holder) -> None:
+        """Raises ProcessLookupError for a process that is dead already."""
+        descriptor = os.pidfd_open(holder.pid)
+        loop = asyncio.get_running_loop()
+
+        def died() -> None:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+            watch = loop.create_task(self._bury(holder))
+            self._watches.add(watch)
+            watch.add_done_callback(self._watches.discard)
+
+        loop.add_reader(descriptor, died)
+
+    async def _bury(self, holder: Holder) -> None:
+        """Its bytes return when the driver no longer lists it, not when the kernel says that it is dead."""
+        log.warning("%s died; its memory returns when the driver lets go of it", holder)
+        self._void(self._ledger.dead(holder.id), holder)
+        while holder.pid in self._probe.used():
+            await asyncio.sleep(PROBE_SECONDS)
+        self._void(self._ledger.gone(holder.id), holder)
+        del self._members[holder.id]
+        self._orders.pop(holder.id, None)
+        self._asked.pop(holder.id, None)
+        self._moved["gone"].h2d += self._moved[holder.id].h2d
+        self._moved["gone"].d2h += self._moved.pop(holder.id).d2h
+        if self._members:
+            self._replan()
+            self._pump()
+        else:
+            self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._leave)
+
+    def _void(self, tickets: list[str], holder: Holder) -> None:
+        for ticket in tickets:
+            if ticket in self._tickets and not self._tickets[ticket].done():
+                self._tickets[ticket].set_exception(StageLost(f"{holder} died while it waited"))
+
+    def _fence(self, epoch: str, holder_id: str) -> None:
+        if epoch != self._epoch or holder_id not in self._members:
+            raise StaleEpoch(f"{holder_id} is not registered in this epoch; join again")
+
+    def _leave(self) -> None:
+        log.info("nobody holds memory of %s; leaving", self._card_id)
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+
+def _shares(members: list[Member], budget: int) -> Shares:
+    """The plan of one model's stages; extra replicas of a stage are not planned for, they are leased like all else."""
+    sizes = list({member.size.stage: member.size for member in members}.values())
+    return plans.shares(members[0].policy, sizes, budget - sum(member.holder.context for member in members))
+
+
+def find_coordinator(card_id: str) -> Any:
+    """The card's coordinator on this node, made by whoever asks first.
+
+    Ray repeats calls that a crash interrupted: what reads is repeatable, and what changes anything names an epoch.
+    """
+    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"name": f"residency:{card_id}", "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached"}
+    actor = ray.remote(Coordinator)
+    return actor.options(**options, max_restarts=-1, max_task_retries=-1, num_cpus=0, scheduling_strategy=node).remote(
+        card_id
+    )
+
+
+async def all_coordinators() -> list[Any]:
+    """Every card's coordinator in the cluster."""
+    named = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
+    names = [entry["name"] for entry in named if entry["namespace"] == NAMESPACE]
+    return [await asyncio.to_thread(ray.get_actor, name, NAMESPACE) for name in names]

@@ -1,0 +1,105 @@
+"""The way of one request through the stages: encode, denoise, decode; with a deadline, a cancellation and one retry."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+
+from deployments.lease import Job, Terms
+from lightx2v.core import GenerateRequest, Picture
+from lightx2v.errors import DeadlineExceeded, LightError, StageLost
+
+log = logging.getLogger(__name__)
+
+
+class Graph:
+    """Three stage deployments. What a stage returns goes to the next by reference, and does not pass through here."""
+
+    def __init__(self, encode: DeploymentHandle, denoise: DeploymentHandle, decode: DeploymentHandle) -> None:
+        self._encode, self._denoise, self._decode = encode, denoise, decode
+
+    async def generate(
+        self, requests: Sequence[GenerateRequest], pictures: Sequence[Picture], seconds: float
+    ) -> list[Picture]:
+        """One picture per request; all have the same prompt and references, which are encoded once.
+
+        Raises DeadlineExceeded after `seconds`, StageLost if a stage died twice, or what a stage raised.
+        """
+        journey = Journey(time.time(), time.monotonic() + seconds)
+        try:
+            async with asyncio.timeout(seconds), asyncio.TaskGroup() as tasks:
+                conditioning = tasks.create_task(journey.call(self._encode, "run", requests[0]))
+                references = tasks.create_task(self._references(journey, requests[0], tuple(pictures)))
+                made = [
+                    tasks.create_task(self._make(journey, request, conditioning, references)) for request in requests
+                ]
+        except TimeoutError:
+            raise DeadlineExceeded(f"no picture within {seconds:g} s") from None
+        except ExceptionGroup as group:
+            raise _first(group) from None
+        return [task.result() for task in made]
+
+    async def ready(self) -> None:
+        """Returns when every stage answers that it can serve; raises what keeps one from it."""
+        stages = (self._encode, self._denoise, self._decode)
+        await asyncio.gather(*(_result(stage.ready.remote()) for stage in stages))
+
+    async def _references(self, journey: Journey, request: GenerateRequest, pictures: tuple[Picture, ...]) -> Any:
+        return await journey.call(self._decode, "encode", request, pictures) if pictures else ()
+
+    async def _make(
+        self,
+        journey: Journey,
+        request: GenerateRequest,
+        conditioning: asyncio.Task[DeploymentResponse],
+        references: asyncio.Task[Any],
+    ) -> Picture:
+        latents = await journey.call(self._denoise, "run", request, await conditioning, await references)
+        picture: Picture = await (await journey.call(self._decode, "run", request, latents))
+        return picture
+
+
+class Journey:
+    """One request on its way: its age, its deadline, and the one retry that it has."""
+
+    def __init__(self, age: float, deadline: float) -> None:
+        self._age, self._deadline = age, deadline
+        self._retries = 1
+
+    async def call(self, stage: DeploymentHandle, job: Job, request: GenerateRequest, *inputs: Any) -> Any:
+        """The finished response of a stage. A stage whose process died is called once more, with the same inputs."""
+        while True:
+            terms = Terms(self._age, self._deadline - time.monotonic())
+            response = stage.call.remote(job, request, terms, *inputs)
+            try:
+                await _result(response)
+                return response
+            except (RayActorError, DeploymentUnavailableError) as error:
+                log.warning("request %s: the process of its %s stage died", request.id, stage.deployment_name)
+                if self._retries == 0:
+                    raise StageLost(f"the {stage.deployment_name} stage died under this request, and again") from error
+                self._retries -= 1
+
+
+async def _result(response: DeploymentResponse) -> Any:
+    """The response's value. Cancels the call when the caller goes away; raises what the stage raised."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, LightError) else error from None
+
+
+def _first(group: ExceptionGroup) -> Exception:
+    """What failed first; the other tasks were cancelled for it."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error

@@ -1,0 +1,173 @@
+"""The HTTP routes: OpenAI's images API, the list of models, health, and what is resident."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from statistics import fmean
+
+import numpy as np
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from deployments.coordinator import all_coordinators
+from deployments.envelope import error_response
+from deployments.graph import Graph
+from deployments.media import decode_picture, encode_picture, read_body, read_form
+from deployments.schema import ImageRequest, Limits, images_body, models_body, parse_form, parse_json, to_requests
+from deployments.settings import AppSettings
+from lightx2v.checkpoint import read_recipe
+from lightx2v.core import Picture
+from lightx2v.errors import InvalidRequest, LightError, ModelNotFound, QueueFull
+
+HEALTH_SECONDS = 5.0
+BODY_SECONDS = 60.0
+"""A body that trickles in for longer is given up."""
+
+DECODERS = 2
+"""Uploaded pictures that are unfolded at a time."""
+
+Handler = Callable[[Request], Awaitable[Response]]
+log = logging.getLogger(__name__)
+
+
+class Admission:
+    """At most `limit` requests inside; one more is refused at once, with the mean time of the last ones as advice."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._inside = 0
+        self._seconds: deque[float] = deque([1.0], maxlen=16)
+
+    @asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """Raises QueueFull."""
+        if self._inside >= self._limit:
+            raise QueueFull(f"{self._limit} requests are waiting already; try again later", fmean(self._seconds))
+        self._inside += 1
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            self._seconds.append(time.monotonic() - start)
+
+
+@serve.ingress()
+class Ingress:
+    """One application's front: checks a request in full, queues it, and answers in OpenAI's words."""
+
+    def __init__(
+        self, settings: AppSettings, encode: DeploymentHandle, denoise: DeploymentHandle, decode: DeploymentHandle
+    ) -> None:
+        self._name = settings.model_id
+        self._recipe = read_recipe(settings)
+        self._graph = Graph(encode, denoise, decode)
+        self._limits = Limits()
+        self._admission = Admission(settings.max_queue)
+        self._decoding = asyncio.Semaphore(DECODERS)
+        self._timeout_seconds = settings.request_timeout_seconds
+        self._started = int(time.time())
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        """The routes; called by Serve when the replica starts."""
+        routes = [
+            Route("/v1/images/generations", _answering(self.generations), methods=["POST"]),
+            Route("/v1/images/edits", _answering(self.edits), methods=["POST"]),
+            Route("/v1/models", _answering(self.models)),
+            Route("/v1/residency", _answering(self.residency)),
+            Route("/health", _answering(self.health)),
+        ]
+        return Starlette(routes=routes, exception_handlers={HTTPException: _not_served})
+
+    async def generations(self, request: Request) -> Response:
+        """Text to image."""
+        async with _reading():
+            body = await read_body(request, self._limits.max_json_bytes)
+        return await self._images(parse_json(body), [])
+
+    async def edits(self, request: Request) -> Response:
+        """One or several reference images and a prompt to a new image."""
+        async with _reading():
+            fields, files = await read_form(request, self._limits.max_upload_bytes, self._limits.max_references)
+        return await self._images(parse_form(fields), files)
+
+    async def models(self, _: Request) -> Response:
+        """What is served."""
+        return JSONResponse(models_body([self._name], self._started))
+
+    async def residency(self, _: Request) -> Response:
+        """Who holds how much of which card."""
+        reports = [coordinator.report.remote() for coordinator in await all_coordinators()]
+        return JSONResponse({"gpus": list(await asyncio.gather(*reports))})
+
+    async def health(self, _: Request) -> Response:
+        """200 when an image can be made, 503 with the reason otherwise."""
+        try:
+            async with asyncio.timeout(HEALTH_SECONDS):
+                await self._graph.ready()
+        except TimeoutError:
+            return JSONResponse({"status": "starting", "reason": "a stage does not answer yet"}, 503)
+        except LightError as error:
+            return JSONResponse({"status": "failed", "reason": str(error)}, 503)
+        return JSONResponse({"status": "ok"})
+
+    async def _images(self, asked: ImageRequest, files: list[bytes]) -> Response:
+        if asked.model not in (None, self._name):
+            raise ModelNotFound(f"the model {asked.model!r} is not served here; {self._name!r} is")
+        start = time.monotonic()
+        async with self._admission.admitted():
+            pictures = [await self._fitted(data) for data in files]
+            requests = to_requests(asked, self._recipe, self._limits, [picture.size for picture in pictures])
+            made = await self._graph.generate(requests, pictures, self._timeout_seconds)
+            encoded = [await asyncio.to_thread(encode_picture, picture, asked.output_format) for picture in made]
+        log.info("request %s: %d pictures in %.3f s", requests[0].id, len(made), time.monotonic() - start)
+        return JSONResponse(images_body(asked, requests, encoded, int(time.time())))
+
+    async def _fitted(self, data: bytes) -> Picture:
+        """An uploaded reference, decoded and fitted; few at a time, since one may unfold to 100 MB."""
+        async with self._decoding:
+            return await asyncio.to_thread(self._fit, data)
+
+    def _fit(self, data: bytes) -> Picture:
+        return Picture(np.asarray(self._recipe.fit_reference(decode_picture(data)), dtype=np.uint8))
+
+
+def _answering(handler: Handler) -> Handler:
+    """Errors become answers; an unexpected one is logged with its traceback, of which the caller is told nothing."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except LightError as error:
+            log.info("%s %s: %s: %s", request.method, request.url.path, error.code, error)
+            return error_response(error)
+        except HTTPException:
+            raise
+        except Exception as error:
+            log.exception("%s %s failed", request.method, request.url.path)
+            return error_response(error)
+
+    return answer
+
+
+async def _not_served(_: Request, error: Exception) -> Response:
+    return error_response(error)
+
+
+@asynccontextmanager
+async def _reading() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            yield
+    except TimeoutError:
+        raise InvalidRequest(f"the body did not arrive within {BODY_SECONDS:g} s") from None

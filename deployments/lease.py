@@ -1,0 +1,122 @@
+"""A stage's side of the coordinator: it joins, asks for memory, gives way when told, and survives a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ray.exceptions import RayActorError, RayTaskError
+
+from deployments.coordinator import Member, Moved
+from lightx2v.errors import StaleEpoch
+from lightx2v.residency.lease import Lease
+
+Job = Literal["run", "encode"]
+"""What a stage can be asked for; only the autoencoder's encodes."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """When a request was admitted, and how many seconds are left to it."""
+
+    age: float
+    seconds: float
+
+
+class Lessee:
+    """One stage process and its card's coordinator.
+
+    `find` gives the coordinator, anew after it died; `drop` brings the device weights down to a number of bytes and
+    returns what is left; `moved` reads the counters. None of them is called while a lease is running, except `moved`.
+    """
+
+    def __init__(
+        self, member: Member, find: Callable[[], Any], drop: Callable[[int], Awaitable[int]], moved: Callable[[], Moved]
+    ) -> None:
+        self._member, self._find, self._drop, self._moved = member, find, drop, moved
+        self._id = member.holder.id
+        self._weights = 0
+        self._lease: Lease | None = None
+        self._epoch = ""
+        self._joining = asyncio.Lock()
+
+    async def start(self) -> asyncio.Task[None]:
+        """Joins, and obeys from then on in the task that is returned."""
+        await self._join("")
+        return asyncio.create_task(self._obey())
+
+    @asynccontextmanager
+    async def lease(self, workspace: int, terms: Terms) -> AsyncIterator[Lease]:
+        """The right to run. The body sets `self.weights` to what it left resident."""
+        self._lease = lease = await self._ask(workspace, terms)
+        self._weights = lease.weights
+        try:
+            yield lease
+        finally:
+            self._lease = None
+            release = self._call("release", lease.id, self._weights, self._id, self._moved(), fenced=True)
+            await asyncio.shield(asyncio.ensure_future(release))
+
+    def holds(self, nbytes: int) -> None:
+        """Notes what the stage has resident after its run."""
+        self._weights = nbytes
+
+    async def room(self) -> int:
+        """Replicas of this stage that the card has room for."""
+        room: int = await self._call("room", self._member.holder.model, self._member.holder.stage)
+        return room
+
+    async def ready(self) -> None:
+        """Raises OutOfMemory if this model cannot run within the budget."""
+        await self._call("ready", self._member.holder.model)
+
+    async def _ask(self, workspace: int, terms: Terms) -> Lease:
+        asked = asyncio.ensure_future(self._call("lease", self._id, workspace, terms.age, terms.seconds, fenced=True))
+        try:
+            lease: Lease = await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            asked.cancel()
+            await asyncio.shield(asyncio.ensure_future(self._call("abandon", self._id, fenced=True)))
+            raise
+        return lease
+
+    async def _obey(self) -> None:
+        while True:
+            order = await self._call("orders", self._id, fenced=True)
+            self._weights = await self._drop(self._weights - order.nbytes)
+            await self._call("shrunk", self._id, self._weights, fenced=True)
+
+    async def _call(self, method: str, *args: object, fenced: bool = False) -> Any:
+        """Calls the coordinator; if it has restarted, joins the new epoch with what is held and calls again."""
+        while True:
+            epoch = self._epoch
+            try:
+                return await getattr(self._coordinator, method).remote(*((epoch,) if fenced else ()), *args)
+            except RayActorError:
+                log.warning("the coordinator is gone during %s; joining its successor", method)
+            except RayTaskError as error:
+                if not isinstance(error.cause, StaleEpoch):
+                    raise error.cause from None
+            await self._join(epoch)
+            if method == "release":
+                return None
+
+    async def _join(self, stale: str) -> None:
+        """Registers with the present coordinator, unless another task has done so since `stale`."""
+        async with self._joining:
+            if self._epoch != stale:
+                return
+            while True:
+                self._coordinator = self._find()
+                try:
+                    join = self._coordinator.join.remote(self._member, self._weights, self._lease, self._moved())
+                    self._epoch = await join
+                    return
+                except RayActorError:
+                    log.warning("the coordinator died while it was joined; trying again")

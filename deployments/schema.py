@@ -1,0 +1,242 @@
+"""What the images API takes and answers. A request is checked in full before anything is queued for it.
+
+Two kinds of limits: what holds for every model is in `ImageRequest`; what depends on the deployment is in `Limits`
+and on the model in its `Recipe`, and is applied by `to_requests`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+
+from deployments.media import OutputFormat, b64, data_url
+from lightx2v.core import GenerateRequest, Size
+from lightx2v.errors import InvalidRequest
+from lightx2v.models.registry import Recipe
+
+SEEDS = 2**63
+RANDOM_SEEDS = 2**53
+"""Seeds drawn here stay exact in JavaScript, so that a picture can be made again from a browser."""
+
+IGNORED = frozenset(
+    {"user", "safety_identifier", "quality", "style", "background", "moderation"}
+    | {"output_compression", "input_fidelity", "partial_images"}
+)
+"""Documented by OpenAI, without meaning for an open model; accepted so that stock clients work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may ask for.
+
+    `max_aspect` is the longer side over the shorter: models are trained near 1:1 to 1:3, and a strip of 16x65536 has
+    few pixels yet positions that no model has seen. `max_json_bytes` holds two prompts of `max_prompt_chars` escaped
+    as \\uXXXX pairs, the longest spelling JSON has.
+    """
+
+    max_pixels: int = 2048 * 2048
+    min_side: int = 16
+    max_aspect: int = 8
+    max_steps: int = 100
+    max_prompt_chars: int = 32_768
+    max_references: int = 8
+    max_json_bytes: int = 1 << 20
+    max_upload_bytes: int = 32 << 20
+
+
+def _text(text: str) -> str:
+    """Tokenizers fail on half a surrogate pair, which JSON can spell and pydantic lets through."""
+    if re.search("[\0\ud800-\udfff]", text):
+        raise ValueError("NUL and lone surrogates are not allowed")
+    return text
+
+
+def _prompt(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return _text(text)
+
+
+def _size(value: object) -> Size | None:
+    if value == "auto":
+        return None
+    match = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("must be WIDTHxHEIGHT in pixels, as in '1024x768', or 'auto'")
+    return Size(int(match[1]), int(match[2]))
+
+
+class ImageRequest(BaseModel):
+    """The body of POST /v1/images/generations, and the text fields of POST /v1/images/edits."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    prompt: Annotated[str, AfterValidator(_prompt)]
+    model: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)] | None = None
+    size: Annotated[Size | None, PlainValidator(_size)] = None
+    n: Annotated[int, Field(ge=1, le=10)] = 1
+    seed: Annotated[int, Field(ge=0, lt=SEEDS)] | None = None
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    output_format: OutputFormat = "png"
+    num_inference_steps: Annotated[int, Field(ge=1)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
+    negative_prompt: Annotated[str, AfterValidator(_text)] = ""
+
+
+FIELDS = tuple(ImageRequest.model_fields)
+
+
+def parse_json(body: bytes) -> ImageRequest:
+    """`null` means absent, as OpenAI documents it."""
+    try:
+        values = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not JSON in UTF-8: {error}"[:200]) from None
+    if not isinstance(values, dict):
+        raise InvalidRequest(f"the body must be a JSON object, got {shown(values)}")
+    present = _known({key: value for key, value in values.items() if value is not None})
+    try:
+        return ImageRequest.model_validate(present)
+    except ValidationError as error:
+        raise _first(error) from None
+
+
+def parse_form(fields: Mapping[str, str]) -> ImageRequest:
+    """The text fields of a form, where numbers come as strings."""
+    try:
+        return ImageRequest.model_validate_strings(_known(fields))
+    except ValidationError as error:
+        raise _first(error) from None
+
+
+def to_requests(
+    request: ImageRequest, recipe: Recipe, limits: Limits, references: Sequence[Size] = ()
+) -> tuple[GenerateRequest, ...]:
+    """One frozen request per picture, with consecutive seeds. `references` are the sizes of the fitted ones."""
+    size = request.size or recipe.edit_size(references)
+    _check_size(size, recipe.multiple, limits)
+    _at_most(limits.max_references, len(references), "image")
+    _at_most(limits.max_prompt_chars, len(request.prompt), "prompt", " characters")
+    _at_most(limits.max_prompt_chars, len(request.negative_prompt), "negative_prompt", " characters")
+    steps = recipe.steps if request.num_inference_steps is None else request.num_inference_steps
+    _at_most(limits.max_steps, steps, "num_inference_steps")
+    seed = secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed
+    return tuple(
+        GenerateRequest(
+            id=str(uuid.uuid4()),
+            prompt=request.prompt,
+            size=size,
+            steps=steps,
+            seed=(seed + index) % SEEDS,
+            guidance=recipe.guidance if request.guidance_scale is None else request.guidance_scale,
+            negative_prompt=request.negative_prompt,
+            references=tuple(references),
+        )
+        for index in range(request.n)
+    )
+
+
+def images_body(
+    request: ImageRequest, made: Sequence[GenerateRequest], pictures: Sequence[bytes], created: int
+) -> dict[str, Any]:
+    """OpenAI's ImagesResponse; `seed` is an addition, with which a picture can be made again."""
+    kind = request.output_format
+    return {
+        "created": created,
+        "data": [
+            {"url": data_url(data, kind), "seed": one.seed}
+            if request.response_format == "url"
+            else {"b64_json": b64(data), "seed": one.seed}
+            for one, data in zip(made, pictures, strict=True)
+        ],
+        "output_format": kind,
+        "size": str(made[0].size),
+    }
+
+
+def models_body(names: Iterable[str], created: int) -> dict[str, Any]:
+    """The answer to GET /v1/models."""
+    return {
+        "object": "list",
+        "data": [{"id": name, "object": "model", "created": created, "owned_by": "lightx2v"} for name in names],
+    }
+
+
+def shown(value: object) -> str:
+    """At most 80 characters of what the caller sent."""
+    if not isinstance(value, str | int | float):
+        return f"a {type(value).__name__}"
+    text = repr(value[:80] if isinstance(value, str) else value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise InvalidRequest(f"{shown(key)} is given twice", key[:80])
+        values[key] = value
+    return values
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidRequest(f"{name} is not a number in JSON")
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is ignored. Checked before pydantic, which would describe each of 10^5 unknown keys."""
+    known: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in FIELDS:
+            known[key] = value
+        elif key == "mask" or (key == "stream" and value not in (False, "false")):
+            raise InvalidRequest(f"{key} is not supported", key)
+        elif key != "stream" and key not in IGNORED:
+            raise InvalidRequest(f"unknown parameter {shown(key)}; {_nearest(key[:80])}", key[:80])
+    return known
+
+
+def _nearest(key: str) -> str:
+    within = [field for field in FIELDS if len(key) > 2 and key in field]
+    near = within or get_close_matches(key, FIELDS, n=1)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(FIELDS)}"
+
+
+def _first(error: ValidationError) -> InvalidRequest:
+    """The first complaint, with what was got."""
+    first = error.errors(include_url=False)[0]
+    param = str(first["loc"][0])
+    if first["type"] == "missing":
+        return InvalidRequest(f"{param} is required", param)
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
+    return InvalidRequest(f"{param}: {message}, got {shown(first['input'])}", param)
+
+
+def _at_most(limit: int, value: int, param: str, unit: str = "") -> None:
+    if value > limit:
+        raise InvalidRequest(f"{param}: at most {limit}{unit}, got {value}", param)
+
+
+def _check_size(size: Size, multiple: int, limits: Limits) -> None:
+    short, long = sorted((size.width, size.height))
+    complaint = None
+    if short < limits.min_side:
+        complaint = f"each side must be at least {limits.min_side} pixels"
+    elif short * long > limits.max_pixels:
+        complaint = f"at most {limits.max_pixels} pixels in all"
+    elif long > limits.max_aspect * short:
+        complaint = f"the longer side may be at most {limits.max_aspect} times the shorter"
+    elif size.width % multiple or size.height % multiple:
+        complaint = f"width and height must be multiples of {multiple}"
+    if complaint:
+        raise InvalidRequest(f"size: {complaint}, got {size}", "size")

@@ -1,0 +1,127 @@
+"""One generic deployment: a process around one stage of a model, on a share of a card."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+# Read when OpenMP is loaded, with torch: threads that spin at a barrier starve the other stages' on the same cores
+# (20 steps of a small model beside two busy processes on 2 cores: 9.1 s spinning, 0.9 s passive).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import ray
+import torch
+
+from deployments.coordinator import Member, Moved, find_coordinator
+from deployments.lease import Job, Lessee, Terms
+from deployments.probes import CPU_CARD, open_probe
+from deployments.wire import pack, unpack
+from lightx2v.config import EngineSettings
+from lightx2v.core import GenerateRequest, Progress, StageName
+from lightx2v.residency.lease import Holder
+from lightx2v.stages.build import load_stage, open_device, planning_request
+from lightx2v.stages.stage import Grant
+
+CONTEXT_MARGIN = 128 << 20
+"""Bytes by which a CUDA context grows after its first measurement: kernels are loaded when they are first used."""
+
+log = logging.getLogger(__name__)
+
+
+class StageServer:
+    """Runs one job at a time, under a lease, in a thread that looks for a cancellation between pieces of work."""
+
+    async def __init__(self, stage: StageName, model: str, settings: EngineSettings, cuda: bool) -> None:  # type: ignore[misc]
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=stage)
+        self._turn = asyncio.Lock()
+        self._memory = asyncio.Lock()
+        card_id = card_identity(cuda)
+        self._device = await self._in_thread(open_device, "cuda" if cuda else "cpu", settings, card_id)
+        self._stage = await self._in_thread(load_stage, stage, settings, self._device)
+        size = self._stage.size(await self._in_thread(planning_request, settings))
+        context = context_bytes(card_id) if cuda else 0
+        holder = Holder(uuid.uuid4().hex, model, stage, os.getpid(), context, self._stage.reachable)
+        member = Member(holder, size, settings.policy, settings.gpu_budget)
+        self._lessee = Lessee(member, partial(find_coordinator, card_id), self.give_way, self._moved)
+        self._obedience = await self._lessee.start()
+
+    async def call(self, job: Job, request: GenerateRequest, terms: Terms, *inputs: Any) -> Any:
+        """`job` of this stage on packed inputs; its packed output. Cancelling it ends the work at its next step."""
+        cancelled = threading.Event()
+        async with self._turn, self._lessee.lease(self._stage.workspace(request), terms) as lease, self._memory:
+            grant = Grant(lease.weights, lease.workspace, lease.keep)
+            try:
+                return await self._to_the_end(partial(self._work, job, grant, request, cancelled, inputs), cancelled)
+            finally:
+                self._lessee.holds(self._stage.resident)
+
+    async def give_way(self, limit: int) -> int:
+        """Keeps at most `limit` bytes of weights on the device; returns what is left."""
+        async with self._memory:
+            return int(await self._in_thread(self._stage.drop, max(0, limit)))
+
+    async def ready(self) -> None:
+        """Returns when this stage could serve a request; raises what keeps it from that."""
+        await self._lessee.ready()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """For the scaling policy: how many of us the card has room for."""
+        return {"room": float(await self._lessee.room())}
+
+    def check_health(self) -> None:
+        """Asked by Serve: without obedience the card would dead-lock."""
+        if self._obedience.done():
+            raise RuntimeError(f"this stage no longer gives way: {self._obedience.exception()!r}")
+
+    async def _to_the_end(self, work: Callable[[], Any], cancelled: threading.Event) -> Any:
+        """Never leaves before the thread has: until then the memory is in use, whoever has gone away."""
+        running = asyncio.ensure_future(self._in_thread(work))
+        while not running.done():
+            try:
+                await asyncio.wait([running])
+            except asyncio.CancelledError:
+                cancelled.set()
+        if cancelled.is_set():
+            running.exception()
+            raise asyncio.CancelledError
+        return running.result()
+
+    def _work(
+        self, job: Job, grant: Grant, request: GenerateRequest, cancelled: threading.Event, inputs: tuple[Any, ...]
+    ) -> Any:
+        with self._stage.granted(grant):
+            arguments: list[Any] = [request, *unpack(inputs), cancelled.is_set]
+            if self._stage.name == "denoise":
+                arguments.append(partial(self._log_progress, request))
+            return pack(getattr(self._stage, job)(*arguments))
+
+    def _log_progress(self, request: GenerateRequest, progress: Progress) -> None:
+        log.debug("request %s: step %d of %d", request.id, progress.step, progress.total)
+
+    def _moved(self) -> Moved:
+        return Moved(self._device.h2d_bytes, self._device.d2h_bytes)
+
+    async def _in_thread(self, function: Any, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+
+def card_identity(cuda: bool) -> str:
+    """The GPU's uuid as the driver spells it, or this node's cpu card."""
+    if cuda:
+        return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    return f"{CPU_CARD}{ray.get_runtime_context().get_node_id()}"
+
+
+def context_bytes(card_id: str) -> int:
+    """Device bytes of this process beside torch's allocations."""
+    torch.empty(1, device="cuda")
+    torch.cuda.synchronize()
+    held = open_probe(card_id).used().get(os.getpid())
+    return max(0, (held or (600 << 20)) - torch.cuda.memory_reserved()) + CONTEXT_MARGIN

@@ -1,0 +1,90 @@
+"""SIGKILL, at real processes of a server under a budget below the sum of its stages."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from lightx2v.core import Size
+from lightx2v.pipeline import Pipeline
+from tests.pictures import asked, made
+from tests.server import Server, serve
+
+PROMPT = "a green triangle"
+STEPS = 60
+TIMEOUT_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def tight(checkpoint: Path, pipeline: Pipeline) -> Iterator[Server]:
+    sizes = pipeline.sizes(asked(PROMPT, Size(64, 64), 0))
+    budget = max(size.total + size.workspace for size in sizes) + 200_000
+    arguments = {"model": str(checkpoint), "dtype": "float32", "gpu_budget": budget, "max_replicas": 1}
+    with serve({**arguments, "request_timeout_seconds": TIMEOUT_SECONDS}) as server:
+        yield server
+
+
+def running(server: Server, stage: str) -> int | None:
+    """The pid of a stage that holds a running lease."""
+    return next((entry["pid"] for entry in server.stages(stage) if entry["running"]), None)
+
+
+@pytest.mark.parametrize("stage", ["encode", "denoise", "decode"])
+def test_a_stage_dies_in_mid_request(tight: Server, pipeline: Pipeline, stage: str) -> None:
+    """Whatever was on it is made again from the same seed, or refused in so many words; the next request is served."""
+    with ThreadPoolExecutor(6) as pool:
+        asked_for = [pool.submit(tight.generate, PROMPT, seed=seed, num_inference_steps=STEPS) for seed in range(6)]
+        victim = tight.wait_until(lambda: running(tight, stage), TIMEOUT_SECONDS, f"a running {stage}")
+        os.kill(victim, signal.SIGKILL)
+        answers = [answer.result(TIMEOUT_SECONDS + 5) for answer in asked_for]
+    check(answers, pipeline)
+    tight.wait_ready()
+    assert tight.generate(PROMPT).status_code == 200
+    assert victim not in [entry["pid"] for entry in tight.card()["stages"]]
+
+
+def check(answers: list[httpx.Response], pipeline: Pipeline) -> None:
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert any(answer.status_code == 200 for answer in answers)
+    for seed, answer in enumerate(answers):
+        if answer.status_code == 503:
+            assert answer.json()["error"]["code"] == "stage_lost"
+        else:
+            expected = pipeline.generate(asked(PROMPT, Size(64, 64), seed, STEPS))
+            assert np.array_equal(made(answer), expected.pixels)
+
+
+def test_one_request_alone_survives_the_death_of_its_stage(tight: Server, pipeline: Pipeline) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(tight.generate, PROMPT, seed=0, num_inference_steps=STEPS)
+        victim = tight.wait_until(lambda: running(tight, "denoise"), what="a running denoise")
+        os.kill(victim, signal.SIGKILL)
+        response = answer.result(TIMEOUT_SECONDS + 5)
+    assert response.status_code == 200
+    check([response], pipeline)
+
+
+def test_the_coordinator_dies(tight: Server, pipeline: Pipeline) -> None:
+    """What runs goes on, what waits is granted by its successor, and nobody is granted twice."""
+    before = tight.card()
+    with ThreadPoolExecutor(5) as pool:
+        asked_for: list[Future[httpx.Response]] = [
+            pool.submit(tight.generate, PROMPT, seed=seed, num_inference_steps=STEPS) for seed in range(4)
+        ]
+        tight.wait_until(lambda: running(tight, "denoise"), what="a running denoise")
+        os.kill(before["coordinator_pid"], signal.SIGKILL)
+        answers = [answer.result(TIMEOUT_SECONDS + 5) for answer in asked_for]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    check(answers, pipeline)
+    after = tight.card()
+    assert after["epoch"] != before["epoch"]
+    assert after["peak_granted_bytes"] <= after["budget_bytes"]
+    assert {entry["pid"] for entry in after["stages"]} == {entry["pid"] for entry in before["stages"]}
+    assert tight.generate(PROMPT).status_code == 200

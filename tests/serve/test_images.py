@@ -1,0 +1,119 @@
+"""The images API of a real server, through curl's eyes and the openai client's."""
+
+from __future__ import annotations
+
+import base64
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import numpy as np
+import pytest
+from openai import BadRequestError, NotFoundError, OpenAI
+from PIL import Image
+
+from lightx2v.core import Size
+from lightx2v.pipeline import Pipeline
+from tests.pictures import asked, made, noise, png
+from tests.server import Server
+
+PROMPT = "a red circle left of a blue square on white"
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> OpenAI:
+    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+def test_text_to_image_is_the_pipelines_picture(server: Server, pipeline: Pipeline) -> None:
+    answer = server.generate(PROMPT, size="96x64", seed=7, num_inference_steps=3)
+    assert answer.status_code == 200
+    expected = pipeline.generate(asked(PROMPT, Size(96, 64), 7, steps=3))
+    assert np.array_equal(made(answer), expected.pixels)
+
+
+def test_two_references_of_different_sizes(server: Server, pipeline: Pipeline) -> None:
+    references = [noise(Size(96, 64), 1), noise(Size(64, 80), 2)]
+    answer = server.edit([png(reference) for reference in references], PROMPT, seed="3")
+    assert answer.status_code == 200
+    sizes = tuple(reference.size for reference in references)
+    expected = pipeline.generate(asked(PROMPT, sizes[0], 3, references=sizes), references)
+    assert answer.json()["size"] == "96x64"
+    assert np.array_equal(made(answer), expected.pixels)
+
+
+def test_seeds(server: Server) -> None:
+    """The same seed, the same picture; n pictures have consecutive seeds; a drawn seed is told and can be reused."""
+    several = server.generate(PROMPT, seed=5, n=2).json()["data"]
+    alone = server.generate(PROMPT, seed=6).json()["data"][0]
+    assert [item["seed"] for item in several] == [5, 6]
+    assert several[1] == alone != several[0]
+    drawn = server.generate(PROMPT).json()["data"][0]
+    assert server.generate(PROMPT, seed=drawn["seed"]).json()["data"][0] == drawn
+
+
+def test_concurrent_requests_do_not_mix(server: Server, pipeline: Pipeline) -> None:
+    prompts = [f"{count} green triangles" for count in range(6)]
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        answers = list(pool.map(lambda item: server.generate(item[1], seed=item[0]), enumerate(prompts)))
+    for seed, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        expected = pipeline.generate(asked(prompt, Size(64, 64), seed))
+        assert np.array_equal(made(answer), expected.pixels)
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_output_formats(server: Server, output_format: str) -> None:
+    (item,) = server.generate(PROMPT, output_format=output_format, response_format="url").json()["data"]
+    scheme, _, encoded = item["url"].partition(",")
+    assert scheme == f"data:image/{output_format};base64"
+    picture = Image.open(BytesIO(base64.b64decode(encoded)))
+    assert (picture.format, picture.size) == (output_format.upper(), (64, 64))
+
+
+def test_openai_client_generates(client: OpenAI) -> None:
+    answer = client.images.generate(model="klein", prompt=PROMPT, size="1024x1024", n=1, extra_body={
+        "size": "64x96", "seed": 1, "num_inference_steps": 2
+    })  # fmt: skip
+    assert answer.data is not None
+    picture = Image.open(BytesIO(base64.b64decode(answer.data[0].b64_json or "")))
+    assert picture.size == (64, 96)
+
+
+def test_openai_client_edits_several_images(client: OpenAI) -> None:
+    images = [("a.png", png(noise(Size(64, 64), seed))) for seed in range(2)]
+    answer = client.images.edit(model="klein", image=images, prompt=PROMPT, extra_body={"seed": 1})
+    assert answer.data is not None
+    assert len(answer.data) == 1
+
+
+def test_openai_client_lists_models(client: OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["klein"]
+
+
+def test_openai_client_sees_typed_errors(client: OpenAI) -> None:
+    with pytest.raises(NotFoundError) as not_found:
+        client.images.generate(model="another", prompt=PROMPT)
+    assert not_found.value.code == "model_not_found"
+    with pytest.raises(BadRequestError) as bad:
+        client.images.generate(model="klein", prompt="")
+    assert (bad.value.code, bad.value.param) == ("invalid_request", "prompt")
+
+
+def test_residency_reports_the_card(server: Server) -> None:
+    server.generate(PROMPT)
+    card = server.card()
+    assert card["granted_bytes"] <= card["peak_granted_bytes"] <= card["budget_bytes"]
+    assert {stage["stage"] for stage in card["stages"]} == {"encode", "denoise", "decode"}
+    assert all(stage["resident_bytes"] == stage["reachable_bytes"] > 0 for stage in card["stages"])
+    assert card["h2d_bytes_total"] >= sum(stage["reachable_bytes"] for stage in card["stages"])
+    assert card["d2h_bytes_total"] == 0
+
+
+def test_a_full_queue_refuses_at_once(server: Server) -> None:
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda seed: server.generate(PROMPT, seed=seed), range(24)))
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert {answer.status_code for answer in answers} == {200, 503}
+    for answer in refused:
+        assert answer.json()["error"]["code"] == "queue_full"
+        assert int(answer.headers["Retry-After"]) >= 1
+    assert server.generate(PROMPT).status_code == 200
