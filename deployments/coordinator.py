@@ -109,9 +109,11 @@ class Coordinator:
 
     async def release(self, epoch: str, lease_id: str, weights: int, holder_id: str, moved: Moved) -> None:
         """The run is over; the process holds `weights` now."""
-        self._ledger.release(lease_id, weights, epoch)
         self._moved[holder_id] = moved
-        self._pump()
+        try:
+            self._ledger.release(lease_id, weights, epoch)
+        finally:
+            self._pump()
         if not any(account.active for account in self._ledger.holders.values()):
             self._ledger.check()
 
@@ -127,9 +129,9 @@ class Coordinator:
         self._fence(epoch, holder_id)
         return await self._orders[holder_id].get()
 
-    async def shrunk(self, epoch: str, holder_id: str, weights: int) -> None:
-        """The process gave way and holds `weights` now."""
-        self._ledger.shrunk(holder_id, weights, epoch)
+    async def shrunk(self, epoch: str, holder_id: str, weights: int, order: str) -> None:
+        """The process followed `order` and holds `weights` now."""
+        self._ledger.shrunk(holder_id, weights, epoch, order)
         self._pump()
 
     async def room(self, model: str, stage: StageName) -> int:
@@ -176,6 +178,7 @@ class Coordinator:
             "stage": account.holder.stage,
             "pid": account.holder.pid,
             "running": account.active,
+            "context_bytes": account.holder.context,
             "resident_bytes": account.weights,
             "planned_bytes": planned,
             "reachable_bytes": account.holder.reachable,

@@ -90,7 +90,7 @@ class Lessee:
         while True:
             order = await self._call("orders", self._id, fenced=True)
             self._weights = await self._drop(self._weights - order.nbytes)
-            await self._call("shrunk", self._id, self._weights, fenced=True)
+            await self._call("shrunk", self._id, self._weights, order.order, fenced=True)
 
     async def _call(self, method: str, *args: object, fenced: bool = False) -> Any:
         """Calls the coordinator; if it has restarted, joins the new epoch with what is held and calls again."""

@@ -15,6 +15,8 @@ from typing import Any
 # Read when OpenMP is loaded, with torch: threads that spin at a barrier starve the other stages' on the same cores
 # (20 steps of a small model beside two busy processes on 2 cores: 9.1 s spinning, 0.9 s passive).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Freed memory goes back to the driver page by page, whatever is still in use beside it.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import ray
 import torch
@@ -28,8 +30,12 @@ from lightx2v.core import GenerateRequest, Progress, StageName
 from lightx2v.residency.lease import Holder
 from lightx2v.stages.build import load_stage, open_device, planning_request
 from lightx2v.stages.stage import Grant
+from lightx2v.weights.device import LIBRARY_BYTES
 
-CONTEXT_MARGIN = 128 << 20
+TYPICAL_CONTEXT = 650 << 20
+"""Bytes; used where the driver does not list our pid, as in a container with a pid namespace of its own."""
+
+CONTEXT_MARGIN = 256 << 20
 """Bytes by which a CUDA context grows after its first measurement: kernels are loaded when they are first used."""
 
 log = logging.getLogger(__name__)
@@ -123,5 +129,5 @@ def context_bytes(card_id: str) -> int:
     """Device bytes of this process beside torch's allocations."""
     torch.empty(1, device="cuda")
     torch.cuda.synchronize()
-    held = open_probe(card_id).used().get(os.getpid())
-    return max(0, (held or (600 << 20)) - torch.cuda.memory_reserved()) + CONTEXT_MARGIN
+    held = open_probe(card_id).used().get(os.getpid()) or TYPICAL_CONTEXT
+    return max(0, held - int(torch.cuda.memory_reserved())) + CONTEXT_MARGIN + LIBRARY_BYTES

@@ -71,12 +71,13 @@ def serve(
     import_path: str = "deployments.app:build",
     environment: Mapping[str, str] | None = None,
     ready: bool = True,
+    log: Path | None = None,
 ) -> Iterator[Server]:
     """Runs configs/flux2.yaml with other `args`, on a free port, until the block ends."""
     folder = Path(tempfile.mkdtemp(prefix="s"))
     port = free_port()
+    log = log or folder / "log"
     (folder / "config.yaml").write_text(configuration(port, dict(arguments or {}), import_path))
-    log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "ray.serve.scripts", "run", str(folder / "config.yaml")],
@@ -112,7 +113,7 @@ def isolated(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     return {**os.environ, **own, **environment}
 

@@ -12,6 +12,9 @@ import torch
 from lightx2v.errors import OutOfMemory
 from lightx2v.weights.card import CpuCard
 
+LIBRARY_BYTES = 128 << 20
+"""What cuBLAS and its kin take through torch's allocator when they are first used, and keep."""
+
 PAGE = 2 << 20
 """Bytes. The driver hands memory out in such pages."""
 
@@ -119,7 +122,8 @@ class CudaDevice(Device):
 
     @contextmanager
     def workspace(self, weights: int, nbytes: int) -> Iterator[None]:
-        torch.cuda.set_per_process_memory_fraction(min(1.0, (weights + nbytes) / self._total), self.torch_device)
+        limit = weights + nbytes + LIBRARY_BYTES
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / self._total), self.torch_device)
         try:
             yield
         except torch.OutOfMemoryError as error:

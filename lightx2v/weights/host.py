@@ -87,8 +87,8 @@ def view(slab: torch.Tensor, entry: Entry) -> torch.Tensor:
 
 
 def _read(unit: Unit) -> torch.Tensor:
-    slab = torch.empty(unit.nbytes, dtype=torch.uint8)
-    with _readers() as readers:
+    with torch.inference_mode(False), _readers() as readers:  # the readers' threads are not in inference mode
+        slab = torch.empty(unit.nbytes, dtype=torch.uint8)
         _fill(unit, slab, readers)
     return slab
 

@@ -86,11 +86,13 @@ def test_layout_refuses_another_shape(tmp_path: Path) -> None:
         make_layout(toy, read_index(tmp_path / "toy"), toy.blocks)
 
 
+@pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("stored", [torch.float32, torch.float64, torch.bfloat16])
-def test_weights_are_converted_to_the_components_type(tmp_path: Path, stored: torch.dtype) -> None:
+def test_weights_are_converted_to_the_components_type(tmp_path: Path, stored: torch.dtype, lazy: bool) -> None:
     state = write_toy(tmp_path / "toy", dtype=stored)
-    toy, residence = load_toy(tmp_path, CpuDevice())
-    residence.place(residence.reachable)
+    toy, residence = load_toy(tmp_path, CpuDevice(), lazy=lazy)
+    with torch.inference_mode():
+        residence.place(residence.reachable)
     for name, value in toy.module.state_dict().items():
         assert value.dtype == torch.float32
         assert torch.equal(value, state[name].float()), name
