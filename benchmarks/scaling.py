@@ -1,6 +1,6 @@
 """A load that rises and falls: requests in flight and replicas of the transformer over time, and a plot of both.
 
-    python -m benchmarks.scaling --output docs/scaling.png
+python -m benchmarks.scaling --output docs/scaling.png
 """
 
 from __future__ import annotations

@@ -43,10 +43,11 @@ def compose(settings: AppSettings, server: type[StageServer]) -> Application:
 
 def _stage(stage: StageName, settings: AppSettings, server: type[StageServer], cuda: bool, cards: int) -> Application:
     share = {"num_gpus": getattr(settings.gpu_fractions, stage)} if cuda else {}
+    most = min(settings.max_replicas, cards * settings.gpu_fractions.sets_per_card) if cuda else settings.max_replicas
     deployment = serve.deployment(server).options(
         name=stage,
         max_ongoing_requests=settings.max_queue * 2,
-        autoscaling_config=_autoscaling(settings, cards),
+        autoscaling_config=_autoscaling(settings, most, cards),
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         health_check_timeout_s=30.0,
         graceful_shutdown_timeout_s=settings.request_timeout_seconds,
@@ -55,14 +56,14 @@ def _stage(stage: StageName, settings: AppSettings, server: type[StageServer], c
     return deployment.bind(stage, settings.model_id, settings, cuda)
 
 
-def _autoscaling(settings: AppSettings, cards: int) -> AutoscalingConfig:
+def _autoscaling(settings: AppSettings, most: int, cards: int) -> AutoscalingConfig:
     """Decides in seconds, from what waits now; Serve's defaults take minutes."""
     policy = AutoscalingPolicy(
         policy_function=QueueDepth, policy_kwargs={"depth_per_replica": settings.depth_per_replica, "cards": cards}
     )
     return AutoscalingConfig(
         min_replicas=1,
-        max_replicas=settings.max_replicas,
+        max_replicas=most,
         policy=policy,
         upscale_delay_s=settings.upscale_delay_seconds,
         downscale_delay_s=settings.downscale_delay_seconds,

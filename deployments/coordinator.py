@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -94,6 +95,7 @@ class Coordinator:
         `age` is when the user's request was admitted: the oldest is served first. `seconds` are left to it.
         """
         deadline = time.monotonic() + seconds
+        self._forget(holder_id)
         ticket = self._ledger.request(holder_id, self._need(epoch, holder_id, workspace), age, deadline, epoch)
         self._tickets[ticket] = asyncio.get_running_loop().create_future()
         self._asked[holder_id] = ticket
@@ -110,6 +112,8 @@ class Coordinator:
     async def release(self, epoch: str, lease_id: str, weights: int, holder_id: str, moved: Moved) -> None:
         """The run is over; the process holds `weights` now."""
         self._moved[holder_id] = moved
+        if self._asked.get(holder_id) == lease_id:
+            del self._asked[holder_id]
         try:
             self._ledger.release(lease_id, weights, epoch)
         finally:
@@ -119,10 +123,9 @@ class Coordinator:
 
     async def abandon(self, epoch: str, holder_id: str) -> None:
         """The caller of `lease` went away and cannot know whether it was granted; either way it is void."""
-        ticket = self._asked.pop(holder_id, None)
-        if ticket is not None:
-            self._ledger.cancel(ticket, epoch)
-            self._pump()
+        self._fence(epoch, holder_id)
+        self._forget(holder_id)
+        self._pump()
 
     async def orders(self, epoch: str, holder_id: str) -> Shrink:
         """Waits until this process has to give way."""
@@ -135,14 +138,19 @@ class Coordinator:
         self._pump()
 
     async def room(self, model: str, stage: StageName) -> int:
-        """How many replicas of a stage the card has room for."""
-        members = {member.holder.stage: member for member in self._members.values() if member.holder.model == model}
+        """How many replicas of a stage the card has room for, beside all others as they are."""
         shares = self._shares.get(model)
-        if stage not in members or shares is None or isinstance(shares, OutOfMemory):
+        own = [member for member in self._members.values() if member.holder.model == model]
+        like = next((member for member in own if member.holder.stage == stage), None)
+        if like is None or shares is None or isinstance(shares, OutOfMemory):
             return 1
-        sizes = [member.size for member in members.values()]
-        context = max(member.holder.context for member in members.values())
-        return plans.room(stage, sizes, shares, self._ledger.budget, context)
+        others = [member for member in self._members.values() if member not in own or member.holder.stage != stage]
+        taken = sum(self._at_rest(member) for member in others)
+        return plans.room(like.size, shares[stage], self._ledger.budget - taken, like.holder.context)
+
+    def _at_rest(self, member: Member) -> int:
+        shares = self._shares.get(member.holder.model)
+        return member.holder.context + (shares[member.holder.stage].resident if isinstance(shares, dict) else 0)
 
     async def ready(self, model: str) -> None:
         """Raises OutOfMemory if the budget is too small for this model however its weights are moved."""
@@ -198,16 +206,21 @@ class Coordinator:
         """Budgets and shares anew, after somebody came or went."""
         caps = [member.budget for member in self._members.values() if member.budget is not None]
         self._ledger.resize(min([self._total - self._foreign(), *caps]))
+        contexts = sum(member.holder.context for member in self._members.values())
         for model in {member.holder.model for member in self._members.values()}:
             members = [member for member in self._members.values() if member.holder.model == model]
             try:
-                self._shares[model] = _shares(members, self._ledger.budget)
+                self._shares[model] = _shares(members, self._ledger.budget - contexts)
             except OutOfMemory as error:
                 self._shares[model] = error
 
     def _foreign(self) -> int:
         """Bytes of processes that are not ours. 0 where the driver lists other pids than this namespace's."""
-        used = self._probe.used()
+        try:
+            used = self._probe.used()
+        except OSError as error:
+            log.warning("%s; counting nobody else", error)
+            return 0
         ours = {account.holder.pid for account in self._ledger.holders.values()}
         visible = any(pid in used for pid in ours)
         return sum(nbytes for pid, nbytes in used.items() if pid not in ours) if visible else 0
@@ -253,7 +266,8 @@ class Coordinator:
         """Its bytes return when the driver no longer lists it, not when the kernel says that it is dead."""
         log.warning("%s died; its memory returns when the driver lets go of it", holder)
         self._void(self._ledger.dead(holder.id), holder)
-        while holder.pid in self._probe.used():
+        self._pump()
+        while self._is_listed(holder.pid):
             await asyncio.sleep(PROBE_SECONDS)
         self._void(self._ledger.gone(holder.id), holder)
         del self._members[holder.id]
@@ -266,6 +280,23 @@ class Coordinator:
             self._pump()
         else:
             self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._leave)
+
+    def _is_listed(self, pid: int) -> bool:
+        """Also while the driver does not answer: bytes return only when it says so."""
+        try:
+            return pid in self._probe.used()
+        except OSError as error:
+            log.warning("%s", error)
+            return True
+
+    def _forget(self, holder_id: str) -> None:
+        """Voids what the holder asked for last, if that is not over: a process has one run at a time."""
+        ticket = self._asked.pop(holder_id, None)
+        if ticket is None:
+            return
+        self._ledger.cancel(ticket, self._epoch)
+        if ticket in self._tickets and not self._tickets[ticket].done():
+            self._tickets[ticket].set_exception(StaleEpoch(f"{holder_id} no longer wants this lease"))
 
     def _void(self, tickets: list[str], holder: Holder) -> None:
         for ticket in tickets:
@@ -284,7 +315,7 @@ class Coordinator:
 def _shares(members: list[Member], budget: int) -> Shares:
     """The plan of one model's stages; extra replicas of a stage are not planned for, they are leased like all else."""
     sizes = list({member.size.stage: member.size for member in members}.values())
-    return plans.shares(members[0].policy, sizes, budget - sum(member.holder.context for member in members))
+    return plans.shares(members[0].policy, sizes, budget)
 
 
 def find_coordinator(card_id: str) -> Any:
@@ -304,4 +335,8 @@ async def all_coordinators() -> list[Any]:
     """Every card's coordinator in the cluster."""
     named = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
     names = [entry["name"] for entry in named if entry["namespace"] == NAMESPACE]
-    return [await asyncio.to_thread(ray.get_actor, name, NAMESPACE) for name in names]
+    found = []
+    for name in names:
+        with contextlib.suppress(ValueError):  # it has left since it was listed
+            found.append(await asyncio.to_thread(ray.get_actor, name, NAMESPACE))
+    return found

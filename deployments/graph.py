@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
@@ -16,11 +16,14 @@ from deployments.lease import Job, Terms
 from lightx2v.core import GenerateRequest, Picture
 from lightx2v.errors import DeadlineExceeded, LightError, StageLost
 
+LOST = (RayActorError, OutOfMemoryError, DeploymentUnavailableError)
+"""What a call raises whose process is gone; the second when Ray's memory monitor of the host killed it."""
+
 log = logging.getLogger(__name__)
 
 
 class Graph:
-    """Three stage deployments. What a stage returns goes to the next by reference, and does not pass through here."""
+    """Three stage deployments. What a stage returns is sent to the next by reference, not from here."""
 
     def __init__(self, encode: DeploymentHandle, denoise: DeploymentHandle, decode: DeploymentHandle) -> None:
         self._encode, self._denoise, self._decode = encode, denoise, decode
@@ -67,25 +70,26 @@ class Graph:
 
 
 class Journey:
-    """One request on its way: its age, its deadline, and the one retry that it has."""
+    """One request on its way: its age and its deadline."""
 
     def __init__(self, age: float, deadline: float) -> None:
         self._age, self._deadline = age, deadline
-        self._retries = 1
 
     async def call(self, stage: DeploymentHandle, job: Job, request: GenerateRequest, *inputs: Any) -> Any:
         """The finished response of a stage. A stage whose process died is called once more, with the same inputs."""
-        while True:
-            terms = Terms(self._age, self._deadline - time.monotonic())
-            response = stage.call.remote(job, request, terms, *inputs)
-            try:
-                await _result(response)
-                return response
-            except (RayActorError, DeploymentUnavailableError) as error:
-                log.warning("request %s: the process of its %s stage died", request.id, stage.deployment_name)
-                if self._retries == 0:
-                    raise StageLost(f"the {stage.deployment_name} stage died under this request, and again") from error
-                self._retries -= 1
+        try:
+            return await self._attempt(stage, job, request, *inputs)
+        except LOST as error:
+            log.warning("request %s: the process of its %s stage died: %s", request.id, stage.deployment_name, error)
+        try:
+            return await self._attempt(stage, job, request, *inputs)
+        except LOST as error:
+            raise StageLost(f"the {stage.deployment_name} stage died under this request, and again") from error
+
+    async def _attempt(self, stage: DeploymentHandle, job: Job, request: GenerateRequest, *inputs: Any) -> Any:
+        response = stage.call.remote(job, request, Terms(self._age, self._deadline - time.monotonic()), *inputs)
+        await _result(response)
+        return response
 
 
 async def _result(response: DeploymentResponse) -> Any:

@@ -9,9 +9,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,13 +23,15 @@ from starlette.routing import Route
 
 from deployments.coordinator import all_coordinators
 from deployments.envelope import error_response
-from deployments.graph import Graph
-from deployments.media import decode_picture, encode_picture, read_body, read_form
-from deployments.schema import ImageRequest, Limits, images_body, models_body, parse_form, parse_json, to_requests
+from deployments.graph import LOST, Graph
+from deployments.media import encode_picture, read_body, read_form
+from deployments.schema import ImageRequest, images_body, models_body, parse_form, parse_json, to_requests
 from deployments.settings import AppSettings
 from lightx2v.checkpoint import read_recipe
 from lightx2v.core import Picture
 from lightx2v.errors import InvalidRequest, LightError, ModelNotFound, QueueFull
+from lightx2v.limits import Limits
+from lightx2v.picture import decode_picture
 
 HEALTH_SECONDS = 5.0
 BODY_SECONDS = 60.0
@@ -48,11 +52,15 @@ class Admission:
         self._inside = 0
         self._seconds: deque[float] = deque([1.0], maxlen=16)
 
+    def check(self) -> None:
+        """Raises QueueFull: before a body is read, and again when it has been."""
+        if self._inside >= self._limit:
+            raise QueueFull(f"{self._limit} requests are waiting already; try again later", fmean(self._seconds))
+
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:
         """Raises QueueFull."""
-        if self._inside >= self._limit:
-            raise QueueFull(f"{self._limit} requests are waiting already; try again later", fmean(self._seconds))
+        self.check()
         self._inside += 1
         start = time.monotonic()
         try:
@@ -91,12 +99,14 @@ class Ingress:
 
     async def generations(self, request: Request) -> Response:
         """Text to image."""
+        self._admission.check()
         async with _reading():
             body = await read_body(request, self._limits.max_json_bytes)
         return await self._images(parse_json(body), [])
 
     async def edits(self, request: Request) -> Response:
         """One or several reference images and a prompt to a new image."""
+        self._admission.check()
         async with _reading():
             fields, files = await read_form(request, self._limits.max_upload_bytes, self._limits.max_references)
         return await self._images(parse_form(fields), files)
@@ -107,15 +117,15 @@ class Ingress:
 
     async def residency(self, _: Request) -> Response:
         """Who holds how much of which card."""
-        reports = [coordinator.report.remote() for coordinator in await all_coordinators()]
-        return JSONResponse({"gpus": list(await asyncio.gather(*reports))})
+        asked = [_report(coordinator) for coordinator in await all_coordinators()]
+        return JSONResponse({"gpus": [report for report in await asyncio.gather(*asked) if report is not None]})
 
     async def health(self, _: Request) -> Response:
         """200 when an image can be made, 503 with the reason otherwise."""
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
                 await self._graph.ready()
-        except TimeoutError:
+        except (TimeoutError, *LOST):
             return JSONResponse({"status": "starting", "reason": "a stage does not answer yet"}, 503)
         except LightError as error:
             return JSONResponse({"status": "failed", "reason": str(error)}, 503)
@@ -128,7 +138,8 @@ class Ingress:
         async with self._admission.admitted():
             pictures = [await self._fitted(data) for data in files]
             requests = to_requests(asked, self._recipe, self._limits, [picture.size for picture in pictures])
-            made = await self._graph.generate(requests, pictures, self._timeout_seconds)
+            seconds = self._timeout_seconds - (time.monotonic() - start)
+            made = await self._graph.generate(requests, pictures, seconds)
             encoded = [await asyncio.to_thread(encode_picture, picture, asked.output_format) for picture in made]
         log.info("request %s: %d pictures in %.3f s", requests[0].id, len(made), time.monotonic() - start)
         return JSONResponse(images_body(asked, requests, encoded, int(time.time())))
@@ -158,6 +169,16 @@ def _answering(handler: Handler) -> Handler:
             return error_response(error)
 
     return answer
+
+
+async def _report(coordinator: Any) -> Any:
+    """A card's report; None where its coordinator is gone, or its node."""
+    try:
+        async with asyncio.timeout(HEALTH_SECONDS):
+            return await coordinator.report.remote()
+    except (TimeoutError, RayActorError) as error:
+        log.warning("a coordinator does not answer: %r", error)
+        return None
 
 
 async def _not_served(_: Request, error: Exception) -> Response:

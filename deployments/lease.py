@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from lightx2v.residency.lease import Lease
 Job = Literal["run", "encode"]
 """What a stage can be asked for; only the autoencoder's encodes."""
 
+RETRY_SECONDS = 0.2
 log = logging.getLogger(__name__)
 
 
@@ -33,7 +35,7 @@ class Lessee:
     """One stage process and its card's coordinator.
 
     `find` gives the coordinator, anew after it died; `drop` brings the device weights down to a number of bytes and
-    returns what is left; `moved` reads the counters. None of them is called while a lease is running, except `moved`.
+    returns what is left, and is never called while a lease is running; `moved` reads the counters.
     """
 
     def __init__(
@@ -45,15 +47,17 @@ class Lessee:
         self._lease: Lease | None = None
         self._epoch = ""
         self._joining = asyncio.Lock()
+        self._context = Context()
 
     async def start(self) -> asyncio.Task[None]:
         """Joins, and obeys from then on in the task that is returned."""
+        self._context = copy_context()
         await self._join("")
         return asyncio.create_task(self._obey())
 
     @asynccontextmanager
     async def lease(self, workspace: int, terms: Terms) -> AsyncIterator[Lease]:
-        """The right to run. The body sets `self.weights` to what it left resident."""
+        """The right to run. The body says by `holds` what it left resident."""
         self._lease = lease = await self._ask(workspace, terms)
         self._weights = lease.weights
         try:
@@ -61,7 +65,7 @@ class Lessee:
         finally:
             self._lease = None
             release = self._call("release", lease.id, self._weights, self._id, self._moved(), fenced=True)
-            await asyncio.shield(asyncio.ensure_future(release))
+            await self._apart(release)
 
     def holds(self, nbytes: int) -> None:
         """Notes what the stage has resident after its run."""
@@ -82,9 +86,14 @@ class Lessee:
             lease: Lease = await asyncio.shield(asked)
         except asyncio.CancelledError:
             asked.cancel()
-            await asyncio.shield(asyncio.ensure_future(self._call("abandon", self._id, fenced=True)))
+            await self._apart(self._call("abandon", self._id, fenced=True))
             raise
         return lease
+
+    async def _apart(self, call: Coroutine[Any, Any, None]) -> None:
+        """Runs to its end even if the request is cancelled meanwhile. Ray takes what a request calls down with it, and
+        tells whose call it is by the context: so this runs in the one of the start."""
+        await asyncio.shield(asyncio.get_running_loop().create_task(call, context=self._context))
 
     async def _obey(self) -> None:
         while True:
@@ -104,8 +113,6 @@ class Lessee:
                 if not isinstance(error.cause, StaleEpoch):
                     raise error.cause from None
             await self._join(epoch)
-            if method == "release":
-                return None
 
     async def _join(self, stale: str) -> None:
         """Registers with the present coordinator, unless another task has done so since `stale`."""
@@ -118,5 +125,8 @@ class Lessee:
                     join = self._coordinator.join.remote(self._member, self._weights, self._lease, self._moved())
                     self._epoch = await join
                     return
-                except RayActorError:
-                    log.warning("the coordinator died while it was joined; trying again")
+                except RayActorError as error:
+                    if getattr(error, "actor_init_failed", False):
+                        raise
+                    log.warning("the coordinator died while it was joined; trying again: %s", error)
+                    await asyncio.sleep(RETRY_SECONDS)

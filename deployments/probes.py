@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from typing import Any, Protocol
 
-from lightx2v.weights.card import CpuCard
+from lightx2v.weights.card import CpuCard, host_memory
 
 CPU_CARD = "cpu-"
 """The id of a cpu card is this and its node's id; any other id is a GPU's uuid."""
@@ -19,7 +18,7 @@ class Probe(Protocol):
         """Bytes of memory."""
 
     def used(self) -> dict[int, int]:
-        """Bytes by pid, of every process that the driver lists."""
+        """Bytes by pid, of every process that the driver lists. Raises OSError if it does not answer."""
 
 
 class CpuProbe:
@@ -45,7 +44,10 @@ class NvmlProbe:
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).total)
 
     def used(self) -> dict[int, int]:
-        processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        try:
+            processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        except self._nvml.NVMLError as error:
+            raise OSError(f"the driver does not tell who uses {self._uuid}: {error}") from error
         return {process.pid: int(process.usedGpuMemory or 0) for process in processes}
 
     @cached_property
@@ -63,8 +65,3 @@ class NvmlProbe:
 def open_probe(card_id: str) -> Probe:
     """The probe of a card, by its id."""
     return CpuProbe(card_id) if card_id.startswith(CPU_CARD) else NvmlProbe(card_id)
-
-
-def host_memory() -> int:
-    """Bytes of memory of this host, which is the cpu card when no budget is set."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -25,4 +25,4 @@ class QueueDepth:
 
     def _room(self, context: AutoscalingContext) -> int:
         reported = (context.aggregated_metrics or {}).get("room", {}).values()
-        return int(max(reported, default=context.target_num_replicas)) * self._cards
+        return int(max(reported)) * self._cards if reported else int(context.target_num_replicas)

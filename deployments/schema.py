@@ -11,7 +11,7 @@ import re
 import secrets
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -20,36 +20,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 from deployments.media import OutputFormat, b64, data_url
 from lightx2v.core import GenerateRequest, Size
 from lightx2v.errors import InvalidRequest
+from lightx2v.limits import RANDOM_SEEDS, SEEDS, Limits
 from lightx2v.models.registry import Recipe
-
-SEEDS = 2**63
-RANDOM_SEEDS = 2**53
-"""Seeds drawn here stay exact in JavaScript, so that a picture can be made again from a browser."""
 
 IGNORED = frozenset(
     {"user", "safety_identifier", "quality", "style", "background", "moderation"}
     | {"output_compression", "input_fidelity", "partial_images"}
 )
 """Documented by OpenAI, without meaning for an open model; accepted so that stock clients work."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one request may ask for.
-
-    `max_aspect` is the longer side over the shorter: models are trained near 1:1 to 1:3, and a strip of 16x65536 has
-    few pixels yet positions that no model has seen. `max_json_bytes` holds two prompts of `max_prompt_chars` escaped
-    as \\uXXXX pairs, the longest spelling JSON has.
-    """
-
-    max_pixels: int = 2048 * 2048
-    min_side: int = 16
-    max_aspect: int = 8
-    max_steps: int = 100
-    max_prompt_chars: int = 32_768
-    max_references: int = 8
-    max_json_bytes: int = 1 << 20
-    max_upload_bytes: int = 32 << 20
 
 
 def _text(text: str) -> str:
@@ -123,27 +101,19 @@ def to_requests(
     request: ImageRequest, recipe: Recipe, limits: Limits, references: Sequence[Size] = ()
 ) -> tuple[GenerateRequest, ...]:
     """One frozen request per picture, with consecutive seeds. `references` are the sizes of the fitted ones."""
-    size = request.size or recipe.edit_size(references)
-    _check_size(size, recipe.multiple, limits)
-    _at_most(limits.max_references, len(references), "image")
-    _at_most(limits.max_prompt_chars, len(request.prompt), "prompt", " characters")
-    _at_most(limits.max_prompt_chars, len(request.negative_prompt), "negative_prompt", " characters")
-    steps = recipe.steps if request.num_inference_steps is None else request.num_inference_steps
-    _at_most(limits.max_steps, steps, "num_inference_steps")
-    seed = secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed
-    return tuple(
-        GenerateRequest(
-            id=str(uuid.uuid4()),
-            prompt=request.prompt,
-            size=size,
-            steps=steps,
-            seed=(seed + index) % SEEDS,
-            guidance=recipe.guidance if request.guidance_scale is None else request.guidance_scale,
-            negative_prompt=request.negative_prompt,
-            references=tuple(references),
-        )
-        for index in range(request.n)
+    first = GenerateRequest(
+        id=str(uuid.uuid4()),
+        prompt=request.prompt,
+        size=request.size or recipe.edit_size(references),
+        steps=recipe.steps if request.num_inference_steps is None else request.num_inference_steps,
+        seed=secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed,
+        guidance=recipe.guidance if request.guidance_scale is None else request.guidance_scale,
+        negative_prompt=request.negative_prompt,
+        references=tuple(references),
     )
+    limits.check(first, recipe.multiple)
+    seeds = ((first.seed + index) % SEEDS for index in range(request.n))
+    return tuple(replace(first, id=str(uuid.uuid4()), seed=seed) for seed in seeds)
 
 
 def images_body(
@@ -220,23 +190,3 @@ def _first(error: ValidationError) -> InvalidRequest:
         return InvalidRequest(f"{param} is required", param)
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
     return InvalidRequest(f"{param}: {message}, got {shown(first['input'])}", param)
-
-
-def _at_most(limit: int, value: int, param: str, unit: str = "") -> None:
-    if value > limit:
-        raise InvalidRequest(f"{param}: at most {limit}{unit}, got {value}", param)
-
-
-def _check_size(size: Size, multiple: int, limits: Limits) -> None:
-    short, long = sorted((size.width, size.height))
-    complaint = None
-    if short < limits.min_side:
-        complaint = f"each side must be at least {limits.min_side} pixels"
-    elif short * long > limits.max_pixels:
-        complaint = f"at most {limits.max_pixels} pixels in all"
-    elif long > limits.max_aspect * short:
-        complaint = f"the longer side may be at most {limits.max_aspect} times the shorter"
-    elif size.width % multiple or size.height % multiple:
-        complaint = f"width and height must be multiples of {multiple}"
-    if complaint:
-        raise InvalidRequest(f"size: {complaint}, got {size}", "size")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from lightx2v.config import EngineSettings
+from lightx2v.config import EngineSettings, Settings
 
 
-class PerStage(BaseModel):
-    """One value per stage."""
+class Fractions(Settings):
+    """Of a card, for one replica of each stage."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    encode: float = Field(default=0.2, gt=0, le=1)
+    denoise: float = Field(default=0.6, gt=0, le=1)
+    decode: float = Field(default=0.2, gt=0, le=1)
 
-    encode: float
-    denoise: float
-    decode: float
+    @property
+    def sets_per_card(self) -> int:
+        """How many replicas of all three fit on a card together; more of one would keep another from being placed."""
+        return max(1, int(1 / (self.encode + self.denoise + self.decode) + 1e-9))
 
 
 class AppSettings(EngineSettings):
@@ -25,7 +28,7 @@ class AppSettings(EngineSettings):
     name: str | None = None
     """The model's id in the API; absent: the last part of `model`."""
 
-    gpu_fractions: PerStage = PerStage(encode=0.2, denoise=0.6, decode=0.2)
+    gpu_fractions: Fractions = Fractions()
     """Ray's bookkeeping of who may share a card. Above a half, no two replicas of a stage do."""
 
     max_replicas: int = Field(default=4, ge=1)

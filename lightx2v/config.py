@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,16 +18,32 @@ from lightx2v.errors import InvalidSettings
 BUNDLED_MODEL = Path(__file__).parent / "assets" / "flux2-shapes"
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
-ENVIRONMENT = {"model": "LIGHTX2V_MODEL", "gpu_budget": "LIGHTX2V_GPU_BUDGET"}
+ENVIRONMENT: Mapping[str, str] = {"model": "LIGHTX2V_MODEL", "gpu_budget": "LIGHTX2V_GPU_BUDGET"}
 
 T = TypeVar("T", bound=BaseModel)
+MOST_BYTES = 1 << 60
+"""More than any device has."""
+
 Granularity = Literal["model", "phase", "block"]
 
 
-class EngineSettings(BaseModel):
-    """One model and how its weights live. Shared by the command line and the server."""
+class Settings(BaseModel):
+    """Frozen; an unknown key is an error that names the nearest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: object) -> object:
+        known = list(cls.model_fields)
+        for key in values if isinstance(values, dict) else ():
+            if key not in known:
+                raise ValueError(f"unknown setting {key!r}{did_you_mean(key, known)}; known are {', '.join(known)}")
+        return values
+
+
+class EngineSettings(Settings):
+    """One model and how its weights live. Shared by the command line and the server."""
 
     model: str = str(BUNDLED_MODEL)
     """A folder in the diffusers layout, or a hub id."""
@@ -57,15 +75,6 @@ class EngineSettings(BaseModel):
             return "whole"
         return "model" if self.offload_granularity == "model" else "streamed"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, values: object) -> object:
-        known = list(cls.model_fields)
-        for key in values if isinstance(values, dict) else ():
-            if key not in known:
-                raise ValueError(f"unknown setting {key!r}{did_you_mean(key, known)}; known are {', '.join(known)}")
-        return values
-
     @field_validator("gpu_budget", mode="before")
     @classmethod
     def _bytes(cls, value: object) -> object:
@@ -85,12 +94,12 @@ class EngineSettings(BaseModel):
         return self
 
 
-def parse_settings(kind: type[T], values: dict[str, Any]) -> T:
-    """Settings of `kind`; the environment overrides the model and the budget.
+def parse_settings(kind: type[T], values: dict[str, Any], environment: Mapping[str, str] = ENVIRONMENT) -> T:
+    """Settings of `kind`; where the `environment` has a variable for a field, it overrides the value.
 
     Raises InvalidSettings, which says what is wrong in one sentence.
     """
-    named = {field: os.environ.get(variable, "") for field, variable in ENVIRONMENT.items()}
+    named = {field: os.environ.get(variable, "") for field, variable in environment.items()}
     try:
         return kind.model_validate({**values, **{field: value for field, value in named.items() if value}})
     except ValidationError as error:
@@ -102,12 +111,13 @@ def parse_settings(kind: type[T], values: dict[str, Any]) -> T:
 def parse_bytes(text: str) -> int:
     """'24GiB', '31.35 GiB', '500MB', '1024' as bytes. Raises ValueError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    if match is None or match[2].upper() not in UNITS:
+    nbytes = float(match[1]) * UNITS.get(match[2].upper(), math.nan) if match else math.nan
+    if not nbytes < MOST_BYTES:
         raise ValueError(f"{text!r} is not a size; write for example 24GiB, 500MB or a number of bytes")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    return int(nbytes)
 
 
 def did_you_mean(key: str, known: list[str]) -> str:
     """A hint with the nearest known key, or nothing."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from types import MappingProxyType
 
-from lightx2v.core import STAGES, StageName
+from lightx2v.core import STAGES
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
 from lightx2v.residency.account import Account, Order, Ticket
 from lightx2v.residency.lease import Event, Granted, Holder, Lease, Need, Refused, Shrink
@@ -54,11 +54,6 @@ class Ledger:
     @property
     def holders(self) -> Mapping[str, Account]:
         return MappingProxyType(self._accounts)
-
-    def depth(self, model: str, stage: StageName) -> int:
-        """How many tickets wait for this stage."""
-        holders = (self._accounts[ticket.holder].holder for ticket in self._waiting.values())
-        return sum(holder.model == model and holder.stage == stage for holder in holders)
 
     def join(self, holder: Holder, weights: int = 0, lease: Lease | None = None) -> None:
         """Register a process, with what it holds if a previous ledger granted it that. Known ids change nothing."""

@@ -53,10 +53,18 @@ Shares = dict[StageName, Share]
 
 
 def shares(policy: Policy, stages: Sequence[StageSize], budget: int) -> Shares:
-    """The shares that a policy gives; `budget` leaves the contexts out and matters to `auto` only."""
+    """The shares that a policy gives within `budget`, which leaves the contexts out.
+
+    Raises OutOfMemory if a stage could not run even with the card to itself.
+    """
     if policy == "auto":
         return plan(stages, budget)
-    return {"whole": whole, "model": model, "streamed": streamed}[policy](stages)
+    given = {"whole": whole, "model": model, "streamed": streamed}[policy](stages)
+    for size in stages:
+        needed = running(size, given[size.stage])
+        if needed > budget:
+            raise OutOfMemory(f"{size.stage} needs {needed} bytes to run as it is set to; the budget is {budget}")
+    return given
 
 
 def plan(stages: Sequence[StageSize], budget: int) -> Shares:
@@ -101,14 +109,9 @@ def streamed(stages: Sequence[StageSize]) -> Shares:
     return {size.stage: Share(size.stage, 0, size.rest) for size in stages}
 
 
-def room(stage: StageName, stages: Sequence[StageSize], shares: Shares, budget: int, context: int) -> int:
-    """How many replicas of `stage` can run at once beside one resting replica of each other stage; at least 1.
-
-    `budget` is the ledger's: it includes `context` bytes for every process.
-    """
-    others = sum(context + shares[size.stage].resident for size in stages if size.stage != stage)
-    each = next(context + running(size, shares[stage]) for size in stages if size.stage == stage)
-    return max(1, (budget - others) // each)
+def room(size: StageSize, share: Share, free: int, context: int) -> int:
+    """How many replicas of a stage can run at once in `free` bytes, each with its context; at least 1."""
+    return max(1, free // (context + running(size, share)))
 
 
 def _feasible(stages: Sequence[StageSize], budget: int) -> Iterator[tuple[Share, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,11 +83,6 @@ class Stage(Generic[C]):
         uses = request.steps if self.name == "denoise" else 1
         return StageSize(self.name, units, self.rest, self.workspace(request), self.slot, uses)
 
-    def place(self, nbytes: int) -> None:
-        """Makes at most `nbytes` of weights resident, those that are needed first."""
-        with torch.inference_mode():
-            self._residence.place(nbytes)
-
     def drop(self, nbytes: int) -> int:
         """Keeps at most `nbytes` of weights resident; returns what is."""
         self._residence.drop(nbytes)
@@ -95,12 +91,15 @@ class Stage(Generic[C]):
     @contextmanager
     def granted(self, grant: Grant) -> Iterator[None]:
         """Within: weights placed as granted, the rest streams. After: only `keep` stays, also after a failure."""
-        self.drop(grant.weights)
+        held = self.drop(grant.weights)
         slot = self.slot if grant.weights < self.reachable else 0
         try:
-            with torch.inference_mode(), self.device.workspace(grant.weights + slot, grant.workspace - slot):
+            with torch.inference_mode(), self.device.workspace(grant.weights - held + slot, grant.workspace - slot):
                 self._residence.place(grant.weights)
                 yield
+        except BaseException as error:
+            _let_go(error)
+            raise
         finally:
             self.drop(grant.keep)
 
@@ -114,6 +113,13 @@ def check(cancelled: Cancel) -> None:
     """Raises Cancelled if the caller is gone."""
     if cancelled():
         raise Cancelled("the caller went away")
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Clears the frames that an error holds on to: activations in them would outlive the lease."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _phases(component: Component) -> tuple[str, ...]:

@@ -16,6 +16,11 @@ from pathlib import Path
 from lightx2v.errors import OutOfMemory
 
 
+def host_memory() -> int:
+    """Bytes of memory of this host: the size of its cpu card where no budget is set."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 class CpuCard:
     """Bytes per process, in a locked file that exists only while somebody holds some. Linux only."""
 

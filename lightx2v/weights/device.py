@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 from lightx2v.errors import OutOfMemory
-from lightx2v.weights.card import CpuCard
+from lightx2v.weights.card import CpuCard, host_memory
 
 LIBRARY_BYTES = 128 << 20
 """What cuBLAS and its kin take through torch's allocator when they are first used, and keep."""
@@ -36,8 +35,8 @@ class Device(ABC):
         """Gives up a slab of `allocate`; the caller drops its references."""
 
     @abstractmethod
-    def workspace(self, weights: int, nbytes: int) -> AbstractContextManager[None]:
-        """Room for `nbytes` of activations beside `weights` bytes of slabs; their sum may not be exceeded inside."""
+    def workspace(self, growth: int, nbytes: int) -> AbstractContextManager[None]:
+        """Room for `growth` more bytes of slabs and for `nbytes` of activations; their sum holds inside."""
 
     @abstractmethod
     def total(self) -> int:
@@ -78,7 +77,7 @@ class CpuDevice(Device):
         self._give(slab.nbytes)
 
     @contextmanager
-    def workspace(self, weights: int, nbytes: int) -> Iterator[None]:
+    def workspace(self, growth: int, nbytes: int) -> Iterator[None]:
         self._take(nbytes)
         try:
             yield
@@ -86,7 +85,7 @@ class CpuDevice(Device):
             self._give(nbytes)
 
     def total(self) -> int:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return host_memory()
 
     def trim(self) -> None:
         return None
@@ -106,6 +105,7 @@ class CudaDevice(Device):
     def __init__(self, index: int = 0) -> None:
         self.torch_device = torch.device("cuda", index)
         torch.cuda.set_device(self.torch_device)
+        self._slab_bytes = 0
         self._total = torch.cuda.get_device_properties(self.torch_device).total_memory
 
     def cost(self, nbytes: int) -> int:
@@ -113,16 +113,18 @@ class CudaDevice(Device):
 
     def allocate(self, nbytes: int) -> torch.Tensor:
         try:
-            return torch.empty(nbytes, dtype=torch.uint8, device=self.torch_device)
+            slab = torch.empty(nbytes, dtype=torch.uint8, device=self.torch_device)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(f"{self.torch_device}: {nbytes} bytes for weights: {error}") from error
+        self._slab_bytes += self.cost(nbytes)
+        return slab
 
     def free(self, slab: torch.Tensor) -> None:
-        return None
+        self._slab_bytes -= self.cost(slab.nbytes)
 
     @contextmanager
-    def workspace(self, weights: int, nbytes: int) -> Iterator[None]:
-        limit = weights + nbytes + LIBRARY_BYTES
+    def workspace(self, growth: int, nbytes: int) -> Iterator[None]:
+        limit = self._slab_bytes + growth + nbytes + LIBRARY_BYTES
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / self._total), self.torch_device)
         try:
             yield

@@ -33,7 +33,7 @@ class Source(Protocol):
 
 
 class HostCopy:
-    """The node's master copy: one allocation of exact size, filled once by parallel reads, never written again.
+    """A process's master copy: one allocation of exact size, filled once by parallel reads, never written again.
 
     For a CUDA device it is registered with the driver (pinned) in place, so a copy to the device runs at the link's
     rate; torch's own pinned allocator would round the size up to a power of two.

@@ -12,10 +12,11 @@ from ray.exceptions import RayTaskError
 from starlette.exceptions import HTTPException
 
 from deployments.envelope import NEUTRAL, STATUS, error_response
-from deployments.schema import Limits, images_body, models_body, parse_form, to_requests
+from deployments.schema import images_body, models_body, parse_form, to_requests
 from lightx2v import errors
 from lightx2v.core import Size
 from lightx2v.errors import InvalidRequest
+from lightx2v.limits import Limits
 from lightx2v.models.flux2.recipe import Flux2Recipe
 
 TINY = Flux2Recipe(distilled=True, size=Size(64, 48), steps=4, guidance=1.0, multiple=16)

@@ -18,14 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deployments.media import (
-    MAX_PICTURE_PIXELS,
-    OutputFormat,
-    decode_picture,
-    encode_picture,
-)
+from deployments.media import OutputFormat, encode_picture
 from lightx2v.core import Picture
 from lightx2v.errors import InvalidRequest
+from lightx2v.picture import MAX_PICTURE_PIXELS, decode_picture
 
 NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 BASE = Image.fromarray(NOISE)

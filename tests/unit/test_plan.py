@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightx2v.core import STAGES, StageName
+from lightx2v.core import STAGES, Policy, StageName
 from lightx2v.errors import OutOfMemory
-from lightx2v.residency.plan import Share, Shares, StageSize, cost, model, plan, room, running, streamed, whole
+from lightx2v.residency.plan import Share, Shares, StageSize, cost, model, plan, room, running, shares, streamed, whole
 
 GIB = 2**30
 KLEIN = (
@@ -142,8 +142,14 @@ def test_fixed_policies() -> None:
 
 
 def test_room_counts_replicas_that_run_at_once() -> None:
-    stages = (StageSize("encode", (4,), 0, 1, 4, 1), StageSize("denoise", (10,), 0, 3, 10, 4))
-    shares = whole(stages)
-    assert room("encode", stages, shares, budget=11 + 3 * 6, context=1) == 3
-    assert room("encode", stages, shares, budget=11 + 3 * 6 - 1, context=1) == 2
-    assert room("denoise", stages, shares, budget=5, context=1) == 1
+    size = StageSize("encode", (4,), 0, 1, 4, 1)
+    share = whole([size])["encode"]
+    assert room(size, share, free=3 * 6, context=1) == 3
+    assert room(size, share, free=3 * 6 - 1, context=1) == 2
+    assert room(size, share, free=-5, context=1) == 1
+
+
+@pytest.mark.parametrize("policy", ["auto", "whole", "model", "streamed"])
+def test_a_budget_that_no_run_fits_in_is_refused(policy: Policy) -> None:
+    with pytest.raises(OutOfMemory, match="denoise needs"):
+        shares(policy, KLEIN[1:2], GIB)

@@ -17,16 +17,14 @@ from deployments.envelope import error_response
 from deployments.schema import (
     FIELDS,
     IGNORED,
-    RANDOM_SEEDS,
-    SEEDS,
     ImageRequest,
-    Limits,
     parse_form,
     parse_json,
     to_requests,
 )
 from lightx2v.core import Size
 from lightx2v.errors import InvalidRequest
+from lightx2v.limits import RANDOM_SEEDS, SEEDS, Limits
 from lightx2v.models.flux2.recipe import Flux2Recipe
 
 TINY = Flux2Recipe(distilled=True, size=Size(64, 48), steps=4, guidance=1.0, multiple=16)

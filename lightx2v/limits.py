@@ -1,0 +1,69 @@
+"""What one request may ask for, over HTTP and on the command line alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightx2v.core import GenerateRequest, Size
+from lightx2v.errors import InvalidRequest
+
+SEEDS = 2**63
+RANDOM_SEEDS = 2**53
+"""Seeds that are drawn stay exact in JavaScript, so that a picture can be made again from a browser."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may ask for.
+
+    `max_aspect` is the longer side over the shorter: models are trained near 1:1 to 1:3, and a strip of 16x65536 has
+    few pixels yet positions that no model has seen. `max_json_bytes` holds two prompts of `max_prompt_chars` escaped
+    as \\uXXXX pairs, the longest spelling JSON has.
+    """
+
+    max_pixels: int = 2048 * 2048
+    min_side: int = 16
+    max_aspect: int = 8
+    max_steps: int = 100
+    max_guidance: float = 100.0
+    max_prompt_chars: int = 32_768
+    max_references: int = 8
+    max_json_bytes: int = 1 << 20
+    max_upload_bytes: int = 32 << 20
+
+    def check(self, request: GenerateRequest, multiple: int) -> None:
+        """Raises InvalidRequest for the first thing that is wrong. `multiple`: of which the model's sides must be."""
+        self._check_size(request.size, multiple)
+        if not request.prompt.strip():
+            raise InvalidRequest("prompt: must not be empty", "prompt")
+        if not 0 <= request.seed < SEEDS:
+            raise InvalidRequest(f"seed: must be from 0 to {SEEDS - 1}, got {request.seed}", "seed")
+        if request.steps < 1:
+            raise InvalidRequest(f"num_inference_steps: must be at least 1, got {request.steps}", "num_inference_steps")
+        if not 0 <= request.guidance <= self.max_guidance:
+            raise InvalidRequest(
+                f"guidance_scale: must be from 0 to {self.max_guidance:g}, got {request.guidance}", "guidance_scale"
+            )
+        _at_most(self.max_steps, request.steps, "num_inference_steps")
+        _at_most(self.max_references, len(request.references), "image")
+        _at_most(self.max_prompt_chars, len(request.prompt), "prompt", " characters")
+        _at_most(self.max_prompt_chars, len(request.negative_prompt), "negative_prompt", " characters")
+
+    def _check_size(self, size: Size, multiple: int) -> None:
+        short, long = sorted((size.width, size.height))
+        complaint = None
+        if short < self.min_side:
+            complaint = f"each side must be at least {self.min_side} pixels"
+        elif short * long > self.max_pixels:
+            complaint = f"at most {self.max_pixels} pixels in all"
+        elif long > self.max_aspect * short:
+            complaint = f"the longer side may be at most {self.max_aspect} times the shorter"
+        elif size.width % multiple or size.height % multiple:
+            complaint = f"width and height must be multiples of {multiple}"
+        if complaint:
+            raise InvalidRequest(f"size: {complaint}, got {size}", "size")
+
+
+def _at_most(limit: int, value: int, param: str, unit: str = "") -> None:
+    if value > limit:
+        raise InvalidRequest(f"{param}: at most {limit}{unit}, got {value}", param)

@@ -1,0 +1,209 @@
+"""`python -m lightx2v`: a picture, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightx2v.__main__ import main
+from lightx2v.config import ENVIRONMENT
+from lightx2v.core import GenerateRequest, Picture, Size
+from lightx2v.pipeline import Pipeline
+
+ROOT = Path(__file__).parents[2]
+PROMPT = "a red circle"
+
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def command(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command line on the tiny model, in the settings of the `pipeline` fixture, writing to the test's folder."""
+    for variable in ENVIRONMENT.values():
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, prompt: str = PROMPT, model: Path = checkpoint) -> int:
+        return main([prompt, "--model", str(model), "--dtype", "float32", "--device", "cpu", *arguments])
+
+    return run
+
+
+@pytest.fixture
+def refused(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The message of a command that fails, and leaves nothing behind."""
+
+    def run(*arguments: str, prompt: str = PROMPT, **where: Path) -> str:
+        before = sorted(tmp_path.iterdir())
+        assert command(*arguments, prompt=prompt, **where) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "Traceback" not in captured.err
+        assert sorted(tmp_path.iterdir()) == before
+        (message,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+        return message
+
+    return run
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert (image.format, image.mode) == ("PNG", "RGB")
+        return np.asarray(image)
+
+
+def request(size: Size, seed: int, steps: int = 4, **fields: object) -> GenerateRequest:
+    return GenerateRequest("cli", PROMPT, size, steps, seed, **fields)  # type: ignore[arg-type]
+
+
+def test_a_picture_like_the_pipelines(
+    command: Command, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("-o", "circle.png", "--seed", "7") == 0
+    captured = capsys.readouterr()
+    assert captured.out == "circle.png\n"
+    assert "seed 7" in captured.err
+    assert "4/4" in captured.err, "a bar that reached its end"
+    expected = pipeline.generate(request(Size(64, 64), 7)).pixels
+    assert np.array_equal(pixels(tmp_path / "circle.png"), expected)
+
+
+def test_size_steps_and_the_name_when_none_is_given(command: Command, pipeline: Pipeline, tmp_path: Path) -> None:
+    assert command("--seed", "0", "--size", "48x32", "--steps", "2") == 0
+    made = pixels(tmp_path / "out.png")
+    assert made.shape == (32, 48, 3)
+    assert np.array_equal(made, pipeline.generate(request(Size(48, 32), 0, steps=2)).pixels)
+
+
+def test_seeds_make_different_pictures_and_none_is_drawn_twice(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("1.png", "2.png"):
+        assert command("-o", name, "--steps", "1", "--size", "32x32") == 0
+    assert not np.array_equal(pixels(tmp_path / "1.png"), pixels(tmp_path / "2.png"))
+
+
+def test_references(command: Command, pipeline: Pipeline, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    for index, reference in enumerate(noise):
+        Image.fromarray(reference).save(tmp_path / f"reference{index}.png")
+    assert command("-o", "one.png", "--seed", "3", "-i", "reference0.png") == 0
+    assert command("-o", "two.png", "--seed", "3", "-i", "reference0.png", "-i", "reference1.png") == 0
+    size = Size(96, 64)
+    for name, count in (("one.png", 1), ("two.png", 2)):
+        pictures = [Picture(reference) for reference in noise[:count]]
+        expected = pipeline.generate(request(size, 3, references=(size,) * count), pictures).pixels
+        assert np.array_equal(pixels(tmp_path / name), expected), name
+    assert not np.array_equal(pixels(tmp_path / "one.png"), pixels(tmp_path / "two.png"))
+
+
+def test_settings_are_those_of_a_configuration(command: Command, pipeline: Pipeline, tmp_path: Path) -> None:
+    offload = ("--cpu-offload", "true", "--offload-granularity", "block", "--lazy-load", "true")
+    assert command("--seed", "7", *offload, "--gpu-budget", "64MiB") == 0
+    assert np.array_equal(pixels(tmp_path / "out.png"), pipeline.generate(request(Size(64, 64), 7)).pixels)
+
+
+def test_a_budget_that_is_too_small_is_told(refused: Callable[..., str]) -> None:
+    assert "the budget is 1000" in refused("--gpu-budget", "1000")
+
+
+def test_a_missing_folder(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert refused(model=tmp_path / "nowhere") == f"error: {tmp_path / 'nowhere'}: no such folder"
+
+
+@pytest.mark.parametrize("part", ["transformer", "text_encoder", "vae"])
+def test_a_truncated_weight_file_is_named(
+    refused: Callable[..., str], checkpoint: Path, tmp_path: Path, part: str
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "model")
+    (file,) = (tmp_path / "model" / part).glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    assert str(file) in refused(model=tmp_path / "model")
+
+
+def test_a_missing_weight_file(refused: Callable[..., str], checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "model", ignore=shutil.ignore_patterns("diffusion*.safetensors"))
+    assert str(tmp_path / "model" / "transformer") in refused(model=tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "size", ["64", "64x", "x64", "64x63", "0x64", "64x0", "-64x64", "64x64x64", "64 x 64", "1e3x64"]
+)
+def test_a_bad_size(refused: Callable[..., str], size: str) -> None:
+    message = refused(f"--size={size}")
+    assert "size" in message
+    assert size in message
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**63), 2**63, 2**64])
+def test_a_seed_beyond_what_the_server_takes(refused: Callable[..., str], seed: int) -> None:
+    assert "seed" in refused(f"--seed={seed}")
+
+
+def test_the_largest_seed(command: Command, pipeline: Pipeline, tmp_path: Path) -> None:
+    assert command("--seed", str(2**63 - 1), "--steps", "1") == 0
+    assert np.array_equal(pixels(tmp_path / "out.png"), pipeline.generate(request(Size(64, 64), 2**63 - 1, 1)).pixels)
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_steps_are_positive(refused: Callable[..., str], steps: int) -> None:
+    assert "steps" in refused(f"--steps={steps}")
+
+
+@pytest.mark.parametrize("guidance", ["nan", "inf"])
+def test_guidance_is_a_number(refused: Callable[..., str], guidance: str) -> None:
+    assert "guidance" in refused(f"--guidance={guidance}")
+
+
+@pytest.mark.parametrize(
+    "setting", ["--dtype=int8", "--device=tpu", "--cpu-offload=sometimes", "--gpu-budget=much", "--lazy-load=true"]
+)
+def test_a_value_of_a_setting_that_is_not_known(refused: Callable[..., str], setting: str) -> None:
+    key = setting.lstrip("-").partition("=")[0].replace("-", "_")
+    assert key in refused(setting)
+
+
+def test_a_reference_that_is_not_there_or_no_picture(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    Image.new("RGB", (8, 8)).save(tmp_path / "small.png")
+    for name in ("nowhere.png", "text.png"):
+        assert name in refused("-i", name)
+    assert "too small" in refused("-i", "small.png")
+
+
+def test_a_reference_of_200_megapixels(refused: Callable[..., str], tmp_path: Path) -> None:
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "huge.png")
+    assert "pixels" in refused("-i", "huge.png")
+
+
+@pytest.mark.parametrize(
+    ("output", "complaint"),
+    [
+        ("out.unknown", "the name must end in one of .png"),
+        ("out", "the name must end in one of .png"),
+        ("nowhere/out.png", "there is no folder nowhere"),
+    ],
+)
+def test_an_output_that_cannot_be_written(
+    command: Command, capsys: pytest.CaptureFixture[str], output: str, complaint: str
+) -> None:
+    """Told before a picture is made for it."""
+    with pytest.raises(SystemExit) as caught:
+        command("-o", output)
+    assert caught.value.code == 2
+    assert f"{output}: {complaint}" in capsys.readouterr().err
+
+
+def test_the_module_itself(checkpoint: Path, tmp_path: Path) -> None:
+    """As it is typed: the exit status, and nothing but the message on a failure."""
+    arguments = [sys.executable, "-m", "lightx2v", PROMPT, "--model", str(tmp_path / "nowhere")]
+    run = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == f"error: {tmp_path / 'nowhere'}: no such folder\n"

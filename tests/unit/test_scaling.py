@@ -1,0 +1,74 @@
+"""The scaling policy is a function of what Serve counts and of what the replicas say of their cards."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.scaling import QueueDepth
+
+
+def context(requests: float, room: list[float] | None = None, target: int = 1) -> Any:
+    """What Serve's controller gives; `room` as each replica reported it, None where there are no reports yet."""
+    metrics = {} if room is None else {"room": {f"replica-{index}": value for index, value in enumerate(room)}}
+    return SimpleNamespace(total_num_requests=requests, target_num_replicas=target, aggregated_metrics=metrics)
+
+
+def wanted(requests: float, *, room: list[float] | None = None, cards: int = 1, target: int = 1) -> int:
+    replicas, state = QueueDepth(2.0, cards)(context(requests, room, target))
+    assert state == {}
+    assert type(replicas) is int
+    return replicas
+
+
+@pytest.mark.parametrize(
+    ("requests", "replicas"), [(0, 1), (0.5, 1), (2, 1), (2.1, 2), (3, 2), (4, 2), (5, 3), (16, 8), (17, 8), (1e6, 8)]
+)
+def test_a_replica_for_every_two_requests_up_to_the_room(requests: float, replicas: int) -> None:
+    assert wanted(requests, room=[8.0]) == replicas
+
+
+def test_the_room_is_per_card() -> None:
+    assert wanted(100, room=[2.0], cards=3) == 6
+
+
+def test_one_replica_stays_though_no_card_has_room() -> None:
+    assert wanted(100, room=[0.0]) == wanted(0, room=[0.0]) == 1
+
+
+def test_replicas_that_disagree_are_believed_by_the_best() -> None:
+    """A replica that has only joined may not know of its card yet and says 1."""
+    assert wanted(100, room=[1.0, 4.0, 3.0]) == 4
+
+
+@pytest.mark.parametrize("target", [1, 3])
+def test_without_reports_nothing_grows(target: int) -> None:
+    assert wanted(100, target=target, cards=2) == target
+    assert wanted(0, target=target, cards=2) == 1
+
+
+def test_no_metrics_at_all_is_no_report() -> None:
+    nothing = context(100, target=2)
+    nothing.aggregated_metrics = None
+    assert QueueDepth(2.0, 1)(nothing) == (2, {})
+    nothing.aggregated_metrics = {"room": {}}
+    assert QueueDepth(2.0, 1)(nothing) == (2, {})
+
+
+@given(
+    requests=st.floats(0, 1e6),
+    room=st.lists(st.floats(0, 64), max_size=4) | st.none(),
+    cards=st.integers(1, 8),
+    target=st.integers(1, 8),
+)
+def test_always_at_least_one_and_never_more_than_there_is_room_for(
+    requests: float, room: list[float] | None, cards: int, target: int
+) -> None:
+    most = max(1, int(max(room)) * cards) if room else target
+    replicas = wanted(requests, room=room, cards=cards, target=target)
+    assert 1 <= replicas <= most
+    assert replicas <= wanted(requests + 1, room=room, cards=cards, target=target)
