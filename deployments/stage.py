@@ -48,6 +48,7 @@ class StageServer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=stage)
         self._turn = asyncio.Lock()
         self._memory = asyncio.Lock()
+        self._broken: torch.AcceleratorError | None = None
         card_id = card_identity(cuda)
         self._device = await self._in_thread(open_device, "cuda" if cuda else "cpu", settings, card_id)
         self._stage = await self._in_thread(load_stage, stage, settings, self._device)
@@ -82,9 +83,11 @@ class StageServer:
         return {"room": float(await self._lessee.room())}
 
     def check_health(self) -> None:
-        """Asked by Serve: without obedience the card would dead-lock."""
+        """Asked by Serve: without obedience the card would dead-lock, and after a device error nothing runs here."""
         if self._obedience.done():
             raise RuntimeError(f"this stage no longer gives way: {self._obedience.exception()!r}")
+        if self._broken is not None:
+            raise RuntimeError(f"the device failed under this process: {self._broken}")
 
     async def _to_the_end(self, work: Callable[[], Any], cancelled: threading.Event) -> Any:
         """Never leaves before the thread has: until then the memory is in use, whoever has gone away."""
@@ -94,8 +97,9 @@ class StageServer:
                 await asyncio.wait([running])
             except asyncio.CancelledError:
                 cancelled.set()
+        if isinstance(error := running.exception(), torch.AcceleratorError):
+            self._broken = error
         if cancelled.is_set():
-            running.exception()
             raise asyncio.CancelledError
         return running.result()
 
