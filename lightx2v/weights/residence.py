@@ -79,8 +79,8 @@ class Residence:
         for unit in reversed(self.layout.units):
             if self.nbytes <= limit:
                 break
-            if (slab := self._slabs.pop(unit.name, None)) is not None:
-                self._let_go(unit, slab)
+            if unit.name in self._slabs:
+                self._let_go(unit)
         self._device.trim()
 
     def _entering(self, unit: Unit) -> Callable[..., None]:
@@ -95,7 +95,7 @@ class Residence:
         def hook(*_: object) -> None:
             if unit.name in self._passing:
                 self._passing.remove(unit.name)
-                self._let_go(unit, self._slabs.pop(unit.name))
+                self._let_go(unit)
 
         return hook
 
@@ -107,10 +107,11 @@ class Residence:
             binding.bind(view(slab, entry))
         return slab
 
-    def _let_go(self, unit: Unit, slab: torch.Tensor) -> None:
+    def _let_go(self, unit: Unit) -> None:
+        """Keeps no reference to the slab: what is held when the device is trimmed does not return to the driver."""
         for binding in self._bindings[unit.name]:
             binding.release()
-        self._device.free(slab)
+        self._device.free(self._slabs.pop(unit.name))
 
 
 def _bindings(module: nn.Module, unit: Unit) -> list[Binding]:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import weakref
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,33 @@ def test_dropped_weights_are_gone_from_the_module(tmp_path: Path) -> None:
     assert placed == ["table.weight"]
 
 
+class Watched(CpuDevice):
+    """Counts the slabs that are alive when it is trimmed, as CUDA's allocator would find them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slabs: list[weakref.ref[torch.Tensor]] = []
+        self.alive_at_trim = 0
+
+    def allocate(self, nbytes: int) -> torch.Tensor:
+        slab = super().allocate(nbytes)
+        self.slabs.append(weakref.ref(slab))
+        return slab
+
+    def trim(self) -> None:
+        self.alive_at_trim = sum(slab() is not None for slab in self.slabs)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_a_dropped_slab_is_free_when_the_device_is_trimmed(tmp_path: Path, kept: int) -> None:
+    write_toy(tmp_path / "toy")
+    device = Watched()
+    _, residence = load_toy(tmp_path, device)
+    residence.place(residence.reachable)
+    residence.drop(sum(unit.nbytes for unit in residence.layout.units[:kept]))
+    assert device.alive_at_trim == kept
+
+
 def test_a_failing_block_leaves_nothing_behind(tmp_path: Path) -> None:
     write_toy(tmp_path / "toy")
     memory = card(tmp_path, 1 << 20)
@@ -143,6 +171,8 @@ def test_a_failing_block_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(AttributeError, match="no_such_attribute"):
         toy.module(HIDDEN)
     assert memory.used() == before == {os.getpid(): residence.nbytes}
+    residence.drop(0)
+    assert memory.used() == {}
 
 
 def test_the_cpu_card_enforces_its_budget(tmp_path: Path) -> None:
