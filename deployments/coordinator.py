@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
@@ -13,17 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deployments.probes import open_probe
 from lightx2v.core import Policy, StageName
-from lightx2v.errors import OutOfMemory, StageLost, StaleEpoch
+from lightx2v.errors import LightError, OutOfMemory, StageLost, StaleEpoch
 from lightx2v.residency import plan as plans
 from lightx2v.residency.lease import Granted, Holder, Lease, Need, Refused, Shrink
 from lightx2v.residency.ledger import Ledger
 from lightx2v.residency.plan import Shares, StageSize
 
-NAMESPACE = "residency"
 SETTLE_SECONDS = 2.0
 """A new epoch grants nothing for so long: whoever holds memory from the one before joins first."""
 IDLE_SECONDS = 30.0
@@ -145,12 +142,8 @@ class Coordinator:
         if like is None or shares is None or isinstance(shares, OutOfMemory):
             return 1
         others = [member for member in self._members.values() if member not in own or member.holder.stage != stage]
-        taken = sum(self._at_rest(member) for member in others)
+        taken = sum(member.holder.context + (self._planned(member.holder) or 0) for member in others)
         return plans.room(like.size, shares[stage], self._ledger.budget - taken, like.holder.context)
-
-    def _at_rest(self, member: Member) -> int:
-        shares = self._shares.get(member.holder.model)
-        return member.holder.context + (shares[member.holder.stage].resident if isinstance(shares, dict) else 0)
 
     async def ready(self, model: str) -> None:
         """Raises OutOfMemory if the budget is too small for this model however its weights are moved."""
@@ -179,8 +172,6 @@ class Coordinator:
 
     def _stage_report(self, holder_id: str) -> dict[str, Any]:
         account = self._ledger.holders[holder_id]
-        shares = self._shares.get(account.holder.model)
-        planned = shares[account.holder.stage].resident if isinstance(shares, dict) else None
         return {
             "model": account.holder.model,
             "stage": account.holder.stage,
@@ -188,9 +179,14 @@ class Coordinator:
             "running": account.active,
             "context_bytes": account.holder.context,
             "resident_bytes": account.weights,
-            "planned_bytes": planned,
+            "planned_bytes": self._planned(account.holder),
             "reachable_bytes": account.holder.reachable,
         }
+
+    def _planned(self, holder: Holder) -> int | None:
+        """Bytes that it keeps at rest; None where there is no plan."""
+        shares = self._shares.get(holder.model)
+        return shares[holder.stage].resident if isinstance(shares, dict) else None
 
     def _need(self, epoch: str, holder_id: str, workspace: int) -> Need:
         self._fence(epoch, holder_id)
@@ -240,13 +236,10 @@ class Coordinator:
         if isinstance(event, Shrink):
             self._orders[event.holder].put_nowait(event)
             return
-        future = self._tickets.get(event.ticket)
-        if future is None or future.done():
-            return
-        if isinstance(event, Granted):
+        if isinstance(event, Refused):
+            self._fail(event.ticket, event.error)
+        elif (future := self._open_ticket(event.ticket)) is not None:
             future.set_result(event.lease)
-        else:
-            future.set_exception(event.error)
 
     def _watch(self, holder: Holder) -> None:
         """Raises ProcessLookupError for a process that is dead already."""
@@ -295,13 +288,20 @@ class Coordinator:
         if ticket is None:
             return
         self._ledger.cancel(ticket, self._epoch)
-        if ticket in self._tickets and not self._tickets[ticket].done():
-            self._tickets[ticket].set_exception(StaleEpoch(f"{holder_id} no longer wants this lease"))
+        self._fail(ticket, StaleEpoch(f"{holder_id} no longer wants this lease"))
 
     def _void(self, tickets: list[str], holder: Holder) -> None:
         for ticket in tickets:
-            if ticket in self._tickets and not self._tickets[ticket].done():
-                self._tickets[ticket].set_exception(StageLost(f"{holder} died while it waited"))
+            self._fail(ticket, StageLost(f"{holder} died while it waited"))
+
+    def _fail(self, ticket: str, error: LightError) -> None:
+        if (future := self._open_ticket(ticket)) is not None:
+            future.set_exception(error)
+
+    def _open_ticket(self, ticket: str) -> asyncio.Future[Lease] | None:
+        """What its caller waits on; None if nobody does any more."""
+        future = self._tickets.get(ticket)
+        return None if future is None or future.done() else future
 
     def _fence(self, epoch: str, holder_id: str) -> None:
         if epoch != self._epoch or holder_id not in self._members:
@@ -316,27 +316,3 @@ def _shares(members: list[Member], budget: int) -> Shares:
     """The plan of one model's stages; extra replicas of a stage are not planned for, they are leased like all else."""
     sizes = list({member.size.stage: member.size for member in members}.values())
     return plans.shares(members[0].policy, sizes, budget)
-
-
-def find_coordinator(card_id: str) -> Any:
-    """The card's coordinator on this node, made by whoever asks first.
-
-    Ray repeats calls that a crash interrupted: what reads is repeatable, and what changes anything names an epoch.
-    """
-    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"name": f"residency:{card_id}", "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached"}
-    actor = ray.remote(Coordinator)
-    return actor.options(**options, max_restarts=-1, max_task_retries=-1, num_cpus=0, scheduling_strategy=node).remote(
-        card_id
-    )
-
-
-async def all_coordinators() -> list[Any]:
-    """Every card's coordinator in the cluster."""
-    named = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
-    names = [entry["name"] for entry in named if entry["namespace"] == NAMESPACE]
-    found = []
-    for name in names:
-        with contextlib.suppress(ValueError):  # it has left since it was listed
-            found.append(await asyncio.to_thread(ray.get_actor, name, NAMESPACE))
-    return found

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.coordinator import all_coordinators
+from deployments.directory import all_coordinators
 from deployments.envelope import error_response
 from deployments.graph import LOST, Graph
 from deployments.media import encode_picture, read_body, read_form

@@ -28,9 +28,9 @@ _SAVE: Mapping[OutputFormat, Mapping[str, Any]] = MappingProxyType(
 )
 
 
-async def read_body(request: Request, limit: int, media_type: str = "application/json") -> bytes:
+async def read_body(request: Request, limit: int) -> bytes:
     """The whole body; reading stops where `limit` is passed, whatever length was declared."""
-    _check_media_type(request, media_type)
+    _check_media_type(request, "application/json")
     async with aclosing(_bounded(request, limit)) as stream:
         return b"".join([chunk async for chunk in stream])
 

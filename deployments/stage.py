@@ -21,7 +21,8 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import ray
 import torch
 
-from deployments.coordinator import Member, Moved, find_coordinator
+from deployments.coordinator import Member, Moved
+from deployments.directory import find_coordinator
 from deployments.lease import Job, Lessee, Terms
 from deployments.probes import CPU_CARD, open_probe
 from deployments.wire import pack, unpack

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from lightx2v.config import EngineSettings
 from lightx2v.core import STAGES, Conditioning, GenerateRequest, Latents, Picture, StageName
 from lightx2v.residency import plan as plans
-from lightx2v.residency.plan import Shares, StageSize
+from lightx2v.residency.plan import StageSize
 from lightx2v.stages.build import load_stage, open_device
 from lightx2v.stages.denoise import Report, ignore
 from lightx2v.stages.stage import Grant, Stage
@@ -28,6 +29,7 @@ class Pipeline:
         self._settings = settings
         self._device = open_device("cuda" if cuda else "cpu", settings, f"process-{os.getpid()}")
         self._stages: dict[StageName, Stage[Any]] = {name: load_stage(name, settings, self._device) for name in STAGES}
+        self._shares = lru_cache(maxsize=8)(plans.shares)
         self._budget = (settings.gpu_budget or self._device.total()) - (CONTEXT if cuda else 0)
 
     def generate(
@@ -54,7 +56,7 @@ class Pipeline:
             stage.close()
 
     def _run(self, name: StageName, job: str, request: GenerateRequest, *inputs: Any) -> Any:
-        shares = self.shares(request)
+        shares = self._shares(self._settings.policy, self.sizes(request), self._budget)
         for other in self._stages.values():
             if other.name != name:
                 other.drop(shares[other.name].resident)
@@ -63,13 +65,9 @@ class Pipeline:
         with stage.granted(Grant(share.placed, workspace, share.resident)):
             return getattr(stage, job)(request, *inputs)
 
-    def shares(self, request: GenerateRequest) -> Shares:
-        """How the weights live during a request like this one."""
-        return plans.shares(self._settings.policy, self.sizes(request), self._budget)
-
-    def sizes(self, request: GenerateRequest) -> list[StageSize]:
+    def sizes(self, request: GenerateRequest) -> tuple[StageSize, ...]:
         """What each stage takes on the device for a request like this one."""
-        return [stage.size(request) for stage in self._stages.values()]
+        return tuple(stage.size(request) for stage in self._stages.values())
 
 
 def _never() -> bool:

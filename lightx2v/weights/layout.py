@@ -69,11 +69,6 @@ class Layout:
     def units(self) -> tuple[Unit, ...]:
         return (self.rest, *self.blocks)
 
-    @property
-    def nbytes(self) -> int:
-        """Device bytes when everything is placed."""
-        return sum(unit.nbytes for unit in self.units)
-
 
 def make_layout(component: Loadable, index: dict[str, TensorRef], blocks: tuple[str, ...]) -> Layout:
     """Lays out the reachable states of `component`, one unit per path in `blocks`.

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import weakref
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,8 @@ def test_layout_is_aligned_and_leaves_out_what_is_unreachable(tmp_path: Path) ->
     assert sorted(names) == sorted(toy.module.state_dict())
     assert [entry.name for entry in layout.host.entries] == ["table.weight"]
     assert all((unit.offset + entry.offset) % ALIGNMENT == 0 for unit in layout.units for entry in unit.entries)
-    assert layout.nbytes == sum(unit.nbytes for unit in layout.units)
+    ends = accumulate(unit.nbytes for unit in (*layout.units, layout.host))
+    assert [unit.offset + unit.nbytes for unit in (*layout.units, layout.host)] == list(ends)
 
 
 def test_layout_refuses_another_shape(tmp_path: Path) -> None:
