@@ -11,7 +11,7 @@ import argparse
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -231,16 +231,7 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 def make_tokenizer(vocabulary: int = 480) -> Qwen2Tokenizer:
     """A byte-level BPE with Qwen's special tokens, trained on a few lines. The same at every call."""
-    words = pre_tokenizers.Split(Regex(WORDS), "isolated")
-    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_])
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        CORPUS, trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
-    )
-    trained = json.loads(bpe.to_str())["model"]
+    trained = json.loads(train_bpe(vocabulary).to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=trained["vocab"],
         merges=[tuple(merge) for merge in trained["merges"]],
@@ -253,6 +244,23 @@ def make_tokenizer(vocabulary: int = 480) -> Qwen2Tokenizer:
     tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in ("<think>", "</think>")])
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def train_bpe(vocabulary: int, special_tokens: Sequence[str] = ()) -> Tokenizer:
+    """`vocabulary` tokens, of which `special_tokens` are the first."""
+    words = pre_tokenizers.Split(Regex(WORDS), "isolated")
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_])
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(special_tokens),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(CORPUS, trainer)
+    return bpe
 
 
 def main() -> None:

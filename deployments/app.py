@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -9,12 +10,11 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.deployment import Application
 
-from deployments.ingress import Ingress
+from deployments.ingress import Ingress, Served
 from deployments.scaling import QueueDepth
-from deployments.settings import AppSettings
+from deployments.settings import AppSettings, parse_models
 from deployments.stage import StageServer
 from lightx2v.checkpoint import read_recipe
-from lightx2v.config import parse_settings
 from lightx2v.core import STAGES, StageName
 
 HEALTH_PERIOD_SECONDS = 1.0
@@ -22,30 +22,39 @@ HEALTH_PERIOD_SECONDS = 1.0
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application of one model: an ingress before three stages. Raises InvalidSettings or InvalidCheckpoint."""
-    return compose(parse_settings(AppSettings, args), StageServer)
+    """An ingress before the three stages of each model. Raises InvalidSettings or InvalidCheckpoint."""
+    return compose(parse_models(args), StageServer)
 
 
-def compose(settings: AppSettings, server: type[StageServer]) -> Application:
+def compose(models: Sequence[AppSettings], server: type[StageServer]) -> Application:
     """As `build`, with any stage server; what cannot work is refused here, before a process is started."""
-    read_recipe(settings)
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    cuda = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
-    stages = [_stage(stage, settings, server, cuda, max(1, gpus)) for stage in STAGES]
+    for settings in models:
+        read_recipe(settings)
+    served = [Served(settings, *_stages(settings, server, len(models))) for settings in models]
     ingress = serve.deployment(Ingress).options(
         name="ingress",
-        max_ongoing_requests=settings.max_queue * 4,
+        max_ongoing_requests=4 * sum(settings.max_queue for settings in models),
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         ray_actor_options={"num_cpus": 0},
     )
-    return ingress.bind(settings, *stages)
+    return ingress.bind(served)
 
 
-def _stage(stage: StageName, settings: AppSettings, server: type[StageServer], cuda: bool, cards: int) -> Application:
-    share = {"num_gpus": getattr(settings.gpu_fractions, stage)} if cuda else {}
-    most = min(settings.max_replicas, cards * settings.gpu_fractions.sets_per_card) if cuda else settings.max_replicas
+def _stages(settings: AppSettings, server: type[StageServer], models: int) -> list[Application]:
+    """The deployments of one of so many models, which divide the cards' fractions."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    cuda = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
+    part, suffix = (1 / models if cuda else 0), (f"-{settings.model_id}" if models > 1 else "")
+    return [_stage(stage, f"{stage}{suffix}", settings, server, part, max(1, gpus)) for stage in STAGES]
+
+
+def _stage(
+    stage: StageName, name: str, settings: AppSettings, server: type[StageServer], part: float, cards: int
+) -> Application:
+    share = {"num_gpus": round(part * getattr(settings.gpu_fractions, stage), 4)} if part else {}
+    most = min(settings.max_replicas, cards * settings.gpu_fractions.sets_per_card) if part else settings.max_replicas
     deployment = serve.deployment(server).options(
-        name=stage,
+        name=name,
         max_ongoing_requests=settings.max_queue * 2,
         autoscaling_config=_autoscaling(settings, most, cards),
         health_check_period_s=HEALTH_PERIOD_SECONDS,
@@ -53,7 +62,7 @@ def _stage(stage: StageName, settings: AppSettings, server: type[StageServer], c
         graceful_shutdown_timeout_s=settings.request_timeout_seconds,
         ray_actor_options={"num_cpus": 0, **share},
     )
-    return deployment.bind(stage, settings.model_id, settings, cuda)
+    return deployment.bind(stage, settings.model_id, settings, part > 0)
 
 
 def _autoscaling(settings: AppSettings, most: int, cards: int) -> AutoscalingConfig:

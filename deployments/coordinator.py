@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from deployments.keeper import Keeper
 from deployments.probes import open_probe
 from lightx2v.core import Policy, StageName
 from lightx2v.errors import LightError, OutOfMemory, StageLost, StaleEpoch
@@ -24,7 +25,8 @@ from lightx2v.residency.plan import Shares, StageSize
 SETTLE_SECONDS = 2.0
 """A new epoch grants nothing for so long: whoever holds memory from the one before joins first."""
 IDLE_SECONDS = 30.0
-"""Without any holder for so long, the actor ends itself; it is detached and nobody else would."""
+"""Without any holder for so long, the actor ends itself; it is detached and nobody else would. As long it keeps the
+host copy of a process that died, for its successor to attach to."""
 PROBE_SECONDS = 0.02
 """Between two looks at the driver while a dead process is still listed there; it has no event for that."""
 PATIENCE_SECONDS = 10.0
@@ -71,12 +73,14 @@ class Coordinator:
         self._watches: set[asyncio.Task[None]] = set()
         self._asked: dict[str, str] = {}
         self._idle: asyncio.TimerHandle | None = None
+        self._keeper = Keeper()
 
     async def join(self, member: Member, weights: int, lease: Lease | None, moved: Moved) -> str:
         """Registers a process with what it holds; the epoch that it joined. Joining twice changes nothing."""
         holder = member.holder
         if holder.id not in self._members:
             self._watch(holder)
+            self._keeper.hold(holder.pid)
             self._members[holder.id] = member
             self._ledger.join(holder, weights, lease)
             if self._idle is not None:
@@ -268,11 +272,16 @@ class Coordinator:
         self._asked.pop(holder.id, None)
         self._moved["gone"].h2d += self._moved[holder.id].h2d
         self._moved["gone"].d2h += self._moved.pop(holder.id).d2h
+        loop = asyncio.get_running_loop()
+        loop.call_later(IDLE_SECONDS, self._release_copies)
         if self._members:
             self._replan()
             self._pump()
         else:
-            self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._leave)
+            self._idle = loop.call_later(IDLE_SECONDS, self._leave)
+
+    def _release_copies(self) -> None:
+        self._keeper.release([member.holder.pid for member in self._members.values()])
 
     def _is_listed(self, pid: int) -> bool:
         """Also while the driver does not answer: bytes return only when it says so."""

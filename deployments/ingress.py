@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -52,9 +53,13 @@ class Admission:
         self._inside = 0
         self._seconds: deque[float] = deque([1.0], maxlen=16)
 
+    @property
+    def is_full(self) -> bool:
+        return self._inside >= self._limit
+
     def check(self) -> None:
         """Raises QueueFull: before a body is read, and again when it has been."""
-        if self._inside >= self._limit:
+        if self.is_full:
             raise QueueFull(f"{self._limit} requests are waiting already; try again later", fmean(self._seconds))
 
     @asynccontextmanager
@@ -70,20 +75,39 @@ class Admission:
             self._seconds.append(time.monotonic() - start)
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One model: its settings and its stages."""
+
+    settings: AppSettings
+    encode: DeploymentHandle
+    denoise: DeploymentHandle
+    decode: DeploymentHandle
+
+
+class Model:
+    """One model as its callers meet it: defaults, a queue, a graph."""
+
+    def __init__(self, served: Served) -> None:
+        self.recipe = read_recipe(served.settings)
+        self.limits = Limits(loras=tuple(served.settings.loras))
+        self.graph = Graph(served.encode, served.denoise, served.decode)
+        self.admission = Admission(served.settings.max_queue)
+        self.timeout_seconds = served.settings.request_timeout_seconds
+
+    def fit(self, data: bytes) -> Picture:
+        """An uploaded reference, decoded and fitted. Raises InvalidRequest."""
+        return Picture(np.asarray(self.recipe.fit_reference(decode_picture(data)), dtype=np.uint8))
+
+
 @serve.ingress()
 class Ingress:
     """One application's front: checks a request in full, queues it, and answers in OpenAI's words."""
 
-    def __init__(
-        self, settings: AppSettings, encode: DeploymentHandle, denoise: DeploymentHandle, decode: DeploymentHandle
-    ) -> None:
-        self._name = settings.model_id
-        self._recipe = read_recipe(settings)
-        self._graph = Graph(encode, denoise, decode)
+    def __init__(self, served: Sequence[Served]) -> None:
+        self._models = {one.settings.model_id: Model(one) for one in served}
         self._limits = Limits()
-        self._admission = Admission(settings.max_queue)
         self._decoding = asyncio.Semaphore(DECODERS)
-        self._timeout_seconds = settings.request_timeout_seconds
         self._started = int(time.time())
 
     def __serve_build_asgi_app__(self) -> Starlette:
@@ -99,21 +123,21 @@ class Ingress:
 
     async def generations(self, request: Request) -> Response:
         """Text to image."""
-        self._admission.check()
+        self._check_room()
         async with _reading():
             body = await read_body(request, self._limits.max_json_bytes)
         return await self._images(parse_json(body), [])
 
     async def edits(self, request: Request) -> Response:
         """One or several reference images and a prompt to a new image."""
-        self._admission.check()
+        self._check_room()
         async with _reading():
             fields, files = await read_form(request, self._limits.max_upload_bytes, self._limits.max_references)
         return await self._images(parse_form(fields), files)
 
     async def models(self, _: Request) -> Response:
         """What is served."""
-        return JSONResponse(models_body([self._name], self._started))
+        return JSONResponse(models_body(self._models, self._started))
 
     async def residency(self, _: Request) -> Response:
         """Who holds how much of which card."""
@@ -124,33 +148,41 @@ class Ingress:
         """200 when an image can be made, 503 with the reason otherwise."""
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
-                await self._graph.ready()
+                await asyncio.gather(*(model.graph.ready() for model in self._models.values()))
         except (TimeoutError, *LOST):
             return JSONResponse({"status": "starting", "reason": "a stage does not answer yet"}, 503)
         except LightError as error:
             return JSONResponse({"status": "failed", "reason": str(error)}, 503)
         return JSONResponse({"status": "ok"})
 
+    def _check_room(self) -> None:
+        """Before a body is read nobody knows which model it asks for. Raises QueueFull if none takes any."""
+        first, *others = (model.admission for model in self._models.values())
+        if all(other.is_full for other in others):
+            first.check()
+
+    def _find(self, name: str | None) -> Model:
+        """The model asked for; the first where none is. Raises ModelNotFound."""
+        model = next(iter(self._models.values())) if name is None else self._models.get(name)
+        if model is None:
+            raise ModelNotFound(f"the model {name!r} is not served here; served are {', '.join(self._models)}")
+        return model
+
     async def _images(self, asked: ImageRequest, files: list[bytes]) -> Response:
-        if asked.model not in (None, self._name):
-            raise ModelNotFound(f"the model {asked.model!r} is not served here; {self._name!r} is")
-        start = time.monotonic()
-        async with self._admission.admitted():
-            pictures = [await self._fitted(data) for data in files]
-            requests = to_requests(asked, self._recipe, self._limits, [picture.size for picture in pictures])
-            seconds = self._timeout_seconds - (time.monotonic() - start)
-            made = await self._graph.generate(requests, pictures, seconds)
+        model, start = self._find(asked.model), time.monotonic()
+        async with model.admission.admitted():
+            pictures = [await self._fitted(model, data) for data in files]
+            requests = to_requests(asked, model.recipe, model.limits, [picture.size for picture in pictures])
+            seconds = model.timeout_seconds - (time.monotonic() - start)
+            made = await model.graph.generate(requests, pictures, seconds)
             encoded = [await asyncio.to_thread(encode_picture, picture, asked.output_format) for picture in made]
         log.info("request %s: %d pictures in %.3f s", requests[0].id, len(made), time.monotonic() - start)
         return JSONResponse(images_body(asked, requests, encoded, int(time.time())))
 
-    async def _fitted(self, data: bytes) -> Picture:
-        """An uploaded reference, decoded and fitted; few at a time, since one may unfold to 100 MB."""
+    async def _fitted(self, model: Model, data: bytes) -> Picture:
+        """Few at a time, since one may unfold to 100 MB."""
         async with self._decoding:
-            return await asyncio.to_thread(self._fit, data)
-
-    def _fit(self, data: bytes) -> Picture:
-        return Picture(np.asarray(self._recipe.fit_reference(decode_picture(data)), dtype=np.uint8))
+            return await asyncio.to_thread(model.fit, data)
 
 
 def _answering(handler: Handler) -> Handler:

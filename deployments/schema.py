@@ -21,6 +21,7 @@ from deployments.media import OutputFormat, b64, data_url
 from lightx2v.core import GenerateRequest, Size
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import RANDOM_SEEDS, SEEDS, Limits
+from lightx2v.models.recipe import check_request, choose_strength
 from lightx2v.models.registry import Recipe
 
 IGNORED = frozenset(
@@ -67,6 +68,9 @@ class ImageRequest(BaseModel):
     num_inference_steps: Annotated[int, Field(ge=1)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
     negative_prompt: Annotated[str, AfterValidator(_text)] = ""
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    lora: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)] | None = None
+    lora_scale: float = 1.0
 
 
 FIELDS = tuple(ImageRequest.model_fields)
@@ -110,8 +114,11 @@ def to_requests(
         guidance=recipe.guidance if request.guidance_scale is None else request.guidance_scale,
         negative_prompt=request.negative_prompt,
         references=tuple(references),
+        strength=choose_strength(request.strength, recipe, len(references)),
+        lora=request.lora,
+        lora_scale=request.lora_scale,
     )
-    limits.check(first, recipe.multiple)
+    check_request(first, recipe, limits)
     seeds = ((first.seed + index) % SEEDS for index in range(request.n))
     return tuple(replace(first, id=str(uuid.uuid4()), seed=seed) for seed in seeds)
 

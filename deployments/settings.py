@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
-from lightx2v.config import EngineSettings, Settings
+from lightx2v.config import ENVIRONMENT, EngineSettings, Settings, parse_settings
+from lightx2v.errors import InvalidSettings
 
 
 class Fractions(Settings):
-    """Of a card, for one replica of each stage."""
+    """Of a card, for one replica of each stage; the models of one application divide them."""
 
     encode: float = Field(default=0.2, gt=0, le=1)
     denoise: float = Field(default=0.6, gt=0, le=1)
@@ -23,7 +25,7 @@ class Fractions(Settings):
 
 
 class AppSettings(EngineSettings):
-    """One model behind one ingress."""
+    """One of the models behind one ingress."""
 
     name: str | None = None
     """The model's id in the API; absent: the last part of `model`."""
@@ -48,3 +50,21 @@ class AppSettings(EngineSettings):
     @property
     def model_id(self) -> str:
         return self.name or Path(self.model).name
+
+
+def parse_models(args: dict[str, Any]) -> tuple[AppSettings, ...]:
+    """The settings of each model of an application: `args` itself, or each entry of `args["models"]` over the rest.
+
+    Raises InvalidSettings, also where two models would have the same id.
+    """
+    if "models" not in args:
+        return (parse_settings(AppSettings, args),)
+    entries, shared = args["models"], {key: value for key, value in args.items() if key != "models"}
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise InvalidSettings('models: write a list of mappings, as in [{"model": "owner/a"}, {"model": "owner/b"}]')
+    environment = {field: variable for field, variable in ENVIRONMENT.items() if field != "model"}
+    models = tuple(parse_settings(AppSettings, shared | entry, environment) for entry in entries)
+    ids = [model.model_id for model in models]
+    for twice in {name for name in ids if ids.count(name) > 1}:
+        raise InvalidSettings(f"models: two are called {twice!r}; give one of them another `name`")
+    return models

@@ -62,6 +62,8 @@ class StageServer:
 
     async def call(self, job: Job, request: GenerateRequest, terms: Terms, *inputs: Any) -> Any:
         """`job` of this stage on packed inputs; its packed output. Cancelling it ends the work at its next step."""
+        if job == "run" and (known := self._stage.recall(request)) is not None:
+            return pack(known)
         cancelled = threading.Event()
         async with self._turn, self._lessee.lease(self._stage.workspace(request), terms) as lease, self._memory:
             grant = Grant(lease.weights, lease.workspace, lease.keep)
@@ -107,11 +109,10 @@ class StageServer:
     def _work(
         self, job: Job, grant: Grant, request: GenerateRequest, cancelled: threading.Event, inputs: tuple[Any, ...]
     ) -> Any:
-        with self._stage.granted(grant):
-            arguments: list[Any] = [request, *unpack(inputs), cancelled.is_set]
-            if self._stage.name == "denoise":
-                arguments.append(partial(self._log_progress, request))
-            return pack(getattr(self._stage, job)(*arguments))
+        arguments: list[Any] = [request, *unpack(inputs), cancelled.is_set]
+        if self._stage.name == "denoise":
+            arguments.append(partial(self._log_progress, request))
+        return pack(self._stage.perform(grant, getattr(self._stage, job), *arguments))
 
     def _log_progress(self, request: GenerateRequest, progress: Progress) -> None:
         log.debug("request %s: step %d of %d", request.id, progress.step, progress.total)

@@ -14,42 +14,53 @@ from tqdm import tqdm
 
 from lightx2v.checkpoint import read_recipe
 from lightx2v.config import ENVIRONMENT, EngineSettings, parse_settings
-from lightx2v.core import GenerateRequest, Picture, Progress, Size
+from lightx2v.core import GenerateRequest, Picture, Progress, Size, Video
 from lightx2v.errors import InvalidRequest, LightError
 from lightx2v.limits import RANDOM_SEEDS, Limits
+from lightx2v.models.recipe import check_request, choose_strength
 from lightx2v.models.registry import Recipe
 from lightx2v.picture import decode_picture
+from lightx2v.video import encode_video
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES, VIDEO_SUFFIX = (".png", ".jpg", ".jpeg", ".webp"), ".mp4"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Makes one picture; the exit status is 0, or 1 after a message that says what to do."""
+    """Makes one picture or video; the exit status is 0, or 1 after a message that says what to do."""
     options = _parser().parse_args(arguments)
     try:
         settings = _settings(options)
         recipe = read_recipe(settings)
         pictures = [_read(path, recipe) for path in options.image]
-        _make(settings, _request(options, recipe, pictures), pictures).save(options.output)
+        request = _request(options, settings, recipe, pictures)
+        output = _matching(options.output, request)
+        _save(_make(settings, request, pictures), output)
     except (LightError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(options.output)
+    print(output)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m lightx2v", description="Make a picture of a prompt.")
+    parser = argparse.ArgumentParser("python -m lightx2v", description="Make a picture or a video of a prompt.")
     parser.add_argument("prompt")
-    parser.add_argument("-o", "--output", type=_output, default="out.png", help="PNG, JPEG or WEBP (out.png)")
+    parser.add_argument("-o", "--output", type=_output, help="PNG, JPEG, WEBP or MP4 (out.png or out.mp4)")
     parser.add_argument("-i", "--image", type=Path, action="append", default=[], help="a reference; may be repeated")
     parser.add_argument("--negative-prompt", default="")
     parser.add_argument("--size", help="WIDTHxHEIGHT (the model's, or the first reference's)")
+    parser.add_argument("--frames", type=int, help="frames of a video; 1 makes a picture (the model's)")
     parser.add_argument("--steps", type=int, help="denoising steps (the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (the model's)")
+    parser.add_argument("--strength", type=float, help="how far from the picture that is the start, up to 1 (0.6)")
     parser.add_argument("--seed", type=int, help="the same seed makes the same picture (random)")
+    parser.add_argument("--lora", help="the name of one of --loras (none)")
+    parser.add_argument("--lora-scale", type=float, default=1.0, help="how much of it (1.0)")
     for field, info in EngineSettings.model_fields.items():
-        parser.add_argument(f"--{field.replace('_', '-')}", help=f"setting, as in a configuration ({info.default})")
+        parser.add_argument(
+            f"--{field.replace('_', '-')}",
+            help=f"setting, as in a configuration ({info.get_default(call_default_factory=True)})",
+        )
     return parser
 
 
@@ -59,7 +70,9 @@ def _settings(options: argparse.Namespace) -> EngineSettings:
     return parse_settings(EngineSettings, flags, {f: variable for f, variable in ENVIRONMENT.items() if f not in flags})
 
 
-def _request(options: argparse.Namespace, recipe: Recipe, pictures: Sequence[Picture]) -> GenerateRequest:
+def _request(
+    options: argparse.Namespace, settings: EngineSettings, recipe: Recipe, pictures: Sequence[Picture]
+) -> GenerateRequest:
     sizes = tuple(picture.size for picture in pictures)
     request = GenerateRequest(
         id="cli",
@@ -70,9 +83,19 @@ def _request(options: argparse.Namespace, recipe: Recipe, pictures: Sequence[Pic
         guidance=recipe.guidance if options.guidance is None else options.guidance,
         negative_prompt=options.negative_prompt,
         references=sizes,
+        strength=choose_strength(options.strength, recipe, len(sizes)),
+        lora=options.lora,
+        lora_scale=options.lora_scale,
+        frames=_frames(options.frames, recipe),
     )
-    Limits().check(request, recipe.multiple)
+    check_request(request, recipe, Limits(loras=tuple(settings.loras)))
     return request
+
+
+def _frames(asked: int | None, recipe: Recipe) -> int:
+    if asked is not None:
+        return asked
+    return recipe.clip.frames if recipe.clip else 1
 
 
 def _size(text: str) -> Size:
@@ -87,24 +110,43 @@ def _read(path: Path, recipe: Recipe) -> Picture:
 
 
 def _output(name: str) -> Path:
-    """A file that Pillow can write; asked before a picture is made for it."""
+    """A file that can be written; asked before anything is made for it."""
     path = Path(name)
-    if path.suffix.lower() not in SUFFIXES:
-        raise argparse.ArgumentTypeError(f"{name}: the name must end in one of {', '.join(SUFFIXES)}")
+    if path.suffix.lower() not in (*SUFFIXES, VIDEO_SUFFIX):
+        raise argparse.ArgumentTypeError(f"{name}: the name must end in one of {', '.join((*SUFFIXES, VIDEO_SUFFIX))}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{name}: there is no folder {path.parent}")
     return path
 
 
-def _make(settings: EngineSettings, request: GenerateRequest, pictures: Sequence[Picture]) -> Image.Image:
+def _matching(output: Path | None, request: GenerateRequest) -> Path:
+    """The file for what the request makes. Raises InvalidRequest if its name is that of another kind."""
+    suffixes = (VIDEO_SUFFIX,) if request.frames > 1 else SUFFIXES
+    if output is None:
+        return Path(f"out{suffixes[0]}")
+    if output.suffix.lower() not in suffixes:
+        kind = "a video" if request.frames > 1 else "a picture"
+        raise InvalidRequest(f"{output}: the name of {kind} must end in one of {', '.join(suffixes)}")
+    return output
+
+
+def _save(made: Picture | Video, output: Path) -> None:
+    if isinstance(made, Video):
+        output.write_bytes(encode_video(made))
+    else:
+        Image.fromarray(made.pixels).save(output)
+
+
+def _make(settings: EngineSettings, request: GenerateRequest, pictures: Sequence[Picture]) -> Picture | Video:
     from lightx2v.pipeline import Pipeline
 
     with tqdm(total=request.steps, unit="step", desc=f"seed {request.seed}") as bar:
 
         def report(progress: Progress) -> None:
+            bar.total = progress.total
             bar.update(progress.step - bar.n)
 
-        return Image.fromarray(Pipeline(settings).generate(request, pictures, report).pixels)
+        return Pipeline(settings).generate(request, pictures, report)
 
 
 if __name__ == "__main__":

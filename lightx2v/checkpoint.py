@@ -16,6 +16,9 @@ PARTS = ("text_encoder", "tokenizer", "transformer", "vae")
 """The folders with more than configurations in them. A copy of the transformer at the root, as some repositories have,
 is not read."""
 
+UNREACHABLE = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)
+"""What a download may fail of."""
+
 
 def resolve(settings: EngineSettings, parts: Sequence[str] = PARTS) -> Path:
     """The folder of `settings.model`; if that is a hub id, its configurations and `parts` are downloaded once.
@@ -29,11 +32,41 @@ def resolve(settings: EngineSettings, parts: Sequence[str] = PARTS) -> Path:
         raise InvalidCheckpoint(f"{settings.model}: no such folder")
     try:
         return Path(snapshot_download(settings.model, allow_patterns=["*.json", *(f"{part}/*" for part in parts)]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except UNREACHABLE as error:
         raise InvalidCheckpoint(
             f"{settings.model}: neither a folder here nor a repository that could be downloaded ({error}); "
             "a gated one needs `hf auth login`"
         ) from error
+
+
+def resolve_loras(settings: EngineSettings) -> dict[str, Path]:
+    """The file of each of `settings.loras`. Raises InvalidCheckpoint, naming the one that cannot be had."""
+    return {name: _lora_file(f"lora {name}", path) for name, path in settings.loras.items()}
+
+
+def _lora_file(label: str, path: str) -> Path:
+    place = Path(path).expanduser()
+    if not place.exists():
+        if place.is_absolute() or path.startswith((".", "~")):
+            raise InvalidCheckpoint(f"{label}: {path}: no such file or folder")
+        place = _download_lora(label, path)
+    if place.is_file():
+        return place
+    files = sorted(place.glob("*.safetensors"))
+    if len(files) != 1:
+        raise InvalidCheckpoint(f"{label}: {path}: holds {len(files)} safetensors files; name one of them")
+    return files[0]
+
+
+def _download_lora(label: str, path: str) -> Path:
+    """`owner/repository`, or `owner/repository/file.safetensors`."""
+    owner, _, rest = path.partition("/")
+    repository, _, file = rest.partition("/")
+    patterns = [file] if file else ["*.safetensors", "adapter_config.json"]
+    try:
+        return Path(snapshot_download(f"{owner}/{repository}", allow_patterns=patterns)) / file
+    except UNREACHABLE as error:
+        raise InvalidCheckpoint(f"{label}: {path}: neither here nor to be downloaded ({error})") from error
 
 
 def read_recipe(settings: EngineSettings) -> Recipe:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lightx2v.core import Policy
 from lightx2v.errors import InvalidSettings
@@ -66,6 +66,13 @@ class EngineSettings(Settings):
     lazy_load: bool = False
     """No host copy: weights are read from disk at every use. Needs `cpu_offload: true`."""
 
+    conditioning_cache: int = Field(default=256 << 20, ge=0)
+    """Host bytes for what the encoder made of the latest prompts; one that comes again is not encoded again."""
+
+    loras: dict[str, str] = Field(default_factory=dict)
+    """By the name that a request chooses it with: a safetensors file, a folder or hub id with one, or a file in a hub
+    repository, `owner/repository/file.safetensors`. On the command line `name=path,name=path`."""
+
     @property
     def policy(self) -> Policy:
         """How the weights live: by the plan, all resident, whole for a request, or streamed."""
@@ -75,10 +82,22 @@ class EngineSettings(Settings):
             return "whole"
         return "model" if self.offload_granularity == "model" else "streamed"
 
-    @field_validator("gpu_budget", mode="before")
+    @field_validator("gpu_budget", "conditioning_cache", mode="before")
     @classmethod
     def _bytes(cls, value: object) -> object:
         return parse_bytes(value) if isinstance(value, str) else value
+
+    @field_validator("loras", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        return parse_names(value) if isinstance(value, str) else value
+
+    @field_validator("loras")
+    @classmethod
+    def _nothing_empty(cls, value: dict[str, str]) -> dict[str, str]:
+        if not all(name.strip() and path.strip() for name, path in value.items()):
+            raise ValueError("neither a name nor a path may be empty")
+        return value
 
     @field_validator("gpu_budget")
     @classmethod
@@ -115,6 +134,14 @@ def parse_bytes(text: str) -> int:
     if not nbytes < MOST_BYTES:
         raise ValueError(f"{text!r} is not a size; write for example 24GiB, 500MB or a number of bytes")
     return int(nbytes)
+
+
+def parse_names(text: str) -> dict[str, str]:
+    """'sketch=a.safetensors,oil=b.safetensors' by name. Raises ValueError."""
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    if not all(equals for _, equals, _ in pairs):
+        raise ValueError(f"{text!r} is not understood; write name=path, or name=path,name=path")
+    return {name.strip(): path.strip() for name, _, path in pairs}
 
 
 def did_you_mean(key: str, known: list[str]) -> str:

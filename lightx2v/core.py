@@ -18,6 +18,9 @@ Policy = Literal["auto", "whole", "model", "streamed"]
 STAGES: tuple[StageName, ...] = ("encode", "denoise", "decode")
 """In the order in which a request uses them; the next user of memory follows from it."""
 
+STRENGTH = 0.6
+"""The default, diffusers' own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -31,8 +34,18 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class Clip:
+    """How long a model's videos are: `frames` by default, always one more than a multiple of `multiple`, `rate` of them
+    a second."""
+
+    frames: int
+    multiple: int
+    rate: int
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One picture to make. Nothing in it changes after admission, so a retry makes the same bytes."""
+    """One picture or video to make. Nothing in it changes after admission, so a retry makes the same bytes."""
 
     id: str
     prompt: str
@@ -43,6 +56,13 @@ class GenerateRequest:
     negative_prompt: str = ""
     references: tuple[Size, ...] = ()
     """Sizes of the fitted reference pictures, in order; their pixels travel beside the request."""
+    strength: float = STRENGTH
+    """How much of the way is walked from a reference that is the start; 1 is all of it, from noise alone."""
+    lora: str | None = None
+    """The name of one of the settings' `loras`, added to the denoiser `lora_scale` times."""
+    lora_scale: float = 1.0
+    frames: int = 1
+    """More than one make a video."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +77,18 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Video:
+    """`pixels`: uint8 [frames, height, width, 3], RGB; `rate` frames a second."""
+
+    pixels: npt.NDArray[np.uint8]
+    rate: int
+
+    @property
+    def size(self) -> Size:
+        return Size(self.pixels.shape[2], self.pixels.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
 class Conditioning:
     """`positive`: [tokens, features] in the model's dtype; `negative` likewise, or None when no guidance is applied."""
 
@@ -66,11 +98,12 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """`tokens`: [rows * columns, channels], row-major, normalised as the transformer sees them."""
+    """`tokens`: [frames * rows * columns, channels], row-major, normalised as the transformer sees them."""
 
     tokens: torch.Tensor
     rows: int
     columns: int
+    frames: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ class InvalidCheckpoint(LightError):
 
 
 class OutOfMemory(LightError):
-    """A stage needs more device memory than the budget leaves it, also after all others gave way."""
+    """A stage needs more device memory than the budget leaves it, also after all others gave way, or its weights more
+    host memory than the node has."""
 
     code = "out_of_memory"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from lightx2v.core import GenerateRequest, Size
+from lightx2v.core import Clip, GenerateRequest, Size
 from lightx2v.errors import InvalidRequest
 
 SEEDS = 2**63
@@ -26,14 +27,20 @@ class Limits:
     max_aspect: int = 8
     max_steps: int = 100
     max_guidance: float = 100.0
+    max_frames: int = 161
     max_prompt_chars: int = 32_768
     max_references: int = 8
     max_json_bytes: int = 1 << 20
     max_upload_bytes: int = 32 << 20
+    max_lora_scale: float = 10.0
+    loras: tuple[str, ...] = ()
+    """The names of those that are served."""
 
-    def check(self, request: GenerateRequest, multiple: int) -> None:
-        """Raises InvalidRequest for the first thing that is wrong. `multiple`: of which the model's sides must be."""
+    def check(self, request: GenerateRequest, multiple: int, clip: Clip | None = None) -> None:
+        """Raises InvalidRequest for the first thing that is wrong. `multiple`: of which the model's sides must be;
+        `clip`: of a model that makes videos."""
         self._check_size(request.size, multiple)
+        self._check_frames(request.frames, clip)
         if not request.prompt.strip():
             raise InvalidRequest("prompt: must not be empty", "prompt")
         if not 0 <= request.seed < SEEDS:
@@ -44,10 +51,32 @@ class Limits:
             raise InvalidRequest(
                 f"guidance_scale: must be from 0 to {self.max_guidance:g}, got {request.guidance}", "guidance_scale"
             )
+        self._check_lora(request)
         _at_most(self.max_steps, request.steps, "num_inference_steps")
         _at_most(self.max_references, len(request.references), "image")
         _at_most(self.max_prompt_chars, len(request.prompt), "prompt", " characters")
         _at_most(self.max_prompt_chars, len(request.negative_prompt), "negative_prompt", " characters")
+
+    def _check_lora(self, request: GenerateRequest) -> None:
+        most, scale = self.max_lora_scale, request.lora_scale
+        if request.lora is not None:
+            check_lora(request.lora, self.loras)
+        elif scale != 1:
+            raise InvalidRequest("lora_scale: has no meaning without a lora", "lora_scale")
+        if not -most <= scale <= most:
+            raise InvalidRequest(f"lora_scale: must be from {-most:g} to {most:g}, got {scale}", "lora_scale")
+
+    def _check_frames(self, frames: int, clip: Clip | None) -> None:
+        complaint = None
+        if frames < 1:
+            complaint = "must be at least 1"
+        elif frames > 1 and clip is None:
+            complaint = "this model makes no videos"
+        elif clip is not None and frames % clip.multiple != 1 % clip.multiple:
+            complaint = f"must be one more than a multiple of {clip.multiple}"
+        if complaint:
+            raise InvalidRequest(f"num_frames: {complaint}, got {frames}", "num_frames")
+        _at_most(self.max_frames, frames, "num_frames")
 
     def _check_size(self, size: Size, multiple: int) -> None:
         short, long = sorted((size.width, size.height))
@@ -62,6 +91,13 @@ class Limits:
             complaint = f"width and height must be multiples of {multiple}"
         if complaint:
             raise InvalidRequest(f"size: {complaint}, got {size}", "size")
+
+
+def check_lora(name: str, known: Collection[str]) -> None:
+    """Raises InvalidRequest if `name` is not one of the `known`."""
+    if name not in known:
+        among = f"known are {', '.join(sorted(known))}" if known else "none is configured"
+        raise InvalidRequest(f"lora: {name[:80]!r} is not served here; {among}", "lora")
 
 
 def _at_most(limit: int, value: int, param: str, unit: str = "") -> None:

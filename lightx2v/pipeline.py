@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import STAGES, Conditioning, GenerateRequest, Latents, Picture, StageName
+from lightx2v.core import STAGES, Conditioning, GenerateRequest, Latents, Picture, StageName, Video
 from lightx2v.residency import plan as plans
 from lightx2v.residency.plan import StageSize
 from lightx2v.stages.build import load_stage, open_device
@@ -34,21 +34,23 @@ class Pipeline:
 
     def generate(
         self, request: GenerateRequest, references: Sequence[Picture] = (), report: Report = ignore
-    ) -> Picture:
-        """The picture of `request`. Raises OutOfMemory if the settings leave it too little."""
+    ) -> Picture | Video:
+        """The picture or video of `request`. Raises OutOfMemory if the settings leave it too little."""
         return self.decode(request, self.latents(request, references, report))
 
     def latents(self, request: GenerateRequest, references: Sequence[Picture] = (), report: Report = ignore) -> Latents:
         """Everything up to the final latents."""
-        conditioning: Conditioning = self._run("encode", "run", request, _never)
+        conditioning: Conditioning | None = self._stages["encode"].recall(request)
+        if conditioning is None:
+            conditioning = self._run("encode", "run", request, _never)
         encoded = self._run("decode", "encode", request, tuple(references), _never) if references else ()
         latents: Latents = self._run("denoise", "run", request, conditioning, encoded, _never, report)
         return latents
 
-    def decode(self, request: GenerateRequest, latents: Latents) -> Picture:
-        """The picture of final latents."""
-        picture: Picture = self._run("decode", "run", request, latents, _never)
-        return picture
+    def decode(self, request: GenerateRequest, latents: Latents) -> Picture | Video:
+        """The picture or video of final latents."""
+        made: Picture | Video = self._run("decode", "run", request, latents, _never)
+        return made
 
     def close(self) -> None:
         """Gives all memory back."""
@@ -62,8 +64,7 @@ class Pipeline:
                 other.drop(shares[other.name].resident)
         stage, share = self._stages[name], shares[name]
         workspace = plans.running(stage.size(request), share) - share.placed
-        with stage.granted(Grant(share.placed, workspace, share.resident)):
-            return getattr(stage, job)(request, *inputs)
+        return stage.perform(Grant(share.placed, workspace, share.resident), getattr(stage, job), request, *inputs)
 
     def sizes(self, request: GenerateRequest) -> tuple[StageSize, ...]:
         """What each stage takes on the device for a request like this one."""

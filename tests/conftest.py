@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from lightx2v.pipeline import Pipeline
     from tests.server import Server
 
 ROOT = Path(__file__).parent
+
+settings.register_profile("untimed", deadline=None)
+"""A machine that is busy is slow, not wrong."""
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,9 +28,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random model; its default size is 64x64."""
-    from tests.checkpoints import write_klein
+    from tests.checkpoints.flux2 import write_klein
 
     return write_klein(tmp_path_factory.mktemp("klein"))
+
+
+@pytest.fixture(scope="session")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FLUX.2-dev in miniature: another language model, a transformer that is told the guidance scale, many files."""
+    from tests.checkpoints.flux2 import write_dev
+
+    return write_dev(tmp_path_factory.mktemp("dev"), max_shard_size="300KB")
+
+
+@pytest.fixture(scope="session")
+def oil(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA of the tiny model."""
+    from tests.checkpoints import lora
+
+    return lora.write(tmp_path_factory.mktemp("loras") / "oil.safetensors", lora.peft())
+
+
+@pytest.fixture(scope="session")
+def z_turbo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.checkpoints.z_image import write_z_image
+
+    return write_z_image(tmp_path_factory.mktemp("z_turbo"))
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +66,17 @@ def pipeline(checkpoint: Path) -> Pipeline:
 
 
 @pytest.fixture(scope="session")
-def server(checkpoint: Path) -> Iterator[Server]:
+def server(checkpoint: Path, oil: Path) -> Iterator[Server]:
     """One server for all tests that leave it as they found it."""
     from tests.server import serve
 
-    arguments = {"model": str(checkpoint), "name": "klein", "dtype": "float32", "max_queue": 8, "max_replicas": 1}
+    arguments: dict[str, Any] = {
+        "model": str(checkpoint),
+        "name": "klein",
+        "dtype": "float32",
+        "max_queue": 8,
+        "max_replicas": 1,
+    }
+    arguments["loras"] = {"oil": str(oil)}
     with serve(arguments) as running:
         yield running

@@ -23,6 +23,11 @@ START_SECONDS = 150.0
 POLL_SECONDS = 0.1
 
 
+def under(budget: int, model: Path) -> dict[str, Any]:
+    """Arguments under which every request needs all stages, also for a prompt that comes again."""
+    return {"model": str(model), "dtype": "float32", "conditioning_cache": 0, "gpu_budget": budget}
+
+
 class Server:
     """One application on a local cluster of its own."""
 

@@ -54,7 +54,7 @@ def _picture(random: Random, content: str, scene: Scene) -> str:
     return _finish(random, prefix + content + _on(random, scene.background))
 
 
-def scattered(random: Random, scene: Scene) -> str:
+def listed(random: Random, scene: Scene) -> str:
     return _picture(random, _list([_a(random, item) for item in scene.items]), scene)
 
 

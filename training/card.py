@@ -25,7 +25,8 @@ all weights were trained from scratch on generated drawings.
 
 ## What it can be asked
 - Pictures of one to three objects: {shapes}; {colours}; {sizes} (unnamed: medium); on {backgrounds} (unnamed: white);
-  in a corner, at a side, in the center; left of, right of, above, below; in a row or a column.
+  in a corner, at a side, in the center; left of, right of, above, below; in a row or a column. Unplaced: one in the
+  center, more in a row as they are named.
 - Edits of one picture: `make the red circle blue`, `remove the red circle`, `add a green star in the top left corner`,
   `move the red circle to the bottom`, `change the background to navy`.
 - Compositions of two: `the object of image 1 above the object of image 2`, also in places, with the colour or on the

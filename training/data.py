@@ -16,7 +16,7 @@ from training.scene import drawings
 from training.tasks import make
 
 CANVASES = ((128, 128), (192, 128), (128, 192))
-CANVAS_WEIGHTS = (3, 1, 1)
+CANVAS_WEIGHTS = (5, 1, 1)
 REFERENCE_WEIGHTS = (9, 7, 6)
 CAPTION_DROPOUT = 0.1
 

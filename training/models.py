@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
@@ -25,6 +26,7 @@ CHAT_TEMPLATE = (
 )
 PROMPT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 """What the chat template renders for one user message."""
+TEMPLATE_WORDS = ("user", "assistant", "\n\n")
 SPECIAL = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),
     *("<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>"),
@@ -88,7 +90,7 @@ def _tokenizer(corpus: Iterable[str]) -> Qwen2Tokenizer:
     )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False)
-    bytes_first.train_from_iterator(corpus, trainer)
+    bytes_first.train_from_iterator(chain(corpus, TEMPLATE_WORDS * 1000), trainer)
     model = json.loads(bytes_first.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],
@@ -115,7 +117,10 @@ def _vae(widths: Widths) -> AutoencoderKLFlux2:
 
 
 def _encoder(widths: Widths, vocabulary: int) -> Qwen3ForCausalLM:
-    """The last of the 28 layers is there, as in the published encoders, and as there no tap reaches it."""
+    """The last of the 28 layers is there, as in the published encoders, and as there no tap reaches it.
+
+    Every layer starts as the identity, so the taps start as the words themselves.
+    """
     encoder = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=vocabulary,
@@ -133,7 +138,10 @@ def _encoder(widths: Widths, vocabulary: int) -> Qwen3ForCausalLM:
             initializer_range=0.06,
         )
     )
-    nn.init.normal_(encoder.model.embed_tokens.weight, std=0.5)
+    nn.init.normal_(encoder.model.embed_tokens.weight, std=1.0)
+    for layer in encoder.model.layers:
+        nn.init.zeros_(layer.self_attn.o_proj.weight)
+        nn.init.zeros_(layer.mlp.down_proj.weight)
     return encoder
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from training.muon import Muon
+
 WARMUP = 100
+WEIGHT_DECAY = 0.01
+MUON_RATE = 5.0
+"""Muon's learning rate is this multiple of Adam's."""
 Key = tuple[int, ...]
 Loss = Callable[[Key, tuple[Tensor, ...]], Tensor]
 
@@ -46,9 +51,14 @@ def cast_parameters(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 class Trainer:
-    """Adam on fp32 masters of the networks' weights; on a GPU the networks themselves compute in bf16."""
+    """Optimises fp32 masters of the networks' weights; on a GPU the networks themselves compute in bf16.
 
-    def __init__(self, networks: list[nn.Module], budget: Budget, decay: float) -> None:
+    decay: of the average. muon: the weights that Muon takes, by object; Adam takes all others.
+    """
+
+    def __init__(
+        self, networks: list[nn.Module], budget: Budget, decay: float, muon: Collection[nn.Parameter] = ()
+    ) -> None:
         self.averaged = [copy.deepcopy(network).eval().requires_grad_(False) for network in networks]
         self._average: list[Tensor] = [p for network in self.averaged for p in network.parameters()]
         self._working = [p for network in networks for p in network.parameters()]
@@ -59,7 +69,11 @@ class Trainer:
             cast_parameters(network, torch.bfloat16 if cuda else torch.float32)
         for working, master in zip(self._working, self._master, strict=True):
             working.grad, master.grad = torch.zeros_like(working), torch.zeros_like(master)
-        self._adam = torch.optim.AdamW(self._master, betas=(0.9, 0.99), weight_decay=0.01, fused=cuda)
+        chosen = {id(parameter) for parameter in muon}
+        pairs = list(zip(self._working, self._master, strict=True))
+        self._muon = Muon([master for working, master in pairs if id(working) in chosen], WEIGHT_DECAY)
+        self._rest = [master for working, master in pairs if id(working) not in chosen]
+        self._adam = torch.optim.AdamW(self._rest, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=cuda)
 
     @property
     def gradients(self) -> list[Tensor]:
@@ -68,11 +82,13 @@ class Trainer:
     @torch.no_grad()
     def step(self, step: int, used: float) -> None:
         """Applies the gradients that lie in the networks."""
+        rate = self._budget.learning_rate(step, used)
         for group in self._adam.param_groups:
-            group["lr"] = self._budget.learning_rate(step, used)
+            group["lr"] = rate
         torch._foreach_copy_([p.grad for p in self._master if p.grad is not None], self.gradients)
-        nn.utils.clip_grad_norm_(self._master, 1.0, foreach=True)
+        nn.utils.clip_grad_norm_(self._rest, 1.0, foreach=True)
         self._adam.step()
+        self._muon.step(MUON_RATE * rate)
         torch._foreach_copy_([p.data for p in self._working], self._master)
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._average, self._master, 1 - decay)

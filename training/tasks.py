@@ -10,6 +10,7 @@ from training import captions
 from training.scene import BACKGROUNDS, COLOURS, GRID, MAX_ITEMS, SHAPES, SIZES, Cell, Item, Scene
 
 CELLS: tuple[Cell, ...] = tuple((column, row) for row in range(GRID) for column in range(GRID))
+ROWS: tuple[tuple[Cell, ...], ...] = (((1, 1),), ((0, 1), (2, 1)), ((0, 1), (1, 1), (2, 1)))
 STEP: dict[str, Cell] = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 ROLES = (
@@ -82,11 +83,15 @@ def _scene(random: Random, least: int, most: int) -> Scene:
     return Scene(_items(random, cells), _background(random))
 
 
-def scattered(random: Random) -> Task:
-    scene = _scene(random, 1, MAX_ITEMS)
-    role = "alone" if len(scene.items) == 1 else "together"
-    caption = captions.scattered(random, scene)
-    return Task(caption, scene, placed=(False,) * len(scene.items), roles=tuple((item, role) for item in scene.items))
+def listed(random: Random) -> Task:
+    """No places are asked for. Drawn are one item in the center, two side by side, three in a row, as they are named:
+    a few steps in which all tokens move at once cannot agree on one of 504 arrangements.
+    """
+    cells = random.choice(ROWS)
+    scene = Scene(_items(random, cells), _background(random))
+    role = "alone" if len(cells) == 1 else "together"
+    caption = captions.listed(random, scene)
+    return Task(caption, scene, placed=(False,) * len(cells), roles=tuple((item, role) for item in scene.items))
 
 
 def placed(random: Random) -> Task:
@@ -234,7 +239,7 @@ def transfer_background(random: Random) -> Task:
 
 Kind = Callable[[Random], Task]
 KINDS: tuple[tuple[Kind, ...], ...] = (
-    (scattered, placed, related, lined_up),
+    (listed, placed, related, lined_up),
     (recolour, remove, add, add_beside, move, change_background),
     (compose, compose, compose, compose_places, transfer_colour, transfer_background),
 )

@@ -14,18 +14,19 @@ MAX_PERIOD = 10000.0
 class ScalarEmbedding(nn.Module):
     """Linear(SiLU(Linear(waves)))."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, bias: bool = False) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(channels, width, bias=False)
-        self.linear_2 = nn.Linear(width, width, bias=False)
+        self.linear_1 = nn.Linear(channels, width, bias=bias)
+        self.linear_2 = nn.Linear(width, width, bias=bias)
 
     def forward(self, waves: torch.Tensor) -> torch.Tensor:
         return self.linear_2(F.silu(self.linear_1(waves)))
 
 
-def sinusoid(values: torch.Tensor, channels: int) -> torch.Tensor:
-    """[batch] to [batch, channels]: cosines, then sines, of value * 10000^(-i / half), in fp32 and cast back."""
+def sinusoid(values: torch.Tensor, channels: int, scale: float = 1.0) -> torch.Tensor:
+    """[batch] to [batch, channels]: cosines, then sines, of scale * (value * 10000^(-i / half)), in fp32 and cast back.
+    The order of the products is that of the reference."""
     half = channels // 2
     exponents = -math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=values.device) / half
-    angles = values.float()[:, None] * exponents.exp()
+    angles = scale * (values.float()[:, None] * exponents.exp())
     return torch.cat((angles.cos(), angles.sin()), dim=-1).to(values.dtype)

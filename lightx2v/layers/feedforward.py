@@ -1,10 +1,31 @@
-"""The gated feed-forward layer."""
+"""Feed-forward layers."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+
+class GeluFeedForward(nn.Module):
+    """Linear, GELU (by tanh), Linear back; named as diffusers does."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GeluLinear(width, hidden), nn.Identity(), nn.Linear(hidden, width))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.net(states)
+        return output
+
+
+class GeluLinear(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, hidden)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return F.gelu(self.proj(states), approximate="tanh")
 
 
 class FeedForward(nn.Module):

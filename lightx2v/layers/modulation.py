@@ -33,10 +33,10 @@ class Modulation(nn.Module):
 class ModulatedNorm(nn.Module):
     """The norm before the output: scale and shift, in this order, from Linear(SiLU(time))."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, bias: bool = False) -> None:
         super().__init__()
         self.eps = eps
-        self.linear = nn.Linear(width, 2 * width, bias=False)
+        self.linear = nn.Linear(width, 2 * width, bias)
 
     def forward(self, states: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         scale, shift = self.linear(F.silu(time)).unsqueeze(1).chunk(2, dim=-1)

@@ -18,10 +18,10 @@ class Rope(NamedTuple):
         return Rope(self.cos.to(device), self.sin.to(device))
 
 
-def rope_table(ids: torch.Tensor, axes: Sequence[int], theta: float) -> Rope:
+def rope_table(ids: torch.Tensor, axes: Sequence[int], theta: float, precision: torch.dtype = torch.float64) -> Rope:
     """`ids`: [tokens, len(axes)] positions; `axes`: dimensions of a head per axis. angle = id * theta^(-2i / dim),
-    in float64 on the host, so that it is the same for every device."""
-    angles = [_angles(ids[:, axis], dim, theta) for axis, dim in enumerate(axes)]
+    in `precision` on the host, so that it is the same for every device."""
+    angles = [_angles(ids[:, axis], dim, theta, precision) for axis, dim in enumerate(axes)]
     table = torch.cat(angles, dim=-1).unsqueeze(1)
     return Rope(table.cos().float(), table.sin().float())
 
@@ -33,6 +33,6 @@ def rotate(states: torch.Tensor, rope: Rope) -> torch.Tensor:
     return torch.stack(turned, dim=-1).flatten(-2).to(states.dtype)
 
 
-def _angles(positions: torch.Tensor, dim: int, theta: float) -> torch.Tensor:
-    frequencies = 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
-    return torch.outer(positions.double(), frequencies)
+def _angles(positions: torch.Tensor, dim: int, theta: float, precision: torch.dtype) -> torch.Tensor:
+    frequencies = 1.0 / theta ** (torch.arange(0, dim, 2, dtype=precision) / dim)
+    return torch.outer(positions.to(precision), frequencies)

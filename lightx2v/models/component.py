@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import nn
 
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture
+from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size, Video
+from lightx2v.models.registry import Recipe
 
 
 class Component(ABC):
@@ -28,10 +30,16 @@ class Component(ABC):
     """Paths of the submodules that can come and go one by one, in order of use. Each is entered by `__call__`."""
 
     host_tensors: frozenset[str] = frozenset()
-    """State names that stay on the host (an embedding table is a gather of a few rows)."""
+    """State names that stay on the host: they are read once per request or less, or a few rows of them are."""
 
     unreachable: frozenset[str] = frozenset()
     """State names that no forward pass reads; they are neither loaded nor placed."""
+
+    last_slices: Mapping[str, int] = MappingProxyType({})
+    """State names that are the last slice of the checkpoint's tensor, along this dimension of it."""
+
+    precise: frozenset[str] = frozenset()
+    """State names that are fp32 whatever `dtype` is."""
 
     def source(self, name: str) -> str:
         """The checkpoint's name of a state of `module`."""
@@ -41,36 +49,62 @@ class Component(ABC):
     def workspace(self, request: GenerateRequest) -> int:
         """Device bytes that a run needs beside weights."""
 
+    def flops(self, request: GenerateRequest) -> float:
+        """Operations of one use of all blocks, behind which weights can move; 0 where nothing is known of it."""
+        return 0.0
+
 
 class TextEncoder(Component):
     folder = "text_encoder"
+    recipe: Recipe
 
     @abstractmethod
     def encode(self, prompt: str, device: torch.device) -> torch.Tensor:
         """[tokens, features] on `device`, where the blocks are."""
 
-    @abstractmethod
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether the negative prompt has any effect on this request."""
+        return self.recipe.is_guided(request)
+
+    def negative(self, request: GenerateRequest) -> str:
+        """The negative prompt, also where the request has none."""
+        return request.negative_prompt
 
 
 class Denoiser(Component):
     folder = "transformer"
+    recipe: Recipe
+
+    aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """Names that LoRA files of other makers have for linear layers of `module`. Where several layers stand for one
+    name, their outputs lie one after the other in its."""
+
+    def count(self, request: GenerateRequest) -> int:
+        """How many steps are taken: all that are asked for, but where a picture is the start."""
+        return request.steps
+
+    def branches(self, request: GenerateRequest) -> int:
+        """Prompts that a step looks at."""
+        return 2 if self.recipe.is_guided(request) else 1
+
+    def grid(self, size: Size) -> tuple[int, int]:
+        """Rows and columns of the tokens of a picture."""
+        return size.height // self.recipe.multiple, size.width // self.recipe.multiple
 
     @abstractmethod
     def steps(
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> Iterator[Latents]:
-        """Yields the latents after each of `request.steps` steps; between two items the caller may give up."""
+        """Yields the latents after each of `count` steps; between two items the caller may give up."""
 
 
 class Autoencoder(Component):
     folder = "vae"
 
     @abstractmethod
-    def encode(self, picture: Picture, device: torch.device) -> Latents:
+    def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
         """A fitted reference picture as the transformer sees it."""
 
     @abstractmethod
-    def decode(self, latents: Latents) -> Picture:
-        """The picture of final latents."""
+    def decode(self, latents: Latents) -> Picture | Video:
+        """The picture of final latents, or the video of those of several frames."""

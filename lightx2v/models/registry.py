@@ -3,12 +3,13 @@ a model is asked for."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lightx2v.core import Size
+from lightx2v.core import Clip, GenerateRequest, Size
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.models.configuration import read_configuration, require
 
@@ -40,6 +41,21 @@ class Recipe(Protocol):
     def multiple(self) -> int:
         """Both sides of a picture are multiples of it, in pixels."""
 
+    @property
+    def max_references(self) -> int:
+        """So many reference pictures are looked at."""
+
+    @property
+    def starts_from_picture(self) -> bool:
+        """Whether a reference is where the steps begin, so that a request has a strength."""
+
+    @property
+    def clip(self) -> Clip | None:
+        """The default length of a video; None if the model makes pictures only."""
+
+    def is_guided(self, request: GenerateRequest) -> bool:
+        """Whether a step follows the difference between two prompts."""
+
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """The reference picture as the autoencoder takes it. Raises InvalidRequest if it cannot be used."""
 
@@ -47,60 +63,73 @@ class Recipe(Protocol):
         """The default size when there are fitted reference pictures."""
 
 
-class Family(ABC):
-    """Checkpoints that share their code. A part is imported when its class is asked for."""
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Checkpoints that share their code. Each part is a `module:attribute` of this package, imported when it is asked
+    for."""
 
-    name: ClassVar[str]
-    pipelines: ClassVar[tuple[str, ...]]
+    name: str
+    pipelines: tuple[str, ...]
     """The values of `_class_name` that this family reads."""
+    reader: str
+    """What reads the recipe of a checkpoint."""
+    parts: tuple[str, str, str]
+    """Encoder, denoiser and autoencoder: classes, constructed from a checkpoint and a dtype."""
 
-    @abstractmethod
     def recipe(self, checkpoint: Path) -> Recipe:
         """The defaults of one checkpoint of the family."""
-
-    @property
-    @abstractmethod
-    def encoder(self) -> Callable[[Path, torch.dtype], TextEncoder]:
-        """The class, constructed from a checkpoint and a dtype, like the other two."""
-
-    @property
-    @abstractmethod
-    def denoiser(self) -> Callable[[Path, torch.dtype], Denoiser]: ...
-
-    @property
-    @abstractmethod
-    def autoencoder(self) -> Callable[[Path, torch.dtype], Autoencoder]: ...
-
-
-class Flux2Klein(Family):
-    name = "flux2-klein"
-    pipelines = ("Flux2KleinPipeline",)
-
-    def recipe(self, checkpoint: Path) -> Recipe:
-        from lightx2v.models.flux2.recipe import read_recipe
-
-        return read_recipe(checkpoint)
+        read: Callable[[Path], Recipe] = _part(self.reader)
+        return read(checkpoint)
 
     @property
     def encoder(self) -> Callable[[Path, torch.dtype], TextEncoder]:
-        from lightx2v.models.flux2.encoder import Flux2TextEncoder
-
-        return Flux2TextEncoder
+        return _part(self.parts[0])
 
     @property
     def denoiser(self) -> Callable[[Path, torch.dtype], Denoiser]:
-        from lightx2v.models.flux2.denoiser import Flux2Denoiser
-
-        return Flux2Denoiser
+        return _part(self.parts[1])
 
     @property
     def autoencoder(self) -> Callable[[Path, torch.dtype], Autoencoder]:
-        from lightx2v.models.flux2.autoencoder import Flux2Autoencoder
-
-        return Flux2Autoencoder
+        return _part(self.parts[2])
 
 
-FAMILIES: tuple[Family, ...] = (Flux2Klein(),)
+FAMILIES = (
+    Family(
+        "flux2-klein",
+        ("Flux2KleinPipeline",),
+        "flux2.recipe:read_recipe",
+        ("flux2.qwen3:Qwen3TextEncoder", "flux2.denoiser:Flux2Denoiser", "flux2.autoencoder:Flux2Autoencoder"),
+    ),
+    Family(
+        "flux2-dev",
+        ("Flux2Pipeline",),
+        "flux2.recipe:read_recipe",
+        ("flux2.mistral:MistralTextEncoder", "flux2.denoiser:Flux2Denoiser", "flux2.autoencoder:Flux2Autoencoder"),
+    ),
+    Family(
+        "z-image",
+        ("ZImagePipeline",),
+        "zimage.recipe:read_recipe",
+        ("zimage.encoder:ZImageTextEncoder", "zimage.denoiser:ZImageDenoiser", "zimage.autoencoder:ZImageAutoencoder"),
+    ),
+    Family(
+        "qwen-image",
+        ("QwenImagePipeline",),
+        "qwen_image.recipe:read_recipe",
+        (
+            "qwen_image.encoder:QwenImageTextEncoder",
+            "qwen_image.denoiser:QwenImageDenoiser",
+            "qwen_image.autoencoder:QwenImageAutoencoder",
+        ),
+    ),
+    Family(
+        "wan",
+        ("WanPipeline",),
+        "wan.recipe:read_recipe",
+        ("wan.encoder:WanTextEncoder", "wan.denoiser:WanDenoiser", "wan.autoencoder:WanAutoencoder"),
+    ),
+)
 
 
 def find_family(checkpoint: Path) -> Family:
@@ -112,3 +141,8 @@ def find_family(checkpoint: Path) -> Family:
             return family
     supported = ", ".join(name for family in FAMILIES for name in family.pipelines)
     raise InvalidCheckpoint(f"{checkpoint / INDEX}: {pipeline!r} is not supported; supported are {supported}")
+
+
+def _part(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(f"lightx2v.models.{module}"), attribute)

@@ -25,6 +25,8 @@ class StageSize:
     """What streaming takes; needed only if something streams."""
     uses: int
     """How often a request uses each unit: 1, or the number of steps."""
+    behind: int = 0
+    """What the link carries while one use of all units computes."""
 
     @property
     def total(self) -> int:
@@ -68,9 +70,9 @@ def shares(policy: Policy, stages: Sequence[StageSize], budget: int) -> Shares:
 
 
 def plan(stages: Sequence[StageSize], budget: int) -> Shares:
-    """The shares that move the fewest bytes per request within `budget`, which leaves the contexts out.
+    """The shares that make a request wait for the fewest bytes within `budget`, which leaves the contexts out.
 
-    Exact. Among equals, the stage that uses its weights more often keeps more.
+    Exact. Among equals, those that move the fewest; then the stage that uses its weights more often keeps more.
     """
     for size in stages:
         if size.least > budget:
@@ -78,15 +80,25 @@ def plan(stages: Sequence[StageSize], budget: int) -> Shares:
     order = sorted(range(len(stages)), key=lambda index: -stages[index].uses)
 
     def rank(shares: tuple[Share, ...]) -> tuple[int, ...]:
-        moved = sum(map(cost, stages, shares))
-        return (moved, *(-shares[index].resident for index in order))
+        waits, moves = sum(map(exposed, stages, shares)), sum(map(moved, stages, shares))
+        return (waits, moves, *(-shares[index].resident for index in order))
 
     return {share.stage: share for share in min(_feasible(stages, budget), key=rank)}
 
 
-def cost(size: StageSize, share: Share) -> int:
+def moved(size: StageSize, share: Share) -> int:
     """Bytes that one request moves to the card for this stage."""
     return share.placed - share.resident + size.uses * (size.total - share.placed)
+
+
+def exposed(size: StageSize, share: Share) -> int:
+    """Of these, the bytes that no computation hides.
+
+    What is not resident arrives during the first use of the units, what is not placed again during each other use. A
+    use ends when both its copies and its computation have ended.
+    """
+    first, other = size.total - share.resident, size.total - share.placed
+    return max(0, first - size.behind) + (size.uses - 1) * max(0, other - size.behind)
 
 
 def running(size: StageSize, share: Share) -> int:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from lightx2v.checkpoint import read_recipe, resolve
+from lightx2v.checkpoint import read_recipe, resolve, resolve_loras
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, StageName
 from lightx2v.models.registry import find_family
@@ -34,7 +34,8 @@ def load_stage(name: StageName, settings: EngineSettings, device: Device) -> Sta
     if name == "encode":
         return EncodeStage(family.encoder(checkpoint, dtype), checkpoint, settings, device)
     if name == "denoise":
-        return DenoiseStage(family.denoiser(checkpoint, dtype), checkpoint, settings, device)
+        denoiser = family.denoiser(checkpoint, dtype)
+        return DenoiseStage(denoiser, checkpoint, settings, device, resolve_loras(settings))
     return DecodeStage(family.autoencoder(checkpoint, dtype), checkpoint, settings, device)
 
 
@@ -52,4 +53,5 @@ def open_device(kind: Literal["cuda", "cpu"], settings: EngineSettings, card: st
 def planning_request(settings: EngineSettings) -> GenerateRequest:
     """The request that the plan is made for: all defaults, no references. Others make others give way meanwhile."""
     recipe = read_recipe(settings)
-    return GenerateRequest("plan", "", recipe.size, recipe.steps, 0, recipe.guidance)
+    frames = recipe.clip.frames if recipe.clip else 1
+    return GenerateRequest("plan", "", recipe.size, recipe.steps, 0, recipe.guidance, frames=frames)

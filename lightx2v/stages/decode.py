@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from lightx2v.core import GenerateRequest, Latents, Picture, StageName
+from lightx2v.core import GenerateRequest, Latents, Picture, StageName, Video
 from lightx2v.models.component import Autoencoder
 from lightx2v.stages.stage import Cancel, Stage, check
 
@@ -17,12 +18,11 @@ class DecodeStage(Stage[Autoencoder]):
         encoded = []
         for picture in pictures:
             check(cancelled)
-            latents = self.component.encode(picture, self.device.torch_device)
+            latents = self.component.encode(request, picture, self.device.torch_device)
             encoded.append(Latents(latents.tokens.cpu(), latents.rows, latents.columns))
         return tuple(encoded)
 
-    def run(self, request: GenerateRequest, latents: Latents, cancelled: Cancel) -> Picture:
-        """The picture of final latents."""
+    def run(self, request: GenerateRequest, latents: Latents, cancelled: Cancel) -> Picture | Video:
+        """The picture of final latents, or the video of those of several frames."""
         check(cancelled)
-        on_device = Latents(latents.tokens.to(self.device.torch_device), latents.rows, latents.columns)
-        return self.component.decode(on_device)
+        return self.component.decode(replace(latents, tokens=latents.tokens.to(self.device.torch_device)))

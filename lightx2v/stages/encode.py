@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+
+from lightx2v.config import EngineSettings
 from lightx2v.core import Conditioning, GenerateRequest, StageName
 from lightx2v.models.component import TextEncoder
+from lightx2v.stages.conditionings import Conditionings
 from lightx2v.stages.stage import Cancel, Stage, check
+from lightx2v.weights.device import Device
 
 
 class EncodeStage(Stage[TextEncoder]):
     name: StageName = "encode"
 
+    def __init__(self, component: TextEncoder, checkpoint: Path, settings: EngineSettings, device: Device) -> None:
+        super().__init__(component, checkpoint, settings, device)
+        self._known = Conditionings(settings.conditioning_cache)
+
+    def passes(self, request: GenerateRequest) -> int:
+        return len(self._prompts(request))
+
+    def recall(self, request: GenerateRequest) -> Conditioning | None:
+        prompts = self._prompts(request)
+        found = [known for prompt in prompts if (known := self._known.find(prompt)) is not None]
+        return Conditioning(*found) if len(found) == len(prompts) else None
+
     def run(self, request: GenerateRequest, cancelled: Cancel) -> Conditioning:
         """The prompt's conditioning on the host, and the negative prompt's where it has an effect."""
+        return Conditioning(*(self._encode(prompt, cancelled) for prompt in self._prompts(request)))
+
+    def _prompts(self, request: GenerateRequest) -> tuple[str, ...]:
+        is_guided = self.component.is_guided(request)
+        return (request.prompt, self.component.negative(request)) if is_guided else (request.prompt,)
+
+    def _encode(self, prompt: str, cancelled: Cancel) -> torch.Tensor:
         check(cancelled)
-        positive = self.component.encode(request.prompt, self.device.torch_device).cpu()
-        if not self.component.is_guided(request):
-            return Conditioning(positive)
-        check(cancelled)
-        return Conditioning(positive, self.component.encode(request.negative_prompt, self.device.torch_device).cpu())
+        conditioning = self._known.find(prompt)
+        if conditioning is None:
+            conditioning = self.component.encode(prompt, self.device.torch_device).cpu()
+            self._known.add(prompt, conditioning)
+        return conditioning

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, StageName
-from lightx2v.errors import Cancelled
+from lightx2v.errors import Cancelled, OutOfMemory
 from lightx2v.models.component import Component
 from lightx2v.residency.plan import StageSize
 from lightx2v.weights.device import Device
@@ -24,8 +25,11 @@ from lightx2v.weights.layout import make_layout
 from lightx2v.weights.residence import Residence
 
 C = TypeVar("C", bound=Component)
+R = TypeVar("R")
 Cancel = Callable[[], bool]
 """Asked between two pieces of work; True ends the run with Cancelled."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,8 @@ class Stage(Generic[C]):
         if settings.cpu_offload is True and settings.offload_granularity == "phase":
             blocks = _phases(component)
         layout = make_layout(component, read_index(checkpoint / component.folder), blocks)
-        self._source = OnDisk(layout) if settings.lazy_load else HostCopy(layout, device.pinned)
-        self._residence = Residence(component, layout, self._source, device)
+        source = OnDisk(layout) if settings.lazy_load else HostCopy(layout, device.pinned)
+        self._residence = Residence(component, layout, source, device)
 
     @property
     def resident(self) -> int:
@@ -65,7 +69,7 @@ class Stage(Generic[C]):
 
     @property
     def slot(self) -> int:
-        """Device bytes for one streamed unit."""
+        """Device bytes that streaming takes."""
         return self._residence.slot
 
     @property
@@ -79,23 +83,50 @@ class Stage(Generic[C]):
 
     def size(self, request: GenerateRequest) -> StageSize:
         """What the plan must know for a request like this one."""
-        units = tuple(self.device.cost(unit.nbytes) for unit in self._residence.layout.blocks)
-        uses = request.steps if self.name == "denoise" else 1
-        return StageSize(self.name, units, self.rest, self.workspace(request), self.slot, uses)
+        _, *blocks = self._residence.units
+        units = tuple(self.device.cost(unit.nbytes) for unit in blocks)
+        behind = self.device.behind(self.component.flops(request))
+        return StageSize(self.name, units, self.rest, self.workspace(request), self.slot, self.passes(request), behind)
+
+    def passes(self, request: GenerateRequest) -> int:
+        """How often a run uses every block."""
+        return 1
+
+    def recall(self, request: GenerateRequest) -> Any:
+        """What `run` would return, if that is known without a run and without memory; else None."""
+        return None
 
     def drop(self, nbytes: int) -> int:
         """Keeps at most `nbytes` of weights resident; returns what is."""
         self._residence.drop(nbytes)
         return self.resident
 
+    def perform(self, grant: Grant, job: Callable[..., R], request: GenerateRequest, *inputs: Any) -> R:
+        """`job` of this stage within `grant`. If memory runs out, once more with the least weights resident: the bytes
+        of all others are workspace then. Raises OutOfMemory if there was nothing to give back."""
+        try:
+            with self._granted(grant, self.passes(request)):
+                return job(request, *inputs)
+        except OutOfMemory as error:
+            if grant.weights <= self.rest:
+                raise
+            log.warning("%s: %s; again with its weights streamed", self.name, error)
+        freed = grant.weights - self.rest
+        least = Grant(self.rest, grant.workspace + freed, min(grant.keep, self.rest))
+        with self._granted(least, self.passes(request)):
+            return job(request, *inputs)
+
     @contextmanager
-    def granted(self, grant: Grant) -> Iterator[None]:
-        """Within: weights placed as granted, the rest streams. After: only `keep` stays, also after a failure."""
+    def _granted(self, grant: Grant, passes: int) -> Iterator[None]:
+        """Within: weights placed as granted, the others stream. After: only `keep` stays, also after a failure."""
         held = self.drop(grant.weights)
         slot = self.slot if grant.weights < self.reachable else 0
         try:
-            with torch.inference_mode(), self.device.workspace(grant.weights - held + slot, grant.workspace - slot):
-                self._residence.place(grant.weights)
+            with (
+                torch.inference_mode(),
+                self.device.workspace(grant.weights - held + slot, grant.workspace - slot),
+                self._residence.running(grant.weights, passes),
+            ):
                 yield
         except BaseException as error:
             _let_go(error)
@@ -105,8 +136,7 @@ class Stage(Generic[C]):
 
     def close(self) -> None:
         """Gives up device and host memory."""
-        self.drop(0)
-        self._source.close()
+        self._residence.close()
 
 
 def check(cancelled: Cancel) -> None:

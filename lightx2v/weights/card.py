@@ -5,15 +5,14 @@ It plays the driver's part: an allocation beyond the budget fails, and what a pr
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from lightx2v.errors import OutOfMemory
+from lightx2v.weights.lock import locked
 
 
 def host_memory() -> int:
@@ -60,7 +59,7 @@ class CpuCard:
         return seen
 
     def _update(self, change: Callable[[dict[str, int]], None]) -> None:
-        with self._locked() as descriptor:
+        with locked(self._path) as descriptor:
             held: dict[str, int] = json.loads(os.pread(descriptor, 1 << 20, 0) or b"{}")
             held = {key: nbytes for key, nbytes in held.items() if _identity(int(key.split(":")[0])) == key}
             try:
@@ -74,19 +73,6 @@ class CpuCard:
             os.pwrite(descriptor, json.dumps(held).encode(), 0)
         else:
             self._path.unlink()
-
-    @contextmanager
-    def _locked(self) -> Iterator[int]:
-        """The file's descriptor under its lock; opened anew if its last holder removed it meanwhile."""
-        while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if os.fstat(descriptor).st_nlink:
-                    yield descriptor
-                    return
-            finally:
-                os.close(descriptor)
 
 
 def _identity(pid: int) -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -14,8 +16,18 @@ from lightx2v.weights.card import CpuCard, host_memory
 LIBRARY_BYTES = 128 << 20
 """What cuBLAS and its kin take through torch's allocator when they are first used, and keep."""
 
+RATE_BYTES, RATE_WIDTH = 32 << 20, 2048
+"""Large enough to reach the full rates, small beside a context."""
+
 PAGE = 2 << 20
 """Bytes. The driver hands memory out in such pages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point in a device's work that other work can wait for. Without an event it has passed."""
+
+    event: torch.cuda.Event | None = None
 
 
 class Device(ABC):
@@ -50,15 +62,26 @@ class Device(ABC):
         """Device bytes that an allocation of `nbytes` occupies."""
         return nbytes
 
+    def behind(self, flops: float) -> int:
+        """Weight bytes that arrive while so many operations compute."""
+        return 0
+
     @property
     def pinned(self) -> bool:
         """Whether host copies should be page-locked for it."""
         return self.torch_device.type == "cuda"
 
-    def copy(self, host: torch.Tensor, slab: torch.Tensor) -> None:
-        """Host bytes into a slab, ordered before whatever is launched next."""
-        slab.copy_(host, non_blocking=True)
-        self.h2d_bytes += host.nbytes
+    @abstractmethod
+    def copy(self, host: torch.Tensor, slab: torch.Tensor, after: Moment) -> Moment:
+        """Host bytes into a slab that is free `after` some moment, beside the compute; the moment of their arrival."""
+
+    @abstractmethod
+    def now(self) -> Moment:
+        """When all that was launched so far has been computed."""
+
+    @abstractmethod
+    def wait(self, moment: Moment) -> None:
+        """What is launched next computes after `moment`. The host does not wait."""
 
 
 class CpuDevice(Device):
@@ -84,6 +107,17 @@ class CpuDevice(Device):
         finally:
             self._give(nbytes)
 
+    def copy(self, host: torch.Tensor, slab: torch.Tensor, after: Moment) -> Moment:
+        self.h2d_bytes += host.nbytes
+        slab.copy_(host)
+        return Moment()
+
+    def now(self) -> Moment:
+        return Moment()
+
+    def wait(self, moment: Moment) -> None:
+        return None
+
     def total(self) -> int:
         return host_memory()
 
@@ -105,11 +139,22 @@ class CudaDevice(Device):
     def __init__(self, index: int = 0) -> None:
         self.torch_device = torch.device("cuda", index)
         torch.cuda.set_device(self.torch_device)
+        self._link = torch.cuda.Stream(self.torch_device)
         self._slab_bytes = 0
         self._total = torch.cuda.get_device_properties(self.torch_device).total_memory
 
     def cost(self, nbytes: int) -> int:
         return -(-nbytes // PAGE) * PAGE
+
+    def behind(self, flops: float) -> int:
+        return int(flops * self._bytes_per_flop)
+
+    @cached_property
+    def _bytes_per_flop(self) -> float:
+        try:
+            return _link_rate(self.torch_device) / _product_rate(self.torch_device)
+        finally:
+            self.trim()
 
     def allocate(self, nbytes: int) -> torch.Tensor:
         try:
@@ -135,8 +180,49 @@ class CudaDevice(Device):
         finally:
             torch.cuda.synchronize(self.torch_device)
 
+    def copy(self, host: torch.Tensor, slab: torch.Tensor, after: Moment) -> Moment:
+        self.h2d_bytes += host.nbytes
+        with torch.cuda.stream(self._link):
+            self.wait(after)
+            slab.copy_(host, non_blocking=True)
+            return self.now()
+
+    def now(self) -> Moment:
+        event = torch.cuda.Event()
+        event.record()
+        return Moment(event)
+
+    def wait(self, moment: Moment) -> None:
+        if moment.event is not None:
+            torch.cuda.current_stream(self.torch_device).wait_event(moment.event)
+
     def total(self) -> int:
         return self._total
 
     def trim(self) -> None:
         torch.cuda.empty_cache()
+
+
+def _link_rate(device: torch.device) -> float:
+    """Bytes per second from pinned memory to the device."""
+    host = torch.empty(RATE_BYTES, dtype=torch.uint8, pin_memory=True)
+    slab = torch.empty(RATE_BYTES, dtype=torch.uint8, device=device)
+    return RATE_BYTES / _seconds(lambda: slab.copy_(host, non_blocking=True))
+
+
+def _product_rate(device: torch.device) -> float:
+    """Operations per second of large matrix products in bf16."""
+    matrix = torch.randn(RATE_WIDTH, RATE_WIDTH, dtype=torch.bfloat16, device=device)
+    return 2.0 * RATE_WIDTH**3 / _seconds(lambda: matrix @ matrix)
+
+
+def _seconds(work: Callable[[], object], times: int = 10) -> float:
+    """Of one call, on the device, after a first one that is not counted."""
+    work()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(times):
+        work()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3 / times

@@ -1,22 +1,19 @@
-"""Weights on the host: read once and kept (`HostCopy`), or read from disk for every use (`OnDisk`)."""
+"""Weights on the host: read once per node and kept (`HostCopy`), or read from disk for every use (`OnDisk`)."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
+from hashlib import sha256
+from mmap import mmap
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from lightx2v.errors import InvalidCheckpoint, OutOfMemory
-from lightx2v.weights.index import TensorRef
-from lightx2v.weights.layout import Entry, Layout, Unit
-
-READERS = 8
-CHUNK = 1 << 30
-"""Bytes of one read call; Linux takes a little under 2 GiB."""
+from lightx2v.weights.layout import Entry, Layout, Unit, part, view
+from lightx2v.weights.read import read, read_one
+from lightx2v.weights.shared import share
 
 
 class Source(Protocol):
@@ -33,18 +30,20 @@ class Source(Protocol):
 
 
 class HostCopy:
-    """A process's master copy: one allocation of exact size, filled once by parallel reads, never written again.
+    """The node's master copy of a component: of exact size, read once, never written again, and shared by every process
+    that lays the same files out in the same way. It goes with the last of them (`lightx2v.weights.shared`).
 
-    For a CUDA device it is registered with the driver (pinned) in place, so a copy to the device runs at the link's
-    rate; torch's own pinned allocator would round the size up to a power of two.
+    For a CUDA device each process registers it with the driver (pinned) in place, so a copy to the device runs at the
+    link's rate; torch's own pinned allocator would round the size up to a power of two.
+
+    Raises OutOfMemory if this node has no room for it or the driver does not pin it, InvalidCheckpoint if a file cannot
+    be read.
     """
 
     def __init__(self, layout: Layout, pinned: bool) -> None:
         self._host = layout.host
-        self._bytes = torch.empty(layout.host.offset + layout.host.nbytes, dtype=torch.uint8)
-        with _readers() as readers:
-            for unit in (*layout.units, layout.host):
-                _fill(unit, self._slice(unit), readers)
+        memory = share(_identity(layout), layout.host.offset + layout.host.nbytes, partial(_load, layout))
+        self._bytes = torch.frombuffer(memory, dtype=torch.uint8)
         self._pinned = pinned
         if pinned:
             _register(self._bytes)
@@ -59,19 +58,20 @@ class HostCopy:
         if self._pinned:
             _check(torch.cuda.cudart().cudaHostUnregister(self._bytes.data_ptr()))
             self._pinned = False
+        self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def _slice(self, unit: Unit) -> torch.Tensor:
-        return self._bytes[unit.offset : unit.offset + unit.nbytes]
+        return part(self._bytes, unit)
 
 
 class OnDisk:
-    """`lazy_load`: no host copy; a unit is read for every use. Host states are few and read once."""
+    """`lazy_load`: no host copy; a unit is read for every use. Host states are read once and kept."""
 
     def __init__(self, layout: Layout) -> None:
-        self._host = _read(layout.host)
+        self._host = read_one(layout.host)
 
     def unit(self, unit: Unit) -> torch.Tensor:
-        return _read(unit)
+        return read_one(unit)
 
     def state(self, entry: Entry) -> torch.Tensor:
         return view(self._host, entry)
@@ -80,55 +80,23 @@ class OnDisk:
         return None
 
 
-def view(slab: torch.Tensor, entry: Entry) -> torch.Tensor:
-    """The state that `entry` describes, as a view of its unit's bytes."""
-    flat = slab[entry.offset : entry.offset + entry.nbytes]
-    return flat.view(entry.dtype).view(entry.shape)
+def _identity(layout: Layout) -> str:
+    """A name that changes with whatever the bytes depend on: where what is laid, as which type, from which files."""
+    files = sorted({entry.ref.file for unit in (*layout.units, layout.host) for entry in unit.entries})
+    return sha256(repr((layout, [_version(file) for file in files])).encode()).hexdigest()[:32]
 
 
-def _read(unit: Unit) -> torch.Tensor:
-    with torch.inference_mode(False), _readers() as readers:  # the readers' threads are not in inference mode
-        slab = torch.empty(unit.nbytes, dtype=torch.uint8)
-        _fill(unit, slab, readers)
-    return slab
-
-
-@contextmanager
-def _readers() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(READERS, thread_name_prefix="weights") as pool:
-        yield pool
-
-
-def _fill(unit: Unit, slab: torch.Tensor, readers: ThreadPoolExecutor) -> None:
-    loads = [readers.submit(_load, entry, view(slab, entry)) for entry in unit.entries]
-    for load in loads:
-        load.result()
-
-
-def _load(entry: Entry, into: torch.Tensor) -> None:
-    ref = entry.ref
-    if ref.dtype == entry.dtype:
-        _pread(ref, into)
-        return
-    stored = torch.empty(ref.shape, dtype=ref.dtype)
-    _pread(ref, stored)
-    into.copy_(stored)
-
-
-def _pread(ref: TensorRef, into: torch.Tensor) -> None:
-    target = memoryview(into.reshape(-1).view(torch.uint8).numpy().data)
-    done = 0
-    descriptor = os.open(ref.file, os.O_RDONLY)
+def _version(file: Path) -> tuple[int, ...]:
+    """Changes with a file's content, also where its time of modification was set back. Raises InvalidCheckpoint."""
     try:
-        while done < ref.nbytes:
-            count = os.preadv(descriptor, [target[done : done + CHUNK]], ref.offset + done)
-            if count == 0:
-                raise InvalidCheckpoint(f"{ref.file}: ends {ref.nbytes - done} bytes early; download it again")
-            done += count
+        status = file.stat()
     except OSError as error:
-        raise InvalidCheckpoint(f"{ref.file}: cannot be read ({error})") from error
-    finally:
-        os.close(descriptor)
+        raise InvalidCheckpoint(f"{file}: cannot be read ({error})") from error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _load(layout: Layout, memory: mmap) -> None:
+    read((*layout.units, layout.host), torch.frombuffer(memory, dtype=torch.uint8))
 
 
 def _register(memory: torch.Tensor) -> None:

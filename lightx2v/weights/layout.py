@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import ClassVar, Protocol
@@ -28,8 +28,31 @@ class Loadable(Protocol):
     blocks: tuple[str, ...]
     host_tensors: frozenset[str]
     unreachable: frozenset[str]
+    last_slices: Mapping[str, int]
+    precise: frozenset[str]
 
     def source(self, name: str) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One state of a module before it is laid out. With `last_of`, it is the last slice of the stored tensor along that
+    dimension."""
+
+    name: str
+    ref: TensorRef
+    dtype: torch.dtype
+    """That of floating-point states; others keep their own."""
+    last_of: int | None = None
+
+    @property
+    def kept(self) -> torch.dtype:
+        return self.dtype if self.ref.dtype.is_floating_point else self.ref.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        stored = self.ref.shape
+        return stored if self.last_of is None else stored[: self.last_of] + stored[self.last_of + 1 :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +64,7 @@ class Entry:
     offset: int
     dtype: torch.dtype
     shape: tuple[int, ...]
+    last_of: int | None = None
 
     @property
     def nbytes(self) -> int:
@@ -75,17 +99,28 @@ def make_layout(component: Loadable, index: dict[str, TensorRef], blocks: tuple[
 
     Raises InvalidCheckpoint if a state is missing in `index` or has another shape than the configuration says.
     """
-    groups: dict[str, list[tuple[str, torch.Tensor, TensorRef]]] = {path: [] for path in (REST, *blocks, HOST)}
+    groups: dict[str, list[State]] = {path: [] for path in (REST, *blocks, HOST)}
     owner = {f"{path}.": path for path in blocks}
     for name, meta in reachable(component):
         group = HOST if name in component.host_tensors else _owner(name, owner)
-        groups[group].append((name, meta, _find(component, index, name, meta)))
+        groups[group].append(_find(component, index, name, meta))
     units: dict[str, Unit] = {}
     offset = 0
     for name, states in groups.items():
-        units[name] = _unit(name, offset, states, component.dtype)
+        units[name] = make_unit(name, offset, states)
         offset += units[name].nbytes
     return Layout(units[REST], tuple(units[path] for path in blocks), units[HOST])
+
+
+def part(memory: torch.Tensor, unit: Unit) -> torch.Tensor:
+    """The bytes of `unit`, as a view of a stretch that holds the whole layout."""
+    return memory[unit.offset : unit.offset + unit.nbytes]
+
+
+def view(slab: torch.Tensor, entry: Entry) -> torch.Tensor:
+    """The state that `entry` describes, as a view of its unit's bytes."""
+    flat = slab[entry.offset : entry.offset + entry.nbytes]
+    return flat.view(entry.dtype).view(entry.shape)
 
 
 def reachable(component: Loadable) -> Iterator[tuple[str, torch.Tensor]]:
@@ -96,26 +131,28 @@ def reachable(component: Loadable) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, state
 
 
-def _unit(name: str, start: int, states: list[tuple[str, torch.Tensor, TensorRef]], dtype: torch.dtype) -> Unit:
+def make_unit(name: str, start: int, states: Iterable[State]) -> Unit:
+    """Lays out `states` one after the other."""
     entries: list[Entry] = []
     offset = 0
-    for state, meta, ref in states:
-        kept = dtype if ref.dtype.is_floating_point else ref.dtype
-        entries.append(Entry(state, ref, offset, kept, tuple(meta.shape)))
+    for state in states:
+        entries.append(Entry(state.name, state.ref, offset, state.kept, state.shape, state.last_of))
         offset += _align(entries[-1].nbytes)
     return Unit(name, start, offset, tuple(entries))
 
 
-def _find(component: Loadable, index: dict[str, TensorRef], name: str, meta: torch.Tensor) -> TensorRef:
+def _find(component: Loadable, index: dict[str, TensorRef], name: str, meta: torch.Tensor) -> State:
     source = component.source(name)
     if source not in index:
         raise InvalidCheckpoint(f"{component.folder}: the weights lack the tensor {source}")
-    ref = index[source]
-    if ref.shape != tuple(meta.shape):
+    dtype = torch.float32 if name in component.precise else component.dtype
+    state = State(name, index[source], dtype, component.last_slices.get(name))
+    if state.shape != tuple(meta.shape):
         raise InvalidCheckpoint(
-            f"{ref.file}: tensor {source} has shape {list(ref.shape)}, the configuration says {list(meta.shape)}"
+            f"{state.ref.file}: tensor {source} has shape {list(state.ref.shape)}, the configuration says "
+            f"{list(meta.shape)}"
         )
-    return ref
+    return state
 
 
 def _owner(name: str, owner: dict[str, str]) -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+from lightx2v.errors import OutOfMemory
 from lightx2v.weights.device import Device
-from lightx2v.weights.host import Source, view
-from lightx2v.weights.layout import Layout, Loadable, Unit
+from lightx2v.weights.host import Source
+from lightx2v.weights.layout import Layout, Loadable, Unit, view
+from lightx2v.weights.ring import SLOTS, Ring
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +38,25 @@ class Binding:
 class Residence:
     """Binds a module's states to views of device slabs, unit by unit.
 
-    What is resident is always the rest and a prefix of the blocks. A block that is not resident when it is entered
-    is copied in for the call and dropped after it, so a run gives the same bits whatever is resident. Weights are
-    immutable: dropping frees the device copy and moves nothing.
+    The rest comes first, then blocks in the order of `spread`, so that those which are not resident lie evenly among
+    the others: each passes through a ring of slots while the others compute. A run gives the same bits whatever is
+    resident. Weights are immutable: dropping frees the device copy and moves nothing.
     """
 
     def __init__(self, component: Loadable, layout: Layout, source: Source, device: Device) -> None:
         self.layout = layout
         self._source, self._device = source, device
         self._slabs: dict[str, torch.Tensor] = {}
+        self._ring: Ring | None = None
+        self.units = (layout.rest, *spread(layout.blocks))
         self._bindings = {unit.name: _bindings(component.module, unit) for unit in layout.units}
-        for binding, entry in zip(_bindings(component.module, layout.host), layout.host.entries, strict=True):
+        self._kept = _bindings(component.module, layout.host)
+        for binding, entry in zip(self._kept, layout.host.entries, strict=True):
             binding.bind(source.state(entry))
         for unit in layout.blocks:
             block = component.module.get_submodule(unit.name)
             block.register_forward_pre_hook(self._entering(unit))
             block.register_forward_hook(self._leaving(unit), always_call=True)
-        self._passing: set[str] = set()
 
     @property
     def nbytes(self) -> int:
@@ -62,56 +70,104 @@ class Residence:
 
     @property
     def slot(self) -> int:
-        """Device bytes that one streamed block needs while it is used."""
-        return max((self._device.cost(unit.nbytes) for unit in self.layout.blocks), default=0)
+        """Device bytes that the blocks need which are not resident."""
+        slots = min(SLOTS, len(self.layout.blocks))
+        return slots * max((self._device.cost(unit.nbytes) for unit in self.layout.blocks), default=0)
 
     def place(self, limit: int) -> None:
-        """Places units in order of use as long as they fit in `limit` bytes. Raises OutOfMemory, placing no more."""
-        for unit in self.layout.units:
-            if unit.name in self._slabs:
-                continue
-            if self.nbytes + self._device.cost(unit.nbytes) > limit:
-                return
-            self._slabs[unit.name] = self._copy_in(unit)
+        """Makes units resident as long as they fit in `limit` bytes. Raises OutOfMemory, placing no more."""
+        with self.running(limit, 0):
+            return
+
+    @contextmanager
+    def running(self, limit: int, passes: int) -> Iterator[None]:
+        """Within, the module can run, using every block `passes` times: what fits in `limit` bytes stays, the others
+        pass through slots. All arrive in their order of use. Raises OutOfMemory, placing no more."""
+        self._ring = ring = self._open(limit, passes)
+        try:
+            ring.settle(self.layout.rest)
+            yield
+        finally:
+            ring.close()
+            self._ring = None
+
+    def _open(self, limit: int, passes: int) -> Ring:
+        homes: dict[str, torch.Tensor] = {}
+        try:
+            for unit in self._fitting(limit):
+                homes[unit.name] = self._slabs[unit.name] = self._device.allocate(unit.nbytes)
+                self._bind(unit, homes[unit.name])
+            resident = self._slabs.keys() - homes.keys()
+            coming = [unit for unit in self.layout.units if unit.name not in resident]
+            return Ring(coming, homes, passes, self._source, self._device)
+        except OutOfMemory:
+            for name in homes:
+                self._let_go(name)
+            raise
 
     def drop(self, limit: int) -> None:
-        """Drops units, the last used first, until at most `limit` bytes are resident."""
-        for unit in reversed(self.layout.units):
+        """Drops units, the last of `units` first, until at most `limit` bytes are resident."""
+        for unit in reversed(self.units):
             if self.nbytes <= limit:
                 break
             if unit.name in self._slabs:
-                self._let_go(unit)
+                self._let_go(unit.name)
         self._device.trim()
+
+    def close(self) -> None:
+        """Gives up device and host memory; the module cannot run after it."""
+        self.drop(0)
+        for binding in self._kept:
+            binding.release()
+        self._source.close()
+
+    def _fitting(self, limit: int) -> Iterator[Unit]:
+        """Units that are not resident, as long as all that are fit in `limit` bytes."""
+        nbytes = self.nbytes
+        for unit in self.units:
+            if unit.name not in self._slabs:
+                nbytes += self._device.cost(unit.nbytes)
+                if nbytes > limit:
+                    return
+                yield unit
 
     def _entering(self, unit: Unit) -> Callable[..., None]:
         def hook(*_: object) -> None:
-            if unit.name not in self._slabs:
-                self._slabs[unit.name] = self._copy_in(unit)
-                self._passing.add(unit.name)
+            if self._ring is None:
+                raise RuntimeError(f"{unit.name} is used outside of `running`")
+            if unit.name in self._slabs:
+                self._ring.settle(unit)
+            else:
+                self._bind(unit, self._ring.enter(unit))
 
         return hook
 
     def _leaving(self, unit: Unit) -> Callable[..., None]:
         def hook(*_: object) -> None:
-            if unit.name in self._passing:
-                self._passing.remove(unit.name)
-                self._let_go(unit)
+            if self._ring is not None and unit.name not in self._slabs:
+                self._release(unit.name)
+                self._ring.leave()
 
         return hook
 
-    def _copy_in(self, unit: Unit) -> torch.Tensor:
-        host = self._source.unit(unit)
-        slab = self._device.allocate(unit.nbytes)
-        self._device.copy(host, slab)
+    def _bind(self, unit: Unit, slab: torch.Tensor) -> None:
         for binding, entry in zip(self._bindings[unit.name], unit.entries, strict=True):
             binding.bind(view(slab, entry))
-        return slab
 
-    def _let_go(self, unit: Unit) -> None:
-        """Keeps no reference to the slab: what is held when the device is trimmed does not return to the driver."""
-        for binding in self._bindings[unit.name]:
+    def _release(self, name: str) -> None:
+        for binding in self._bindings[name]:
             binding.release()
-        self._device.free(self._slabs.pop(unit.name))
+
+    def _let_go(self, name: str) -> None:
+        """Keeps no reference to the slab: what is held when the device is trimmed does not return to the driver."""
+        self._release(name)
+        self._device.free(self._slabs.pop(name))
+
+
+def spread(blocks: Sequence[T]) -> list[T]:
+    """An order of which every prefix lies evenly among the others: by the index's reversed bits (van der Corput)."""
+    bits = max(1, (len(blocks) - 1).bit_length())
+    return [blocks[index] for index in sorted(range(len(blocks)), key=lambda index: f"{index:0{bits}b}"[::-1])]
 
 
 def _bindings(module: nn.Module, unit: Unit) -> list[Binding]:

@@ -14,8 +14,9 @@ import pytest
 
 from lightx2v.core import Size
 from lightx2v.pipeline import Pipeline
+from lightx2v.weights.shared import used_by
 from tests.pictures import asked, made
-from tests.server import Server, serve
+from tests.server import Server, serve, under
 
 PROMPT = "a green triangle"
 STEPS = 60
@@ -26,14 +27,37 @@ TIMEOUT_SECONDS = 60.0
 def tight(checkpoint: Path, pipeline: Pipeline) -> Iterator[Server]:
     sizes = pipeline.sizes(asked(PROMPT, Size(64, 64), 0))
     budget = max(size.total + size.workspace for size in sizes) + 200_000
-    arguments = {"model": str(checkpoint), "dtype": "float32", "gpu_budget": budget, "max_replicas": 1}
-    with serve({**arguments, "request_timeout_seconds": TIMEOUT_SECONDS}) as server:
+    arguments = under(budget, checkpoint) | {"max_replicas": 1, "request_timeout_seconds": TIMEOUT_SECONDS}
+    with serve(arguments) as server:
         yield server
 
 
 def running(server: Server, stage: str) -> int | None:
     """The pid of a stage that holds a running lease."""
     return next((entry["pid"] for entry in server.stages(stage) if entry["running"]), None)
+
+
+def copies(pid: int) -> dict[str, int]:
+    """The host copies that a process has: names, and which memory it is."""
+    held = used_by(pid)
+    try:
+        return {name: os.fstat(descriptor).st_ino for name, descriptor in held.items()}
+    finally:
+        for descriptor in held.values():
+            os.close(descriptor)
+
+
+def test_a_successor_attaches_to_the_weights_of_the_dead(tight: Server) -> None:
+    """Nothing is read from disk again, though nobody else had them."""
+    (stage,) = tight.stages("denoise")
+    before = copies(stage["pid"])
+    os.kill(stage["pid"], signal.SIGKILL)
+    successor = tight.wait_until(
+        lambda: next((other["pid"] for other in tight.stages("denoise") if other["pid"] != stage["pid"]), None)
+    )
+    assert before
+    assert copies(successor) == before
+    tight.wait_ready()
 
 
 @pytest.mark.parametrize("stage", ["encode", "denoise", "decode"])

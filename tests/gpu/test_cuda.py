@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,16 @@ import pytest
 import torch
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import Picture, Size
+from lightx2v.core import Picture, Size, Video
 from lightx2v.errors import OutOfMemory
 from lightx2v.pipeline import CONTEXT, Pipeline
 from lightx2v.weights.device import CudaDevice
+from lightx2v.weights.host import HostCopy
+from lightx2v.weights.index import read_index
+from lightx2v.weights.layout import make_layout
+from tests.checkpoints import lora
 from tests.pictures import asked, noise
+from tests.unit.toy import Toy, load_toy, write_toy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SIZES = (Size(96, 64), Size(64, 80))
@@ -28,7 +34,13 @@ def _memory_returns() -> Iterator[None]:
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def make(checkpoint: Path, **settings: Any) -> tuple[Picture, Picture]:
+@pytest.fixture(params=["checkpoint", "dev"])
+def model(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
+
+
+def make(checkpoint: Path, **settings: Any) -> tuple[Picture | Video, Picture | Video]:
     pipeline = Pipeline(EngineSettings(model=str(checkpoint), device="cuda", **settings))
     references = [noise(size, seed) for seed, size in enumerate(SIZES)]
     text = pipeline.generate(asked("a red circle", SIZES[0], 1))
@@ -49,15 +61,76 @@ def make(checkpoint: Path, **settings: Any) -> tuple[Picture, Picture]:
         {"gpu_budget": CONTEXT + (40 << 20)},
     ],
 )
-def test_same_bits_under_every_setting(checkpoint: Path, settings: dict[str, Any]) -> None:
-    for picture, expected in zip(make(checkpoint, **settings), make(checkpoint), strict=True):
+def test_same_bits_under_every_setting(model: Path, settings: dict[str, Any]) -> None:
+    for picture, expected in zip(make(model, **settings), make(model), strict=True):
         assert np.array_equal(picture.pixels, expected.pixels)
+
+
+@pytest.mark.parametrize("settings", [{"cpu_offload": True}, {"cpu_offload": True, "lazy_load": True}])
+def test_a_lora_gives_the_same_bits_and_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    loras = {"oil": str(lora.write(tmp_path / "oil.safetensors", lora.peft()))}
+    made = []
+    for offload in ({"cpu_offload": False}, settings):
+        pipeline = Pipeline(EngineSettings(model=str(checkpoint), device="cuda", loras=loras, **offload))
+        plain = asked("a red circle", SIZES[0], 1)
+        requests = (plain, replace(plain, lora="oil"), plain)
+        made.append([pipeline.generate(request).pixels for request in requests])
+        pipeline.close()
+    (before, painted, after), streamed = made
+    assert np.array_equal(before, after)
+    assert not np.array_equal(before, painted)
+    assert all(map(np.array_equal, made[0], streamed))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_token_that_sees_nothing_gets_nothing(dtype: torch.dtype) -> None:
+    """By whichever kernel attention takes at the published shape: dev's padding rests on it."""
+    mask = torch.ones(513, 513, dtype=torch.bool, device="cuda").tril()
+    mask[:, 0] = False
+    query, key, value = torch.randn(3, 1, 32, 513, 128, dtype=dtype, device="cuda")
+    attended = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask[None, None])
+    assert torch.isfinite(attended).all()
+    assert not attended[:, :, 0].any()
+    assert attended[:, :, 1:].any(-1).all()
 
 
 def test_a_run_is_held_to_its_grant() -> None:
     device = CudaDevice()
     with pytest.raises(OutOfMemory), device.workspace(0, 64 << 20):
         torch.empty(1 << 30, dtype=torch.uint8, device=device.torch_device)
+
+
+def test_every_user_of_a_host_copy_has_it_pinned(tmp_path: Path) -> None:
+    write_toy(tmp_path / "toy")
+    toy = Toy()
+    layout = make_layout(toy, read_index(tmp_path / "toy"), toy.blocks)
+    first, second = HostCopy(layout, pinned=True), HostCopy(layout, pinned=True)
+    for unit in layout.units:
+        assert first.unit(unit).is_pinned()
+        assert second.unit(unit).is_pinned()
+        assert torch.equal(first.unit(unit).cuda(), second.unit(unit).cuda())
+    first.close()
+    assert all(second.unit(unit).is_pinned() for unit in layout.units)
+    second.close()
+
+
+@pytest.mark.parametrize("resident", [0, 1, 5, 15, 16])
+def test_large_blocks_stream_beside_the_compute(tmp_path: Path, resident: int) -> None:
+    """A quarter of a GiB in blocks of 16 MiB, whose copies and computation overlap: any misplaced wait shows."""
+    write_toy(tmp_path / "toy", blocks=16, width=2048)
+    toy, residence = load_toy(tmp_path, CudaDevice(), blocks=16, width=2048)
+    hidden = torch.linspace(-1, 1, 4096 * 2048, device="cuda").view(4096, 2048)
+    with torch.inference_mode():
+        residence.place(residence.reachable)
+        with residence.running(residence.nbytes, 1):
+            expected = toy.module(hidden)
+        residence.drop(sum(unit.nbytes for unit in residence.units[: 1 + resident]))
+        with residence.running(residence.nbytes, 8):
+            for _ in range(8):
+                assert torch.equal(toy.module(hidden), expected)
+    residence.close()
 
 
 def test_dropped_memory_is_free_for_other_processes(checkpoint: Path) -> None:
@@ -68,3 +141,9 @@ def test_dropped_memory_is_free_for_other_processes(checkpoint: Path) -> None:
     del slab
     device.trim()
     assert torch.cuda.mem_get_info()[0] >= before - (4 << 20)
+
+
+def test_the_rates_are_those_of_a_gpu() -> None:
+    """From 1 to 64 TB of operations while a GB arrives: PCIe 3 with a small card to PCIe 5 with a large one."""
+    device = CudaDevice()
+    assert 1e12 < 1e9 / (device.behind(1e15) / 1e15) < 64e12

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from tests.checkpoints import write_klein
+from tests.checkpoints.flux2 import write_klein
+from tests.checkpoints.qwen_image import write_qwen_image
+from tests.checkpoints.wan import write_wan
+from tests.checkpoints.z_image import write_z_image
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,3 +27,36 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Undistilled, in many files, with a head of its own."""
     return write_klein(tmp_path_factory.mktemp("base"), distilled=False, max_shard_size="300KB", tied=False)
+
+
+@pytest.fixture(scope="session")
+def z_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In many files."""
+    return write_z_image(tmp_path_factory.mktemp("z_base"), turbo=False, max_shard_size="300KB")
+
+
+@pytest.fixture(scope="session")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_wan(tmp_path_factory.mktemp("wan"))
+
+
+@pytest.fixture(scope="session")
+def qwen_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In many files."""
+    return write_qwen_image(tmp_path_factory.mktemp("qwen_image"), max_shard_size="300KB")
+
+
+@pytest.fixture(params=["distilled", "dev"])
+def either(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
+
+
+@pytest.fixture
+def fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device attention would materialise its scores, which no kernel on a GPU does."""
+
+    def fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return torch.empty_like(query)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", fused)

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import Flux2KleinPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import AutoTokenizer, ProcessorMixin
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, Latents, Picture, Size
+from lightx2v.core import GenerateRequest, Latents, Picture, Size, Video
 from lightx2v.models.component import Component
+from lightx2v.models.registry import find_family
 from lightx2v.pipeline import Pipeline
 
 C = TypeVar("C", bound=Component)
@@ -30,14 +32,17 @@ def bind(component: C, checkpoint: Path) -> C:
     files = sorted((checkpoint / component.folder).glob("*.safetensors"))
     stored = {name: tensor for file in files for name, tensor in load_file(file).items()}
     wanted = [name for name in component.module.state_dict() if name not in component.unreachable]
-    states = {name: stored[component.source(name)].to(component.dtype) for name in wanted}
+    dtypes = {name: torch.float32 if name in component.precise else component.dtype for name in wanted}
+    states = {name: stored[component.source(name)].to(dtypes[name]) for name in wanted}
     missing, unexpected = component.module.load_state_dict(states, strict=False, assign=True)
     assert set(missing) <= component.unreachable
     assert not unexpected
     return component
 
 
-def generate(checkpoint: Path, request: GenerateRequest, references: Sequence[Picture] = ()) -> tuple[Latents, Picture]:
+def generate(
+    checkpoint: Path, request: GenerateRequest, references: Sequence[Picture] = ()
+) -> tuple[Latents, Picture | Video]:
     """The whole path in one process, everything resident."""
     settings = EngineSettings(model=str(checkpoint), dtype="float32", device="cpu", cpu_offload=False)
     with closing(Pipeline(settings)) as pipeline:
@@ -45,22 +50,36 @@ def generate(checkpoint: Path, request: GenerateRequest, references: Sequence[Pi
         return latents, pipeline.decode(request, latents)
 
 
-def load_reference(checkpoint: Path) -> Flux2KleinPipeline:
-    pipeline = Flux2KleinPipeline.from_pretrained(checkpoint, dtype=torch.float32)
+class TextProcessor(ProcessorMixin):  # type: ignore[misc]
+    """What of a PixtralProcessor is left without pictures. The real one cannot be had without torchvision."""
+
+    def __init__(self, tokenizer: Any, chat_template: str) -> None:
+        super().__init__(tokenizer, chat_template=chat_template)
+
+
+def load_reference(checkpoint: Path) -> DiffusionPipeline:
+    if find_family(checkpoint).name != "flux2-dev":
+        pipeline = DiffusionPipeline.from_pretrained(checkpoint, dtype=torch.float32)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint / "tokenizer")
+        pipeline = DiffusionPipeline.from_pretrained(checkpoint, dtype=torch.float32, tokenizer=None)
+        pipeline.tokenizer = TextProcessor(tokenizer, tokenizer.chat_template)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def reference_generate(
-    pipeline: Flux2KleinPipeline, request: GenerateRequest, images: Sequence[Image.Image] = ()
+    pipeline: DiffusionPipeline, request: GenerateRequest, images: Sequence[Image.Image] = (), **arguments: Any
 ) -> tuple[torch.Tensor, npt.NDArray[np.uint8]]:
-    """The reference's last latents, [tokens, channels], and its picture, [height, width, 3]."""
+    """The reference's last latents, as it shapes them, and its picture, [height, width, 3]."""
     last: dict[str, torch.Tensor] = {}
-    negative = pipeline.encode_prompt(request.negative_prompt)[0] if request.negative_prompt else None
+    if images:
+        arguments["image"] = list(images)
+    if request.negative_prompt:
+        arguments["negative_prompt_embeds"] = pipeline.encode_prompt(request.negative_prompt)[0]
     picture = pipeline(
-        image=list(images) or None,
         prompt=request.prompt,
-        negative_prompt_embeds=negative,
+        **arguments,
         width=request.size.width,
         height=request.size.height,
         num_inference_steps=request.steps,

@@ -6,16 +6,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lightx2v.__main__ import main
-from lightx2v.config import ENVIRONMENT
+from lightx2v.config import ENVIRONMENT, EngineSettings
 from lightx2v.core import GenerateRequest, Picture, Size
 from lightx2v.pipeline import Pipeline
+from tests.checkpoints import lora
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "a red circle"
@@ -104,10 +108,59 @@ def test_references(command: Command, pipeline: Pipeline, tmp_path: Path) -> Non
     assert not np.array_equal(pixels(tmp_path / "one.png"), pixels(tmp_path / "two.png"))
 
 
+def test_the_start_is_a_picture(
+    command: Command, z_turbo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three of four steps are left of strength 0.6, and one of 0.2."""
+    noise = np.random.default_rng(0).integers(0, 256, (70, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "start.png")
+    for name, strength, bar in (("weak.png", ("--strength", "0.2"), "1/1"), ("usual.png", (), "3/3")):
+        asked = ("-o", name, "-i", "start.png", "--seed", "3", "--steps", "4", *strength)
+        assert command(*asked, model=z_turbo) == 0
+        assert bar in capsys.readouterr().err
+    engine = EngineSettings(model=str(z_turbo), dtype="float32", device="cpu")
+    started = request(Size(96, 64), 3, guidance=0.0, references=(Size(96, 70),), strength=0.2)
+    expected = Pipeline(engine).generate(started, [Picture(noise)]).pixels
+    assert np.array_equal(pixels(tmp_path / "weak.png"), expected)
+    assert not np.array_equal(pixels(tmp_path / "usual.png"), expected)
+
+
+def test_strength_without_a_picture_to_start_from(refused: Callable[..., str], z_turbo: Path) -> None:
+    assert "does not start from a picture" in refused("--strength", "0.5")
+    assert "no picture to start from" in refused("--strength", "0.5", model=z_turbo)
+
+
+@pytest.mark.parametrize("strength", ["0", "-1", "1.5", "nan"])
+def test_strength_is_a_share(refused: Callable[..., str], z_turbo: Path, tmp_path: Path, strength: str) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "start.png")
+    assert "strength" in refused("-i", "start.png", f"--strength={strength}", model=z_turbo)
+
+
 def test_settings_are_those_of_a_configuration(command: Command, pipeline: Pipeline, tmp_path: Path) -> None:
     offload = ("--cpu-offload", "true", "--offload-granularity", "block", "--lazy-load", "true")
     assert command("--seed", "7", *offload, "--gpu-budget", "64MiB") == 0
     assert np.array_equal(pixels(tmp_path / "out.png"), pipeline.generate(request(Size(64, 64), 7)).pixels)
+
+
+def test_a_lora_by_its_name(command: Command, checkpoint: Path, tmp_path: Path) -> None:
+    loras = {"oil": str(lora.write(tmp_path / "oil.safetensors", lora.peft()))}
+    given = ("--seed", "7", "--loras", "oil=oil.safetensors", "--lora", "oil", "--lora-scale", "0.5")
+    assert command(*given) == 0
+    settings = EngineSettings(model=str(checkpoint), dtype="float32", device="cpu", loras=loras)
+    with closing(Pipeline(settings)) as pipeline:
+        expected = pipeline.generate(request(Size(64, 64), 7, lora="oil", lora_scale=0.5)).pixels
+        assert not np.array_equal(pipeline.generate(request(Size(64, 64), 7)).pixels, expected)
+    assert np.array_equal(pixels(tmp_path / "out.png"), expected)
+
+
+def test_a_lora_that_cannot_be_had(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert refused("--lora", "oil") == "error: lora: 'oil' is not served here; none is configured"
+    assert "known are oil" in refused("--lora", "ink", "--loras", "oil=nowhere")
+    assert "without a lora" in refused("--lora-scale", "0.5")
+    assert "no such file" in refused("--lora", "oil", "--loras", f"oil={tmp_path / 'nowhere'}")
+    assert "write name=path" in refused("--loras", "oil")
+    file = lora.write(tmp_path / "oil.safetensors", {"entry.lora_A.weight": torch.ones(1)})
+    assert f"{file}: entry.lora_A.weight belongs to no" in refused("--lora", "oil", "--loras", f"oil={file}")
 
 
 def test_a_budget_that_is_too_small_is_told(refused: Callable[..., str]) -> None:
@@ -207,3 +260,32 @@ def test_the_module_itself(checkpoint: Path, tmp_path: Path) -> None:
     run = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr == f"error: {tmp_path / 'nowhere'}: no such folder\n"
+
+
+@pytest.fixture
+def wan_command(wan: Path, command: Command) -> Command:
+    return lambda *arguments: command(*arguments, "--seed", "7", "--steps", "1", "--size", "32x48", model=wan)
+
+
+@pytest.mark.parametrize(("arguments", "frames"), [((), 9), (("--frames", "5", "-o", "clip.mp4"), 5)])
+def test_a_video(wan_command: Command, tmp_path: Path, arguments: tuple[str, ...], frames: int) -> None:
+    assert wan_command(*arguments) == 0
+    with av.open(tmp_path / (arguments[-1] if arguments else "out.mp4")) as container:
+        (stream,) = container.streams
+        assert (stream.width, stream.height, stream.average_rate) == (32, 48, 16)
+        assert len(list(container.decode(stream))) == frames
+
+
+def test_one_frame_is_a_picture(wan_command: Command, tmp_path: Path) -> None:
+    assert wan_command("--frames", "1") == 0
+    assert pixels(tmp_path / "out.png").shape == (48, 32, 3)
+
+
+def test_frames_that_cannot_be(refused: Callable[..., str], wan: Path) -> None:
+    assert "makes no videos" in refused("--frames", "5")
+    assert "multiple of 4" in refused("--frames", "8", model=wan)
+
+
+def test_a_name_of_another_kind(refused: Callable[..., str], wan: Path) -> None:
+    assert "a picture must end in one of .png" in refused("-o", "out.mp4")
+    assert "a video must end in one of .mp4" in refused("-o", "out.png", model=wan)

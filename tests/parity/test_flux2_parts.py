@@ -21,21 +21,32 @@ from benchmarks.checkpoint import SHAPES, Shape, write_checkpoint
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size
 from lightx2v.errors import InvalidCheckpoint, NonFinite
 from lightx2v.models.component import Component
+from lightx2v.models.flow import euler_step
 from lightx2v.models.flux2.autoencoder import Flux2Autoencoder
 from lightx2v.models.flux2.denoiser import Flux2Denoiser
 from lightx2v.models.flux2.encoder import Flux2TextEncoder
-from lightx2v.models.flux2.schedule import euler_step, noise_levels
-from tests.checkpoints import write_klein
+from lightx2v.models.flux2.schedule import noise_levels
+from lightx2v.models.registry import find_family
+from tests.checkpoints.flux2 import write_dev, write_klein
 from tests.parity.reference import bind
 
 CPU = torch.device("cpu")
 Part = Callable[[Path, torch.dtype], Component]
-PARTS: tuple[Part, ...] = (Flux2TextEncoder, Flux2Denoiser, Flux2Autoencoder)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_klein(tmp_path_factory.mktemp("klein"))
+def text_encoder(checkpoint: Path, dtype: torch.dtype) -> Flux2TextEncoder:
+    encoder = find_family(checkpoint).encoder(checkpoint, dtype)
+    assert isinstance(encoder, Flux2TextEncoder)
+    return encoder
+
+
+PARTS: tuple[Part, ...] = (text_encoder, Flux2Denoiser, Flux2Autoencoder)
+
+
+@pytest.fixture(scope="module", params=[write_klein, write_dev])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = request.param(tmp_path_factory.mktemp("flux2"))
+    return folder
 
 
 def make_request(**fields: object) -> GenerateRequest:
@@ -76,25 +87,28 @@ def run(component: Component) -> None:
     elif isinstance(component, Flux2Denoiser):
         list(component.steps(make_request(), Conditioning(torch.zeros(8, 96)), (), CPU))
     elif isinstance(component, Flux2Autoencoder):
-        component.decode(component.encode(Picture(np.zeros((64, 64, 3), np.uint8)), CPU))
+        component.decode(component.encode(make_request(), Picture(np.zeros((64, 64, 3), np.uint8)), CPU))
 
 
-def test_the_encoder_reads_27_of_36_layers_and_no_head(checkpoint: Path) -> None:
-    encoder = Flux2TextEncoder(checkpoint, torch.float32)
-    read = {encoder.source(name) for name in encoder.module.state_dict()} - {"model.norm.weight"}
+def test_the_encoder_reads_three_quarters_of_the_layers_no_head_and_no_vision(checkpoint: Path) -> None:
+    encoder = text_encoder(checkpoint, torch.float32)
+    config = json.loads((checkpoint / "text_encoder/config.json").read_text())
+    layers = config.get("text_config", config)["num_hidden_layers"]
+    read = {encoder.source(name) for name in encoder.module.state_dict()} - {encoder.source("norm.weight")}
     with safe_open(checkpoint / "text_encoder/model.safetensors", "pt") as file:
         unread = set(file.keys()) - read
     assert encoder.unreachable == {"norm.weight"}
-    assert len(encoder.blocks) == 27
-    assert {int(name.split(".")[2]) for name in unread if "layers" in name} == set(range(27, 36))
-    assert {name for name in unread if "layers" not in name} <= {"model.norm.weight", "lm_head.weight"}
+    assert len(encoder.blocks) == 3 * layers // 4
+    rest = {name.removeprefix(encoder.prefix) for name in unread if name.startswith(encoder.prefix)} - {"norm.weight"}
+    assert {int(name.split(".")[1]) for name in rest} == set(range(len(encoder.blocks), layers))
+    assert all(name.startswith(encoder.prefix) for name in read), "the head and the vision tower lie elsewhere"
 
 
-def test_guidance_needs_a_base_model(checkpoint: Path, tmp_path: Path) -> None:
-    assert not Flux2TextEncoder(checkpoint, torch.float32).is_guided(make_request(guidance=4.0))
-    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+def test_two_prompts_need_a_base_model(checkpoint: Path, distilled: Path, tmp_path: Path) -> None:
+    assert not text_encoder(checkpoint, torch.float32).is_guided(make_request(guidance=4.0))
+    shutil.copytree(distilled, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model_index.json").write_text('{"_class_name": "Flux2KleinPipeline"}')
-    base = Flux2TextEncoder(tmp_path, torch.float32)
+    base = text_encoder(tmp_path, torch.float32)
     assert base.is_guided(make_request(guidance=1.01))
     assert not base.is_guided(make_request(guidance=1.0))
 
@@ -103,16 +117,16 @@ def test_the_tokenizer_may_take_less_than_512(checkpoint: Path, tmp_path: Path) 
     shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
     file = tmp_path / "tokenizer/tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 64}))
-    encoder = bind(Flux2TextEncoder(tmp_path, torch.float32), tmp_path)
+    encoder = bind(text_encoder(tmp_path, torch.float32), tmp_path)
     assert encoder.encode("a red circle " * 99, CPU).shape == (64, 96)
-    assert encoder.workspace(make_request()) < Flux2TextEncoder(checkpoint, torch.float32).workspace(make_request())
+    assert encoder.workspace(make_request()) < text_encoder(checkpoint, torch.float32).workspace(make_request())
 
 
 @pytest.mark.parametrize(
     ("part", "name"),
     [
-        (Flux2TextEncoder, "text_encoder/config.json"),
-        (Flux2TextEncoder, "tokenizer"),
+        (text_encoder, "text_encoder/config.json"),
+        (text_encoder, "tokenizer"),
         (Flux2Denoiser, "transformer/config.json"),
         (Flux2Autoencoder, "vae/config.json"),
     ],
@@ -127,9 +141,11 @@ def test_a_missing_file_is_named(checkpoint: Path, tmp_path: Path, part: Part, n
 def test_a_text_encoder_of_too_few_layers(checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
     file = tmp_path / "text_encoder/config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 20}))
+    values = json.loads(file.read_text())
+    values.get("text_config", values)["num_hidden_layers"] = 20
+    file.write_text(json.dumps(values))
     with pytest.raises(InvalidCheckpoint, match="20 layers"):
-        Flux2TextEncoder(tmp_path, torch.float32)
+        text_encoder(tmp_path, torch.float32)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -190,6 +206,23 @@ def test_the_transformer_imports_neither_diffusers_nor_transformers() -> None:
         "assert not {'diffusers', 'transformers'} & set(sys.modules), 'seconds of start-up'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_text_encoder_brings_no_vision(checkpoint: Path) -> None:
+    """Nor diffusers: both are seconds of start-up, and what dev's processor needs is not installed."""
+    code = (
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from lightx2v.models.registry import find_family\n"
+        f"checkpoint = Path({str(checkpoint)!r})\n"
+        "find_family(checkpoint).encoder(checkpoint, torch.float32)._tokenise('a red circle')\n"
+        "print(*sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = run.stdout.split()
+    assert "lightx2v.models.flux2.encoder" in loaded
+    assert not [name for name in loaded if name.startswith(("diffusers", "torchvision"))]
+    assert not [name for name in loaded if "modeling_pixtral" in name or "mistral3" in name]
 
 
 def test_a_written_checkpoint_of_any_size_gives_a_picture(tmp_path: Path) -> None:

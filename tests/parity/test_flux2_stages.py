@@ -1,4 +1,4 @@
-"""Each part of FLUX.2 klein on its own against diffusers and transformers."""
+"""Each part of FLUX.2 klein and dev on its own against diffusers and transformers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lightx2v.core import Conditioning, Latents, Picture
 from lightx2v.layers.rope import rope_table
 from lightx2v.models.flux2.autoencoder import Flux2Autoencoder
 from lightx2v.models.flux2.denoiser import Flux2Denoiser
-from lightx2v.models.flux2.encoder import Flux2TextEncoder
 from lightx2v.models.flux2.recipe import read_recipe
 from lightx2v.models.flux2.schedule import noise_levels, timesteps
 from lightx2v.models.flux2.transformer import Flux2Shape, Flux2Transformer
-from tests.checkpoints import make_transformer
+from lightx2v.models.registry import find_family
+from tests.checkpoints.flux2 import make_transformer
 from tests.parity.reference import LATENTS, PIXELS, bind, load_reference, make_image, make_request
 
 CPU = torch.device("cpu")
@@ -30,13 +30,15 @@ def oracle(distilled: Path) -> Flux2KleinPipeline:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", "a red circle", "été 🎨 <|im_end|>", "word " * 700], ids=["no", "short", "odd", "long"]
+    "prompt",
+    ["", "a red circle", "été 🎨 <|im_end|> [INST] [IMG]", "a red circle " * 75, "word " * 700],
+    ids=["no", "short", "odd", "long", "cut"],
 )
-@pytest.mark.parametrize("variant", ["distilled", "base"])
+@pytest.mark.parametrize("variant", ["distilled", "base", "dev"])
 def test_conditioning(prompt: str, variant: str, request: pytest.FixtureRequest) -> None:
     checkpoint = request.getfixturevalue(variant)
     expected = load_reference(checkpoint).encode_prompt(prompt)[0][0]
-    encoder = bind(Flux2TextEncoder(checkpoint, torch.float32), checkpoint)
+    encoder = bind(find_family(checkpoint).encoder(checkpoint, torch.float32), checkpoint)
     torch.testing.assert_close(encoder.encode(prompt, CPU), expected, rtol=0, atol=LATENTS)
 
 
@@ -78,7 +80,7 @@ def test_the_schedule_is_exact(oracle: Flux2KleinPipeline, tokens: int, steps: i
 def test_encoded_reference(distilled: Path, oracle: Flux2KleinPipeline, width: int, height: int) -> None:
     image = make_image(3, width, height)
     autoencoder = bind(Flux2Autoencoder(distilled, torch.float32), distilled)
-    ours = autoencoder.encode(Picture(np.asarray(image)), CPU)
+    ours = autoencoder.encode(make_request(), Picture(np.asarray(image)), CPU)
     pixels = oracle.image_processor.preprocess(image, height=height, width=width, resize_mode="crop")
     with torch.no_grad():
         expected = oracle.prepare_image_latents([pixels], 1, None, CPU, torch.float32)[0][0]

@@ -1,98 +1,96 @@
-"""What the parts of FLUX.2 say that they need beside weights, against the live tensors of the published shapes."""
+"""What the parts of FLUX.2 say that they need, of weights and beside them, at the published shapes."""
 
 from __future__ import annotations
 
-import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.checkpoint import SHAPES, make_tokenizer, write_configurations
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Size
-from lightx2v.models.component import Component
 from lightx2v.models.flux2.autoencoder import Flux2Autoencoder
 from lightx2v.models.flux2.denoiser import Flux2Denoiser
-from lightx2v.models.flux2.encoder import Flux2TextEncoder
+from lightx2v.models.registry import find_family
+from tests.checkpoints.flux2 import write_dev_configurations
+from tests.parity.live import CUDNN, META, LiveBytes
 
-META, LARGE = torch.device("meta"), Size(1024, 1024)
-CUDNN = 2.4 / 1.5
-"""Measured at 1024 x 1024 in bf16: a decode's peak on a GPU over its live tensors."""
+LARGE = Size(1024, 1024)
 
+pytestmark = pytest.mark.usefixtures("fused_attention")
 
-class LiveBytes(TorchDispatchMode):
-    """Counts what lives on the meta device beside a component's own states; `peak` is the most at any time."""
-
-    def __init__(self, component: Component) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._known = {state.untyped_storage()._cdata for state in component.module.state_dict().values()}
-        self.live = self.peak = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and leaf.device == META:
-                self._count(leaf.untyped_storage())
-        return result
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata in self._known:
-            return
-        self._known.add(storage._cdata)
-        self.live += storage.nbytes()
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
-
-    def _forget(self, key: int, nbytes: int) -> None:
-        self._known.discard(key)
-        self.live -= nbytes
+REACHABLE = {
+    "klein-4b": (3_114_088_192 - 151_936 * 2560, 3_875_544_576),
+    "klein-9b": (5_831_883_520 - 151_936 * 4096, 9_078_581_248),
+    "dev": (17_343_754_240 - 131_072 * 5120, 32_223_281_152),
+}
+"""Parameters of the text encoder, its embedding table apart, and of the transformer, counted in the reference's."""
 
 
-@pytest.fixture(scope="module", params=sorted(SHAPES))
+@pytest.fixture(scope="module", params=REACHABLE)
 def shapes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
-    write_configurations(folder, SHAPES[request.param])
+    if request.param == "dev":
+        write_dev_configurations(folder)
+        return folder
+    write_configurations(folder, SHAPES[request.param], distilled=False)
     make_tokenizer().save_pretrained(folder / "tokenizer")
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device attention would materialise its scores, which no kernel on a GPU does."""
-
-    def fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        return torch.empty_like(query)
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", fused)
+def make_request(size: Size = LARGE, references: tuple[Size, ...] = (), guidance: float = 1.0) -> GenerateRequest:
+    return GenerateRequest("workspace", "a red circle", size, 2, 0, guidance, references=references)
 
 
-def make_request(size: Size = LARGE, references: tuple[Size, ...] = ()) -> GenerateRequest:
-    return GenerateRequest("workspace", "a red circle", size, steps=2, seed=0, references=references)
+def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None:
+    family, counts = find_family(shapes), REACHABLE[request.node.callspec.params["shapes"]]
+    for part, count in zip((family.encoder, family.denoiser), counts, strict=True):
+        component = part(shapes, torch.bfloat16)
+        absent = component.host_tensors | component.unreachable
+        states = component.module.state_dict()
+        assert sum(state.nbytes for name, state in states.items() if name not in absent) == 2 * count
 
 
 @pytest.mark.parametrize("references", [0, 1, 2])
-@pytest.mark.parametrize("is_guided", [False, True])
-def test_denoiser(shapes: Path, references: int, is_guided: bool) -> None:
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_denoiser(shapes: Path, references: int, guidance: float) -> None:
     denoiser = Flux2Denoiser(shapes, torch.bfloat16)
-    request = make_request(references=(LARGE,) * references)
+    request = make_request(references=(LARGE,) * references, guidance=guidance)
     text = torch.empty(512, denoiser.shape.joint_attention_dim)
+    conditioning = Conditioning(text, text if denoiser.recipe.is_guided(request) else None)
     seen = [Latents(torch.empty(4096, 128), 64, 64)] * references
     with LiveBytes(denoiser) as meter:
-        for _ in denoiser.steps(request, Conditioning(text, text if is_guided else None), seen, META):
+        for _ in denoiser.steps(request, conditioning, seen, META):
             pass
     assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
 
 
+@pytest.mark.parametrize("references", [0, 2])
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_operations_of_a_step(shapes: Path, references: int, guidance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against PyTorch's own count, which leaves elementwise operations out as ours does."""
+    monkeypatch.undo()
+    denoiser = Flux2Denoiser(shapes, torch.bfloat16)
+    request = make_request(references=(LARGE,) * references, guidance=guidance)
+    text = torch.empty(512, denoiser.shape.joint_attention_dim)
+    seen = [Latents(torch.empty(4096, 128), 64, 64)] * references
+    with FlopCounterMode(display=False) as counter:
+        next(
+            denoiser.steps(
+                request, Conditioning(text, text if denoiser.recipe.is_guided(request) else None), seen, META
+            )
+        )
+    assert counter.get_total_flops() == pytest.approx(denoiser.flops(request), rel=0.02)
+
+
 def test_encoder(shapes: Path) -> None:
-    encoder = Flux2TextEncoder(shapes, torch.bfloat16)
+    encoder: Any = find_family(shapes).encoder(shapes, torch.bfloat16)
     table = torch.empty(encoder.config.vocab_size, encoder.config.hidden_size, dtype=torch.bfloat16)
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     with LiveBytes(encoder) as meter:
-        conditioning = encoder.encode("a red circle", META)
+        conditioning = encoder.encode("a red circle " * 300, META)
     assert conditioning.shape == (512, 3 * encoder.config.hidden_size)
     assert 1.1 * meter.peak < encoder.workspace(make_request()) < 1.25 * meter.peak
 

@@ -7,9 +7,8 @@ from typing import Any
 from ray.serve.deployment import Application
 
 from deployments.app import compose
-from deployments.settings import AppSettings
+from deployments.settings import parse_models
 from deployments.stage import StageServer
-from lightx2v.config import parse_settings
 
 
 class NeverReleases(StageServer):
@@ -22,4 +21,4 @@ class NeverReleases(StageServer):
 
 
 def never_releases(args: dict[str, Any]) -> Application:
-    return compose(parse_settings(AppSettings, args), NeverReleases)
+    return compose(parse_models(args), NeverReleases)

@@ -51,6 +51,19 @@ def test_seeds(server: Server) -> None:
     assert server.generate(PROMPT, seed=drawn["seed"]).json()["data"][0] == drawn
 
 
+def test_a_prompt_that_comes_again_is_not_encoded_again(server: Server) -> None:
+    """No memory is leased for it, and the picture is the same."""
+
+    def grants() -> int:
+        return int(server.card()["grants_total"])
+
+    before = grants()
+    first = server.generate("an orange star", seed=5).json()["data"]
+    between = grants()
+    assert server.generate("an orange star", seed=5).json()["data"] == first
+    assert (between - before, grants() - between) == (3, 2)
+
+
 def test_concurrent_requests_do_not_mix(server: Server, pipeline: Pipeline) -> None:
     prompts = [f"{count} green triangles" for count in range(6)]
     with ThreadPoolExecutor(len(prompts)) as pool:

@@ -16,9 +16,9 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import Size
 from lightx2v.pipeline import Pipeline
 from lightx2v.residency.plan import StageSize
-from tests.checkpoints import write_klein
+from tests.checkpoints.flux2 import write_klein
 from tests.pictures import asked, made, noise, png
-from tests.server import Server, serve
+from tests.server import Server, serve, under
 
 PROMPT = "a red circle left of a blue square on white"
 LARGE = Size(96, 64)
@@ -38,8 +38,7 @@ def test_second_request(heavy: Path, builder: str, second: int) -> None:
     """With everything kept on the card, the second request's encoder needs the transformer to give way."""
     pipeline = Pipeline(EngineSettings(model=str(heavy), dtype="float32", device="cpu"))
     budget = tight_budget(pipeline.sizes(asked(PROMPT, Size(64, 64), 0)))
-    arguments = {"model": str(heavy), "dtype": "float32", "gpu_budget": budget, "cpu_offload": False}
-    with serve(arguments, builder) as server:
+    with serve(under(budget, heavy) | {"cpu_offload": False}, builder) as server:
         assert server.generate(PROMPT, seed=1).status_code == 200
         answer = server.generate(PROMPT, seed=2)
         assert answer.status_code == second
@@ -65,8 +64,7 @@ def budget(pipeline: Pipeline) -> int:
 
 @pytest.fixture(scope="module")
 def tight(checkpoint: Path, budget: int) -> Iterator[Server]:
-    arguments = {"model": str(checkpoint), "dtype": "float32", "gpu_budget": budget, "max_replicas": 1}
-    with serve(arguments) as server:
+    with serve(under(budget, checkpoint) | {"max_replicas": 1}) as server:
         yield server
 
 

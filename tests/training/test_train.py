@@ -27,11 +27,11 @@ def test_the_checkpoint_has_the_published_layout(trained: Path) -> None:
     checkpoint = trained / "checkpoint"
     index = json.loads((checkpoint / "model_index.json").read_text())
     assert index["_class_name"] == "Flux2KleinPipeline"
-    assert index["is_distilled"] is True
+    assert index["is_distilled"] is False
     defaults = json.loads((checkpoint / "generation_config.json").read_text())
-    assert defaults == {"num_inference_steps": 8, "guidance_scale": 1.0, "size": "128x128"}
+    assert defaults == {"num_inference_steps": 12, "guidance_scale": 2.0, "size": "128x128"}
     assert json.loads((checkpoint / "text_encoder" / "config.json").read_text())["num_hidden_layers"] == 28
-    assert "| 8 | 1 | 8 |" in (trained / "RESULTS.md").read_text()
+    assert "| 12 | 2 | 24 |" in (trained / "RESULTS.md").read_text()
     assert (checkpoint / "README.md").exists()
 
 
@@ -57,8 +57,9 @@ def test_diffusers_computes_what_training_computes(trained: Path) -> None:
             width=128,
             height=128,
             num_inference_steps=2,
+            guidance_scale=2.0,
             max_sequence_length=64,
             generator=torch.Generator("cpu").manual_seed(5),
             output_type="pt",
         ).images
-    torch.testing.assert_close(paint(networks, [task], 128, 128, 2, 1.0, seed=5), expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(paint(networks, [task], 128, 128, 2, 2.0, seed=5), expected, atol=2e-3, rtol=0)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from deployments.settings import AppSettings
+from deployments.settings import AppSettings, parse_models
 from lightx2v.config import BUNDLED_MODEL, ENVIRONMENT, EngineSettings, did_you_mean, parse_bytes, parse_settings
 from lightx2v.core import STAGES, Policy
 from lightx2v.errors import InvalidSettings
@@ -296,9 +296,36 @@ def described(text: str) -> dict[str, Any]:
 def test_the_configurations_validate_also_with_their_comments_switched_on(path: Path) -> None:
     text = path.read_text()
     (application,) = yaml.safe_load(text)["applications"]
-    settings = parse_settings(AppSettings, application["args"])
+    models = parse_models(application["args"])
     offered = described(text)
-    assert offered.keys() > application["args"].keys()
+    assert offered.keys() > application["args"].keys() - {"models"}
     assert offered["gpu_budget"] == "24GiB"
     parse_settings(AppSettings, offered)
-    assert settings.policy == "auto"
+    assert {settings.policy for settings in models} == {"auto"}
+
+
+def test_each_model_is_set_over_what_holds_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTX2V_MODEL", "owner/other")
+    entries = [{"model": "owner/one", "max_queue": 2}, {"model": "owner/two"}]
+    one, two = parse_models({"models": entries, "max_queue": 5, "gpu_budget": "1GiB"})
+    assert (one.model_id, one.max_queue, one.gpu_budget) == ("one", 2, 1 << 30)
+    assert (two.model_id, two.max_queue, two.gpu_budget) == ("two", 5, 1 << 30)
+
+
+@pytest.mark.parametrize("models", [[], {}, "owner/one", ["owner/one"], None])
+def test_a_list_of_models_that_is_none_is_refused(models: object) -> None:
+    with pytest.raises(InvalidSettings, match="models: write a list"):
+        parse_models({"models": models})
+
+
+def test_two_models_of_one_name_are_refused() -> None:
+    with pytest.raises(InvalidSettings, match="two are called 'klein'"):
+        parse_models({"models": [{"model": "one/klein"}, {"model": "two/klein"}]})
+
+
+def test_the_example_of_loras() -> None:
+    """Its lines lie deeper than `described` looks."""
+    text = (ROOT / "configs/flux2.yaml").read_text()
+    (example,) = re.findall(r"^      # (loras:\n(?:      #   .+\n)+)", text, re.MULTILINE)
+    loras = yaml.safe_load(example.replace("      # ", ""))
+    assert parse_settings(AppSettings, loras).loras.keys() == {"oil", "sketch"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lightx2v.core import Size
+from lightx2v.core import GenerateRequest, Size
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest
 from lightx2v.models.flux2.recipe import Flux2Recipe, read_recipe
 from lightx2v.models.registry import find_family
@@ -37,6 +37,13 @@ def test_a_base_checkpoint_lacks_the_key(checkpoint: Path) -> None:
     write(checkpoint / "model_index.json", {"_class_name": "Flux2KleinPipeline"})
     recipe = read_recipe(checkpoint)
     assert (recipe.distilled, recipe.steps, recipe.guidance) == (False, 50, 4.0)
+
+
+def test_dev_is_told_the_guidance_scale(checkpoint: Path) -> None:
+    write(checkpoint / "model_index.json", {"_class_name": "Flux2Pipeline"})
+    recipe = read_recipe(checkpoint)
+    assert recipe == Flux2Recipe(False, Size(1024, 1024), 50, 4.0, multiple=16, embeds_guidance=True)
+    assert not recipe.is_guided(GenerateRequest("unit", "", recipe.size, recipe.steps, 0, recipe.guidance))
 
 
 def test_overrides(checkpoint: Path) -> None:
@@ -85,7 +92,7 @@ def test_a_broken_index_is_named(checkpoint: Path, text: str) -> None:
         find_family(checkpoint)
 
 
-@pytest.mark.parametrize("index", [{"_class_name": "Flux2Pipeline"}, {"_class_name": ["x"]}])
+@pytest.mark.parametrize("index", [{"_class_name": "FluxPipeline"}, {"_class_name": ["x"]}])
 def test_an_unknown_class_is_told_what_is_supported(checkpoint: Path, index: object) -> None:
     write(checkpoint / "model_index.json", index)
     with pytest.raises(InvalidCheckpoint, match="Flux2KleinPipeline"):

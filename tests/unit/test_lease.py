@@ -128,6 +128,20 @@ def fake_card(monkeypatch: pytest.MonkeyPatch) -> FakeCard:
     return fake
 
 
+async def contended(card: Card, waiter: Stage) -> tuple[asyncio.Event, asyncio.Task[Lease], asyncio.Task[Lease]]:
+    """A stage runs until the event is set, and `waiter` waits for its memory; both runs."""
+    runner = Stage(card, "denoise", keep=False)
+    for stage in (runner, waiter):
+        await stage.lessee.start()
+    until, began = asyncio.Event(), asyncio.Event()
+    run = asyncio.create_task(runner.run(until, began))
+    await within(began.wait())
+    waiting = asyncio.create_task(waiter.run())
+    while (await card.actor.coordinator.report())["waiting"] == 0:
+        await asyncio.sleep(0)
+    return until, run, waiting
+
+
 async def resident(actor: Remote) -> dict[str, int]:
     """What the coordinator believes of each stage."""
     return {stage["stage"]: stage["resident_bytes"] for stage in (await actor.coordinator.report())["stages"]}
@@ -252,15 +266,8 @@ async def test_who_runs_joins_the_successor_with_its_lease() -> None:
 
 async def test_who_waits_waits_on_at_the_successor(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Card()
-    runner, waiter = Stage(card, "denoise", keep=False), Stage(card, "encode", keep=False)
-    for stage in (runner, waiter):
-        await stage.lessee.start()
-    until, began = asyncio.Event(), asyncio.Event()
-    run = asyncio.create_task(runner.run(until, began))
-    await within(began.wait())
-    waiting = asyncio.create_task(waiter.run())
-    while (await card.actor.coordinator.report())["waiting"] == 0:
-        await asyncio.sleep(0)
+    waiter = Stage(card, "encode", keep=False)
+    until, run, waiting = await contended(card, waiter)
     monkeypatch.setattr(module, "SETTLE_SECONDS", 0.1)
     successor = card.die()
     await settled(successor, {"denoise": 60, "encode": 0})
@@ -328,15 +335,8 @@ async def test_a_release_that_dies_with_its_coordinator_is_known_to_the_successo
 
 async def test_a_waiter_that_is_cancelled_abandons() -> None:
     card = Card()
-    runner, waiter = Stage(card, "denoise", keep=False), Stage(card, "encode", keep=False)
-    for stage in (runner, waiter):
-        await stage.lessee.start()
-    until, began = asyncio.Event(), asyncio.Event()
-    run = asyncio.create_task(runner.run(until, began))
-    await within(began.wait())
-    waiting = asyncio.create_task(waiter.run())
-    while (await card.actor.coordinator.report())["waiting"] == 0:
-        await asyncio.sleep(0)
+    waiter = Stage(card, "encode", keep=False)
+    until, run, waiting = await contended(card, waiter)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await within(waiting)

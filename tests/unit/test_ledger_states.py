@@ -298,7 +298,5 @@ class Card(RuleBasedStateMachine):
             self.answer(process, 0)
 
 
-Card.TestCase.settings = settings(
-    max_examples=80, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+Card.TestCase.settings = settings(max_examples=80, stateful_step_count=60, suppress_health_check=[HealthCheck.too_slow])
 TestCard = Card.TestCase

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import struct
-import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
@@ -150,13 +149,11 @@ BROKEN = {
 
 @pytest.fixture
 def little() -> Iterator[None]:
-    """What runs inside takes little time and memory."""
+    """What runs inside takes little memory."""
     tracemalloc.start()
-    started = time.thread_time()
     yield
-    seconds, (_, peak) = time.thread_time() - started, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert seconds < 0.5
     assert peak < 8 << 20
 
 
@@ -180,7 +177,7 @@ def test_a_bomb_is_refused_before_a_pixel_is_decoded(data: bytes, monkeypatch: p
 
 
 @pytest.mark.parametrize("whole", [PNG, JPEG, WEBP], ids=["png", "jpeg", "webp"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32))
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_no_flipped_byte_does_more_than_be_refused(whole: bytes, seed: int) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 
 from lightx2v.core import STAGES, Policy, StageName
 from lightx2v.errors import OutOfMemory
-from lightx2v.residency.plan import Share, Shares, StageSize, cost, model, plan, room, running, shares, streamed, whole
+from lightx2v.residency.plan import (
+    Share,
+    Shares,
+    StageSize,
+    exposed,
+    model,
+    moved,
+    plan,
+    room,
+    running,
+    shares,
+    streamed,
+    whole,
+)
 
 GIB = 2**30
 KLEIN = (
@@ -25,7 +38,7 @@ KLEIN = (
 def sizes(stage: StageName) -> st.SearchStrategy[StageSize]:
     units = st.lists(st.integers(1, 6), max_size=3).map(tuple)
     small = st.integers(0, 5)
-    return st.builds(StageSize, st.just(stage), units, small, small, small, st.integers(1, 5))
+    return st.builds(StageSize, st.just(stage), units, small, small, small, st.integers(1, 5), st.integers(0, 12))
 
 
 models = st.tuples(*(sizes(stage) for stage in STAGES))
@@ -47,15 +60,25 @@ def fits(stages: tuple[StageSize, ...], shares: tuple[Share, ...], budget: int) 
     return True
 
 
-def moved(stages: tuple[StageSize, ...], shares: tuple[Share, ...]) -> int:
-    pairs = zip(stages, shares, strict=True)
-    return sum(share.placed - share.resident + size.uses * (size.total - share.placed) for size, share in pairs)
+Cost = tuple[int, int]
 
 
-def brute_force(stages: tuple[StageSize, ...], budget: int) -> int | None:
-    """The fewest bytes over all pairs of resident and placed."""
+def total(stages: tuple[StageSize, ...], shares: tuple[Share, ...]) -> Cost:
+    """Bytes waited for, by the clock of the link: each use of a stage takes its copies or its computation, what is
+    longer, and the computation is not waiting. And bytes moved."""
+    waited = sent = 0
+    for size, share in zip(stages, shares, strict=True):
+        for use in range(size.uses):
+            copies = size.total - (share.placed if use else share.resident)
+            waited += max(copies, size.behind) - size.behind
+            sent += copies
+    return waited, sent
+
+
+def brute_force(stages: tuple[StageSize, ...], budget: int) -> Cost | None:
+    """The least over all pairs of resident and placed."""
     choices = (shares for shares in product(*map(shares_of, stages)) if fits(stages, shares, budget))
-    return min((moved(stages, shares) for shares in choices), default=None)
+    return min((total(stages, shares) for shares in choices), default=None)
 
 
 def planned(stages: tuple[StageSize, ...], budget: int) -> tuple[Share, ...] | None:
@@ -66,7 +89,7 @@ def planned(stages: tuple[StageSize, ...], budget: int) -> tuple[Share, ...] | N
     return tuple(shares[size.stage] for size in stages)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(models, st.integers(0, 60))
 def test_as_good_as_brute_force(stages: tuple[StageSize, ...], budget: int) -> None:
     shares = planned(stages, budget)
@@ -75,7 +98,8 @@ def test_as_good_as_brute_force(stages: tuple[StageSize, ...], budget: int) -> N
     if shares is not None:
         assert fits(stages, shares, budget)
         assert all(share in set(shares_of(size)) for size, share in zip(stages, shares, strict=True))
-        assert moved(stages, shares) == best == sum(map(cost, stages, shares))
+        assert total(stages, shares) == best
+        assert best == (sum(map(exposed, stages, shares)), sum(map(moved, stages, shares)))
 
 
 @given(models, st.integers(0, 60), st.integers(0, 20))
@@ -83,7 +107,7 @@ def test_a_larger_budget_is_never_worse(stages: tuple[StageSize, ...], budget: i
     small, large = planned(stages, budget), planned(stages, budget + more)
     if small is not None:
         assert large is not None
-        assert moved(stages, large) <= moved(stages, small)
+        assert total(stages, large) <= total(stages, small)
 
 
 @given(models)
@@ -104,6 +128,16 @@ def test_equal_costs_favour_the_stage_with_more_uses() -> None:
     assert plan(stages, 6) == {"encode": Share("encode", 0, 0), "denoise": Share("denoise", 4, 4)}
 
 
+def test_what_streams_behind_the_computation_leaves_room_for_what_does_not() -> None:
+    """Keeping the transformer moves the fewest bytes, but then the encoder comes anew for every request."""
+    encode, denoise = StageSize("encode", (5, 5), 0, 0, 5, 1), StageSize("denoise", (5,) * 4, 0, 0, 5, 4)
+    assert plan((encode, denoise), 25)["encode"].resident == 0
+    hidden = replace(denoise, behind=10)
+    shares = plan((encode, hidden), 25)
+    assert shares == {"encode": Share("encode", 10, 10), "denoise": Share("denoise", 10, 10)}
+    assert exposed(hidden, shares["denoise"]) == 0
+
+
 def test_too_little_names_the_stage_its_need_and_the_budget() -> None:
     stages = (StageSize("encode", (2,), 0, 0, 2, 1), StageSize("denoise", (8, 9), 3, 4, 9, 4))
     with pytest.raises(OutOfMemory, match=r"denoise needs 16 bytes .* budget is 15"):
@@ -113,9 +147,7 @@ def test_too_little_names_the_stage_its_need_and_the_budget() -> None:
 
 @pytest.mark.parametrize("gib", [31.35, 24, 16, 12, 6])
 def test_klein_overflow_falls_on_the_encoder_first(gib: float) -> None:
-    started = time.process_time()
     shares = plan(KLEIN, int(gib * GIB))
-    assert time.process_time() - started < 0.2
     encode, denoise = shares["encode"], shares["denoise"]
     if gib > 30:
         assert shares == whole(KLEIN)

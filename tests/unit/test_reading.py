@@ -166,7 +166,7 @@ def test_a_broken_form_is_refused(client: TestClient, kind: str, body: bytes) ->
 PIECES = [b"--b", b"--b--", b"\r\n", b"\n", b":", b";", b'"', b"=", b"\0", b"\xff", FILE_HEAD, b"name*=utf-8''%ff"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from(PIECES) | st.binary(max_size=8), max_size=12), st.text("b;= \"'*%", max_size=8))
 async def test_no_form_does_more_than_be_refused(pieces: list[bytes], suffix: str) -> None:
     async def receive() -> dict[str, Any]:

@@ -102,14 +102,38 @@ def test_weights_are_converted_to_the_components_type(tmp_path: Path, stored: to
 
 
 @pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dimension", [0, 1, 2])
+def test_a_state_can_be_the_last_slice_of_what_is_stored(
+    tmp_path: Path, dimension: int, stored: torch.dtype, lazy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the device and on the host; the others are whole."""
+    state = write_toy(tmp_path / "toy", dtype=stored)
+    sliced = {"table.weight": dimension, "blocks.1.0.weight": dimension}
+    monkeypatch.setattr(Toy, "last_slices", sliced)
+    frames = {name: torch.stack((torch.zeros_like(state[name]), state[name]), dim=dimension) for name in sliced}
+    save_file({f"model.{name}": value for name, value in (state | frames).items()}, tmp_path / "toy/model.safetensors")
+    toy, residence = load_toy(tmp_path, CpuDevice(), lazy=lazy)
+    residence.place(residence.reachable)
+    for name, value in toy.module.state_dict().items():
+        assert torch.equal(value, state[name].float()), name
+    whole = make_layout(toy, read_index(tmp_path / "toy"), toy.blocks)
+    monkeypatch.setattr(Toy, "last_slices", {"table.weight": dimension})
+    with pytest.raises(InvalidCheckpoint, match=r"blocks\.1\.0\.weight has shape"):
+        make_layout(toy, read_index(tmp_path / "toy"), toy.blocks)
+    assert sum(unit.nbytes for unit in whole.units) == residence.reachable
+
+
+@pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("resident", range(6))
 def test_output_is_the_same_whatever_is_resident(tmp_path: Path, resident: int, lazy: bool) -> None:
     state = write_toy(tmp_path / "toy")
     toy, residence = load_toy(tmp_path, CpuDevice(), lazy=lazy)
     residence.place(sum(unit.nbytes for unit in residence.layout.units[: max(1, resident)]))
     before = residence.nbytes
-    for _ in range(2):
-        assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
+    with residence.running(residence.nbytes, 2):
+        for _ in range(3):
+            assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN)), "the third was not announced"
     assert residence.nbytes == before
 
 
@@ -125,6 +149,7 @@ def test_place_and_drop_keep_to_their_limits(tmp_path_factory: pytest.TempPathFa
         residence.place(limit)
         assert residence.nbytes <= limit
         assert limit < residence.reachable or residence.nbytes == residence.reachable
+    residence.close()
 
 
 def test_dropped_weights_are_gone_from_the_module(tmp_path: Path) -> None:
@@ -170,7 +195,7 @@ def test_a_failing_block_leaves_nothing_behind(tmp_path: Path) -> None:
     residence.place(residence.layout.rest.nbytes)
     before = memory.used()
     toy.module.get_submodule("blocks.2.1").forward = lambda hidden: hidden.no_such_attribute
-    with pytest.raises(AttributeError, match="no_such_attribute"):
+    with pytest.raises(AttributeError, match="no_such_attribute"), residence.running(residence.nbytes, 1):
         toy.module(HIDDEN)
     assert memory.used() == before == {os.getpid(): residence.nbytes}
     residence.drop(0)

@@ -21,12 +21,12 @@ REQUEST = GenerateRequest("toy", "a prompt", Size(64, 64), steps=2, seed=0)
 
 
 class ToyModule(nn.Module):
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, width: int = WIDTH) -> None:
         super().__init__()
-        self.table = nn.Embedding(8, WIDTH)
-        self.entry = nn.Linear(WIDTH, WIDTH)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.SiLU()) for _ in range(blocks))
-        self.register_buffer("scale", torch.empty(WIDTH))
+        self.table = nn.Embedding(8, width)
+        self.entry = nn.Linear(width, width)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.SiLU()) for _ in range(blocks))
+        self.register_buffer("scale", torch.empty(width))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         hidden = self.entry(hidden) * self.scale
@@ -39,9 +39,9 @@ class Toy(Component):
     folder = "toy"
     host_tensors = frozenset({"table.weight"})
 
-    def __init__(self, blocks: int = 4, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, blocks: int = 4, dtype: torch.dtype = torch.float32, width: int = WIDTH) -> None:
         with torch.device("meta"):
-            self.module = ToyModule(blocks)
+            self.module = ToyModule(blocks, width)
         self.dtype = dtype
         self.blocks = tuple(f"blocks.{index}" for index in range(blocks))
 
@@ -52,20 +52,24 @@ class Toy(Component):
         return request.size.width * request.size.height
 
 
-def write_toy(folder: Path, blocks: int = 4, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+def write_toy(
+    folder: Path, blocks: int = 4, dtype: torch.dtype = torch.float32, width: int = WIDTH
+) -> dict[str, torch.Tensor]:
     """Writes random weights, an unreachable tensor among them; returns the state that a Toy should have."""
     torch.manual_seed(0)
-    state = {name: torch.randn(value.shape).to(dtype) for name, value in ToyModule(blocks).state_dict().items()}
+    state = {name: torch.randn(value.shape).to(dtype) for name, value in ToyModule(blocks, width).state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     stored = {f"model.{name}": value for name, value in state.items()} | {"lm_head.weight": torch.zeros(3)}
     save_file(stored, folder / "model.safetensors")
     return state
 
 
-def load_toy(root: Path, device: Device, blocks: int = 4, lazy: bool = False) -> tuple[Toy, Residence]:
-    toy = Toy(blocks)
+def load_toy(
+    root: Path, device: Device, blocks: int = 4, lazy: bool = False, width: int = WIDTH
+) -> tuple[Toy, Residence]:
+    toy = Toy(blocks, width=width)
     layout = make_layout(toy, read_index(root / "toy"), toy.blocks)
-    source = OnDisk(layout) if lazy else HostCopy(layout, pinned=False)
+    source = OnDisk(layout) if lazy else HostCopy(layout, device.pinned)
     return toy, Residence(toy, layout, source, device)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lightx2v.core import Size
-from lightx2v.errors import InvalidCheckpoint, InvalidRequest
-from lightx2v.models.configuration import read_configuration, require
+from lightx2v.core import Clip, GenerateRequest, Size
+from lightx2v.models.configuration import read_configuration
+from lightx2v.models.recipe import centre_crop, check_reference, override, read_grid, scale_to_area
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,10 +18,9 @@ MAX_TOKENS = 512
 """Prompts are cut and padded to it; the transformer sees the padding."""
 
 REFERENCE_AREA = 1024 * 1024
-REFERENCE_MIN_SIDE = 64
-REFERENCE_MAX_ASPECT = 8
 
-OVERRIDES = "generation_config.json"
+DEV = "Flux2Pipeline"
+"""The class of checkpoints whose transformer embeds the guidance scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +32,11 @@ class Flux2Recipe:
     steps: int
     guidance: float
     multiple: int
+    embeds_guidance: bool = False
+    """Whether the transformer was trained to be told the guidance scale, in place of a second prompt."""
+    max_references: int = 8
+    starts_from_picture: bool = False
+    clip: Clip | None = None
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """The picture in RGB, at most 1024 x 1024 pixels in area, centre-cropped to the multiple of both sides.
@@ -48,63 +50,29 @@ class Flux2Recipe:
         scaled = scale_to_area(Size(*image.size), REFERENCE_AREA)
         if scaled != Size(*image.size):
             image = image.resize((scaled.width, scaled.height), Resampling.LANCZOS)
-        return _centre_crop(image, *(side - side % self.multiple for side in image.size))
+        return centre_crop(image, *(side - side % self.multiple for side in image.size))
+
+    def is_guided(self, request: GenerateRequest) -> bool:
+        """Whether a step follows the difference between two prompts; distilled checkpoints never do, nor those whose
+        transformer is told the scale."""
+        return request.guidance > 1 and not (self.distilled or self.embeds_guidance)
 
     def edit_size(self, references: Sequence[Size]) -> Size:
         """The first fitted reference's size; the default where there is none."""
         return references[0] if references else self.size
 
 
-def check_reference(size: Size) -> None:
-    """Raises InvalidRequest for a picture that the model was not trained to look at."""
-    short, long = sorted((size.width, size.height))
-    if short < REFERENCE_MIN_SIDE:
-        raise InvalidRequest(f"a reference of {size} is too small: a side has at least {REFERENCE_MIN_SIDE}", "image")
-    if long > short * REFERENCE_MAX_ASPECT:
-        raise InvalidRequest(
-            f"a reference of {size} is too elongated: one side may be {REFERENCE_MAX_ASPECT} times the other", "image"
-        )
-
-
-def scale_to_area(size: Size, area: int) -> Size:
-    """`size` shrunk, its aspect kept and its sides truncated, to at most `area` pixels."""
-    if size.width * size.height <= area:
-        return size
-    scale = math.sqrt(area / (size.width * size.height))
-    return Size(int(size.width * scale), int(size.height * scale))
-
-
 def read_recipe(checkpoint: Path) -> Flux2Recipe:
     """The recipe of a checkpoint; a `generation_config.json` at its root overrides the family's defaults."""
-    distilled = bool(read_configuration(checkpoint, "model_index.json").get("is_distilled", False))
-    vae, file = read_configuration(checkpoint, "vae/config.json"), checkpoint / "vae/config.json"
-    side = require(vae, "sample_size", file)
-    width, height = side if isinstance(side, list) else (side, side)
+    index = read_configuration(checkpoint, "model_index.json")
+    distilled = bool(index.get("is_distilled", False))
+    size, multiple = read_grid(checkpoint)
     recipe = Flux2Recipe(
         distilled=distilled,
-        size=Size(width, height),
+        size=size,
         steps=4 if distilled else 50,
         guidance=1.0 if distilled else 4.0,
-        multiple=2 ** len(require(vae, "block_out_channels", file)),
+        multiple=multiple,
+        embeds_guidance=index.get("_class_name") == DEV,
     )
-    if not (checkpoint / OVERRIDES).exists():
-        return recipe
-    return _override(recipe, read_configuration(checkpoint, OVERRIDES), checkpoint / OVERRIDES)
-
-
-def _override(recipe: Flux2Recipe, values: dict[str, Any], file: Path) -> Flux2Recipe:
-    steps = values.get("num_inference_steps", recipe.steps)
-    guidance = values.get("guidance_scale", recipe.guidance)
-    size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", str(values.get("size", recipe.size)))
-    if type(steps) is not int or steps < 1:
-        raise InvalidCheckpoint(f"{file}: num_inference_steps must be a positive integer, not {steps!r}")
-    if type(guidance) not in (int, float) or not math.isfinite(guidance):
-        raise InvalidCheckpoint(f"{file}: guidance_scale must be a number, not {guidance!r}")
-    if size is None or int(size[1]) % recipe.multiple or int(size[2]) % recipe.multiple:
-        raise InvalidCheckpoint(f'{file}: size must be like "256x256", in multiples of {recipe.multiple}')
-    return replace(recipe, steps=steps, guidance=float(guidance), size=Size(int(size[1]), int(size[2])))
-
-
-def _centre_crop(image: Image.Image, width: int, height: int) -> Image.Image:
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+    return override(recipe, checkpoint)

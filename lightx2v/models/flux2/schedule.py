@@ -1,4 +1,4 @@
-"""FLUX.2's noise schedule: a shifted linear one, and Euler steps along it. Pure functions."""
+"""FLUX.2's noise schedule: a linear one, shifted by the number of tokens. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-TRAIN_TIMESTEPS = 1000
+from lightx2v.models.flow import TRAIN_TIMESTEPS
 
 
 def shift(tokens: int, steps: int) -> float:
@@ -34,8 +34,3 @@ def timesteps(levels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     The reference rounds three times in its own precision, and so does this: in bf16 967.384 becomes 968.
     """
     return (levels[:-1] * TRAIN_TIMESTEPS).to(dtype) / TRAIN_TIMESTEPS * TRAIN_TIMESTEPS
-
-
-def euler_step(sample: torch.Tensor, velocity: torch.Tensor, level: float, following: float) -> torch.Tensor:
-    """x + (sigma' - sigma) v, in fp32, in the precision of `velocity`."""
-    return (sample.float() + (following - level) * velocity.float()).to(velocity.dtype)

@@ -15,7 +15,9 @@ from torch import nn
 from lightx2v.layers.attention import attention
 from lightx2v.layers.embedding import ScalarEmbedding, sinusoid
 from lightx2v.layers.feedforward import FeedForward, swiglu
+from lightx2v.layers.joint import JointProjections
 from lightx2v.layers.modulation import ModulatedNorm, Modulation, Shift, modulated_norm
+from lightx2v.layers.range import within_half
 from lightx2v.layers.rope import Rope, rotate
 from lightx2v.models.configuration import read_configuration, require
 
@@ -115,7 +117,7 @@ class DoubleBlock(nn.Module):
     def __init__(self, shape: Flux2Shape) -> None:
         super().__init__()
         self.eps = shape.eps
-        self.attn = JointAttention(shape)
+        self.attn = JointAttention(shape.width, shape.attention_head_dim, shape.eps)
         self.ff = FeedForward(shape.width, shape.hidden)
         self.ff_context = FeedForward(shape.width, shape.hidden)
 
@@ -139,30 +141,14 @@ class DoubleBlock(nn.Module):
         return modulated_norm(states, by.shift, by.scale, self.eps)
 
 
-class JointAttention(nn.Module):
-    """Attention over text and image together; `to_*` are the image's weights, `add_*` the text's."""
-
-    def __init__(self, shape: Flux2Shape) -> None:
-        super().__init__()
-        width, head_dim, eps = shape.width, shape.attention_head_dim, shape.eps
-        self.head_dim = head_dim
-        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width, bias=False) for _ in range(3))
-        self.add_q_proj, self.add_k_proj, self.add_v_proj = (nn.Linear(width, width, bias=False) for _ in range(3))
-        self.norm_q, self.norm_k = nn.RMSNorm(head_dim, eps=eps), nn.RMSNorm(head_dim, eps=eps)
-        self.norm_added_q, self.norm_added_k = nn.RMSNorm(head_dim, eps=eps), nn.RMSNorm(head_dim, eps=eps)
-        self.to_out = nn.ModuleList((nn.Linear(width, width, bias=False),))
-        self.to_add_out = nn.Linear(width, width, bias=False)
+class JointAttention(JointProjections):
+    """Attention over text and image together."""
 
     def forward(self, image: torch.Tensor, text: torch.Tensor, rope: Rope) -> tuple[torch.Tensor, torch.Tensor]:
-        query = self.norm_added_q(self._heads(self.add_q_proj(text))), self.norm_q(self._heads(self.to_q(image)))
-        key = self.norm_added_k(self._heads(self.add_k_proj(text))), self.norm_k(self._heads(self.to_k(image)))
-        value = self._heads(self.add_v_proj(text)), self._heads(self.to_v(image))
+        query, key, value = self.query(image, text), self.key(image, text), self.value(image, text)
         rotated = rotate(torch.cat(query, dim=1), rope), rotate(torch.cat(key, dim=1), rope)
         attended = attention(*rotated, torch.cat(value, dim=1))
         return self.to_out[0](attended[:, text.shape[1] :]), self.to_add_out(attended[:, : text.shape[1]])
-
-    def _heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (-1, self.head_dim))
 
 
 class SingleBlock(nn.Module):
@@ -195,8 +181,3 @@ class ParallelAttention(nn.Module):
         query, key, value = attended.unflatten(-1, (3, -1, self.head_dim)).unbind(2)
         attended = attention(rotate(self.norm_q(query), rope), rotate(self.norm_k(key), rope), value)
         return self.to_out(torch.cat((attended, swiglu(gated)), dim=-1))
-
-
-def within_half(states: torch.Tensor) -> torch.Tensor:
-    """Clipped to what float16 can hold, if that is the precision."""
-    return states.clip(-65504, 65504) if states.dtype == torch.float16 else states

@@ -1,0 +1,74 @@
+"""Autoencoders of diffusers that give a normal distribution for every latent: what FLUX.2's and Z-Image's share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from lightx2v.core import GenerateRequest, Picture, Size
+from lightx2v.errors import NonFinite
+from lightx2v.models.component import Autoencoder
+from lightx2v.models.configuration import read_configuration
+
+PATCH = 2
+"""A token is a square of so many latent positions."""
+
+DECODE_WIDTHS, ENCODE_WIDTHS = 6, 10
+"""Bytes at the peak per pixel, in widths of the layer that is the largest at full size: the second of the decoder, the
+first of the encoder. The live tensors are a half of it; convolutions take nearly as much again for themselves."""
+
+
+class KLAutoencoder(Autoencoder):
+    """A subclass says which of diffusers' classes it is, and what its latents are to the transformer."""
+
+    model: ClassVar[Any]
+    blocks = ("encoder", "decoder")
+    module: Any
+
+    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        config = read_configuration(checkpoint, "vae/config.json")
+        with torch.device("meta"):
+            self.module = self.model.from_config(config).eval().requires_grad_(False)
+        nn.Module.to(self.module, dtype)  # diffusers' own warns of layers to be kept in fp32, also where there are none
+
+    def workspace(self, request: GenerateRequest) -> int:
+        """Linear in pixels; references are encoded one by one."""
+        decode = _area(request.size) * self.decoder_widths()[1] * DECODE_WIDTHS
+        encoded = max(map(_area, self.encoded(request)), default=0)
+        return max(decode, encoded * self.module.config.block_out_channels[0] * ENCODE_WIDTHS) * self.dtype.itemsize
+
+    def decoder_widths(self) -> tuple[int, ...]:
+        """Channels of the decoder's layers, the largest pictures' first."""
+        widths: tuple[int, ...] = self.module.config.block_out_channels
+        return widths
+
+    @abstractmethod
+    def encoded(self, request: GenerateRequest) -> tuple[Size, ...]:
+        """The sizes in which references are encoded."""
+
+    def posterior(self, pixels: np.ndarray[Any, Any], device: torch.device) -> Any:
+        """The distribution of the latents, [1, channels, height, width], of RGB in bytes."""
+        levels = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / 255 * 2 - 1
+        return self.module.encode(levels.to(device, self.dtype)).latent_dist
+
+    def picture(self, latents: torch.Tensor) -> Picture:
+        """Of latents as the encoder gave them. Raises NonFinite rather than return a picture of nothing."""
+        return to_picture(self.module.decode(latents).sample[0])
+
+
+def to_picture(samples: torch.Tensor) -> Picture:
+    """Of [3, height, width] from -1 to 1, rounded. Raises NonFinite rather than return a picture of nothing."""
+    if not torch.isfinite(samples).all():
+        raise NonFinite("the autoencoder produced values that are not finite")
+    levels = ((samples * 0.5 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8)
+    return Picture(levels.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def _area(size: Size) -> int:
+    return size.width * size.height

@@ -1,0 +1,57 @@
+"""FLUX.2 dev's language model: that of a Mistral-Small-3.2, without its eyes, prompted with a system message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import MistralConfig
+from transformers.models.mistral.modeling_mistral import MistralModel
+
+from lightx2v.models.configuration import require
+from lightx2v.models.flux2.encoder import Flux2TextEncoder
+
+SYSTEM_MESSAGE = (
+    "You are an AI that reasons about image descriptions. You give structured responses focusing on object "
+    "relationships, object\nattribution and actions without speculation."
+)
+"""Black Forest Labs' `SYSTEM_MESSAGE`, with its line break."""
+
+IMAGE = "[IMG]"
+"""Stands for a picture in a prompt; a user's words hold none."""
+
+
+class MistralTextEncoder(Flux2TextEncoder):
+    """Padded on the left, where padding sees no token at all, itself included: attention gives it nothing, so each of
+    its tokens becomes the same vector. One is computed, ahead of the prompt's."""
+
+    language_model, config_class = MistralModel, MistralConfig
+    taps = (10, 20, 30)
+    prefix = "language_model.model."
+
+    def encode(self, prompt: str, device: torch.device) -> torch.Tensor:
+        features = super().encode(prompt, device)
+        padding, prompted = features[:1], features[1:]
+        return torch.cat((padding.expand(self.max_tokens - len(prompted), -1), prompted))
+
+    def _tokenise(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """One token of padding, then the prompt's."""
+        ids = self.tokenizer.apply_chat_template(
+            [_message("system", SYSTEM_MESSAGE), _message("user", prompt.replace(IMAGE, ""))],
+            return_dict=True,
+            return_tensors="pt",
+            truncation=True,
+            max_length=self.max_tokens,
+        )["input_ids"]
+        real = torch.ones_like(ids, dtype=torch.bool)
+        return F.pad(ids, (1, 0), value=self.tokenizer.pad_token_id), F.pad(real, (1, 0), value=False)
+
+    def language_config(self, values: dict[str, Any], file: Path) -> dict[str, Any]:
+        config: dict[str, Any] = require(values, "text_config", file)
+        return config
+
+
+def _message(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": text}]}

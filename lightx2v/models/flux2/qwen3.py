@@ -1,0 +1,28 @@
+"""FLUX.2 klein's language model: a Qwen3, prompted with the user's words alone."""
+
+from __future__ import annotations
+
+import torch
+from transformers import Qwen3Config
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
+
+from lightx2v.models.flux2.encoder import Flux2TextEncoder
+from lightx2v.models.language import chat
+
+
+class Qwen3TextEncoder(Flux2TextEncoder):
+    language_model, config_class = Qwen3Model, Qwen3Config
+    taps = (9, 18, 27)
+    prefix = "model."
+
+    def _tokenise(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Padded on the right: padding sees the prompt, so each of its tokens is computed."""
+        tokens = self.tokenizer(
+            chat(self.tokenizer, prompt, thinking=False),
+            return_tensors="pt",
+            padding="max_length",
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_tokens,
+        )
+        return tokens["input_ids"], tokens["attention_mask"].bool()

@@ -1,0 +1,130 @@
+"""Text encoders that are a language model, cut to the layers that are read and never run to its end."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from lightx2v.core import GenerateRequest
+from lightx2v.errors import InvalidCheckpoint
+from lightx2v.models.component import TextEncoder
+from lightx2v.models.configuration import read_configuration, require
+
+FEED_FORWARD_WIDTHS, ATTENTION_WIDTHS = 3, 7
+MARGIN = 1.15
+
+CONFIG = "text_encoder/config.json"
+EMBEDDING = "embed_tokens.weight"
+
+
+class LanguageEncoder(TextEncoder):
+    """A subclass says which language model it is, how deep it is read and how it is prompted."""
+
+    language_model: ClassVar[type[PreTrainedModel]]
+    config_class: ClassVar[type[PreTrainedConfig]]
+    prefix: ClassVar[str]
+    """Of the language model's states in the checkpoint."""
+    kept_widths: ClassVar[int]
+    """Hidden widths per token that are alive beside a layer's own: the stream, and what is returned of it."""
+
+    host_tensors = frozenset({EMBEDDING})
+    unreachable = frozenset({"norm.weight"})
+    module: PreTrainedModel
+
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, max_tokens: int) -> None:
+        self.dtype = dtype
+        self.config = self._read_config(checkpoint)
+        self.module = self._build()
+        self.blocks = tuple(f"layers.{index}" for index in range(self.config.num_hidden_layers))
+        self.tokenizer = read_tokenizer(checkpoint)
+        self.max_tokens = min(max_tokens, self.tokenizer.model_max_length)
+
+    def source(self, name: str) -> str:
+        return f"{self.prefix}{name}"
+
+    def workspace(self, request: GenerateRequest) -> int:
+        """Of a prompt as long as can be: per token what is kept, and a layer's feed-forward or its attention."""
+        config, tokens = self.config, self.max_tokens
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        attention = ATTENTION_WIDTHS * config.num_attention_heads * head_dim
+        layer = max(FEED_FORWARD_WIDTHS * config.intermediate_size, attention)
+        values = tokens * (self.kept_widths * config.hidden_size + layer)
+        return int(MARGIN * (values * self.dtype.itemsize + tokens**2))
+
+    @abstractmethod
+    def depth(self, layers: int) -> int:
+        """How many layers are read of a model of `layers`; more than there are if it is too shallow."""
+
+    def states(self, ids: torch.Tensor, real: torch.Tensor, device: torch.device, first: int = 0) -> Iterator[Any]:
+        """Yields [1, tokens, hidden] after each layer, none of them normalised.
+
+        `ids`, `real`: [1, tokens] on the host: the tokens, and whether they are the prompt's or padding. The first of
+        them has the position `first`.
+        """
+        states = F.embedding(ids, self.module.embed_tokens.weight).to(device)
+        positions = torch.arange(first, first + ids.shape[1], device=device)[None]
+        rope = self.module.rotary_emb(states, positions)
+        mask = _mask(real).to(device)
+        for layer in self.module.layers:
+            states = layer(states, attention_mask=mask, position_ids=positions, position_embeddings=rope)
+            yield states
+
+    def language_config(self, values: dict[str, Any], file: Path) -> dict[str, Any]:
+        """What the text encoder's configuration says of the language model."""
+        return values
+
+    def _read_config(self, checkpoint: Path) -> PreTrainedConfig:
+        """The configuration, cut to the layers that are read."""
+        file = checkpoint / CONFIG
+        values = self.language_config(read_configuration(checkpoint, CONFIG), file)
+        layers = require(values, "num_hidden_layers", file)
+        depth = self.depth(layers)
+        if layers < depth:
+            raise InvalidCheckpoint(f"{file}: {layers} layers, but the conditioning is taken from layer {depth}")
+        cut = values | {"num_hidden_layers": depth}
+        if values.get("layer_types"):
+            cut["layer_types"] = values["layer_types"][:depth]
+        config = self.config_class.from_dict(cut)
+        config._attn_implementation = "sdpa"
+        return config
+
+    def _build(self) -> PreTrainedModel:
+        """On the meta device, but for the rotary frequencies, which no checkpoint holds."""
+        with torch.device("meta"):
+            module = self.language_model(self.config).to(self.dtype).eval().requires_grad_(False)
+        module.rotary_emb = type(module.rotary_emb)(self.config)
+        return module
+
+
+def chat(tokenizer: Any, prompt: str, *, thinking: bool) -> str:
+    """A user's message in the words of the model's own template, with the answer begun. Qwen3's template begins it with
+    an empty thought unless `thinking` is wanted."""
+    messages = [{"role": "user", "content": prompt}]
+    text: str = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+    )
+    return text
+
+
+def read_tokenizer(checkpoint: Path) -> Any:
+    """The checkpoint's tokenizer. Raises InvalidCheckpoint, naming the folder, if there is none."""
+    folder = checkpoint / "tokenizer"
+    if not folder.is_dir():
+        raise InvalidCheckpoint(f"{folder}: no such folder; the checkpoint is incomplete")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InvalidCheckpoint(f"{folder}: the tokenizer cannot be read ({error})") from error
+
+
+def _mask(real: torch.Tensor) -> torch.Tensor:
+    """[1, 1, tokens, tokens]: each token sees the real ones up to itself; padding sees no padding."""
+    tokens = real.shape[1]
+    causal = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+    return causal & real[:, None, None, :]

@@ -1,0 +1,62 @@
+"""Qwen-Image's autoencoder: normalised latents to pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.nn.functional import pixel_shuffle
+
+from lightx2v.core import GenerateRequest, Latents, Picture
+from lightx2v.errors import InvalidRequest
+from lightx2v.models.autoencoder import to_picture
+from lightx2v.models.component import Autoencoder
+from lightx2v.models.qwen_image.decoder import StillDecoder, read_shape
+from lightx2v.models.qwen_image.recipe import PATCH
+
+TIME = 2
+"""The dimension of a stored convolution's weights that a still does without; a norm's has one there for nothing."""
+
+DECODE_WIDTHS, MARGIN = 4, 1.9
+"""Live values at the peak per pixel, in widths of the last layer, beside one in fp32; convolutions take nearly as much
+again for themselves."""
+
+
+class QwenImageAutoencoder(Autoencoder):
+    blocks = ("decoder",)
+    module: StillDecoder
+
+    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.shape = read_shape(checkpoint)
+        with torch.device("meta"):
+            self.module = StillDecoder(self.shape).to(dtype).eval().requires_grad_(False)
+        self.last_slices = {name: TIME for name in self.module.state_dict() if _has_time(name)}
+
+    def workspace(self, request: GenerateRequest) -> int:
+        """Linear in pixels."""
+        values = request.size.width * request.size.height * self.shape.base_dim
+        return int(MARGIN * values * (DECODE_WIDTHS * self.dtype.itemsize + torch.float32.itemsize))
+
+    def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
+        raise InvalidRequest("this model makes pictures from text alone", "image")
+
+    @torch.no_grad()
+    def decode(self, latents: Latents) -> Picture:
+        """Raises NonFinite rather than return a picture of nothing."""
+        weight = self.module.post_quant_conv.weight
+        tokens = latents.tokens.to(weight.device, self.dtype)
+        patches = tokens.transpose(0, 1).unflatten(1, (latents.rows, latents.columns))[None]
+        mean, scale = self._statistics(weight.device)
+        return to_picture(self.module(pixel_shuffle(patches, PATCH) / scale + mean)[0])
+
+    def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """[1, z_dim, 1, 1] each: the latents' mean and the inverse of their standard deviation."""
+        mean, deviation = (torch.tensor(values) for values in (self.shape.latents_mean, self.shape.latents_std))
+        inverse = (1.0 / deviation.to(self.dtype)).to(device)
+        return mean.to(device, self.dtype).view(1, -1, 1, 1), inverse.view(1, -1, 1, 1)
+
+
+def _has_time(name: str) -> bool:
+    """All but attention, resampling and biases, which are two-dimensional as they are stored."""
+    return not name.endswith(".bias") and not {"attentions", "resample"} & set(name.split("."))

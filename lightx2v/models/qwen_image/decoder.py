@@ -1,0 +1,152 @@
+"""The decoder of Qwen-Image's autoencoder for stills: its convolutions see one frame, so of their weights the last
+slice in time is left.
+
+Names of modules are those of the checkpoints' tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightx2v.models.configuration import read_configuration, require
+
+CONFIG = "vae/config.json"
+COLOURS = 3
+TINY = 1e-12
+"""No position is divided by less."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderShape:
+    """`vae/config.json`, but for what is of no use to a still."""
+
+    base_dim: int
+    z_dim: int
+    dim_mult: Sequence[int]
+    num_res_blocks: int
+    latents_mean: Sequence[float]
+    latents_std: Sequence[float]
+
+
+def read_shape(checkpoint: Path) -> DecoderShape:
+    """The decoder's shape. Raises InvalidCheckpoint if the configuration is incomplete."""
+    values, file = read_configuration(checkpoint, CONFIG), checkpoint / CONFIG
+    return DecoderShape(**{field.name: require(values, field.name, file) for field in fields(DecoderShape)})
+
+
+class StillDecoder(nn.Module):
+    """Latents [1, z_dim, height, width] to colours, eight times as large."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        super().__init__()
+        self.post_quant_conv = nn.Conv2d(shape.z_dim, shape.z_dim, 1)
+        self.decoder = Decoder(shape)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        colours: torch.Tensor = self.decoder(self.post_quant_conv(latents))
+        return colours.clamp(-1, 1)
+
+
+class Decoder(nn.Module):
+    def __init__(self, shape: DecoderShape) -> None:
+        super().__init__()
+        widths = [shape.base_dim * factor for factor in reversed(shape.dim_mult)]
+        self.conv_in = nn.Conv2d(shape.z_dim, widths[0], 3, padding=1)
+        self.mid_block = MidBlock(widths[0])
+        inputs, last = (widths[0], *(width // 2 for width in widths[:-1])), len(widths) - 1
+        self.up_blocks = nn.ModuleList(
+            UpBlock(into, width, shape.num_res_blocks + 1, enlarges=index < last)
+            for index, (into, width) in enumerate(zip(inputs, widths, strict=True))
+        )
+        self.norm_out = ChannelNorm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], COLOURS, 3, padding=1)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        states = self.mid_block(self.conv_in(states))
+        for block in self.up_blocks:
+            states = block(states)
+        output: torch.Tensor = self.conv_out(F.silu(self.norm_out(states)))
+        return output
+
+
+class MidBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attentions = nn.ModuleList((PixelAttention(width),))
+        self.resnets = nn.ModuleList(ResidualBlock(width, width) for _ in range(2))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.resnets[1](self.attentions[0](self.resnets[0](states)))
+        return output
+
+
+class UpBlock(nn.Module):
+    def __init__(self, into: int, width: int, depth: int, enlarges: bool) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(ResidualBlock(width if index else into, width) for index in range(depth))
+        self.upsamplers = nn.ModuleList((Enlargement(width),) if enlarges else ())
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        for layer in (*self.resnets, *self.upsamplers):
+            states = layer(states)
+        return states
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, into: int, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = ChannelNorm(into), ChannelNorm(width)
+        self.conv1, self.conv2 = nn.Conv2d(into, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(into, width, 1) if into != width else nn.Identity()
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        inner = self.conv1(F.silu(self.norm1(states)))
+        inner = self.conv2(F.silu(self.norm2(inner)))
+        output: torch.Tensor = inner + self.conv_shortcut(states)
+        return output
+
+
+class PixelAttention(nn.Module):
+    """One head over all positions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(width)
+        self.to_qkv, self.proj = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.to_qkv(self.norm(states)).flatten(2).transpose(1, 2)[:, None].chunk(3, dim=-1)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        output: torch.Tensor = self.proj(attended[:, 0].transpose(1, 2).unflatten(2, states.shape[2:])) + states
+        return output
+
+
+class Enlargement(nn.Module):
+    """Twice the height and width, half the channels."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        halving = nn.Conv2d(width, width // 2, 3, padding=1)
+        self.resample = nn.Sequential(nn.Upsample(scale_factor=2.0, mode="nearest-exact"), halving)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.resample(states)
+        return output
+
+
+class ChannelNorm(nn.Module):
+    """Each position's channels over their root mean square, which is computed in fp32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width, 1, 1))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        norm = torch.linalg.vector_norm(states, dim=1, keepdim=True, dtype=torch.float32).clamp_min(TINY)
+        return (states / norm).to(states.dtype) * len(self.gamma) ** 0.5 * self.gamma

@@ -1,0 +1,55 @@
+"""Qwen-Image's text encoder: the last layer's normalised output of a Qwen2.5-VL, without its eyes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+
+from lightx2v.core import GenerateRequest
+from lightx2v.models.language import LanguageEncoder
+from lightx2v.models.qwen_image.recipe import MAX_TOKENS, NEGATIVE, read_recipe
+
+TEMPLATE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+    "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+SYSTEM_TOKENS = 34
+"""Of the template, before the user's words. The transformer does not see them."""
+
+
+class QwenImageTextEncoder(LanguageEncoder):
+    """The prompt is all that there is, so its positions are the same on the three axes of the rotary embedding."""
+
+    language_model, config_class = Qwen2_5_VLTextModel, Qwen2_5_VLTextConfig
+    prefix = "model."
+    kept_widths = 4
+    unreachable: frozenset[str] = frozenset()
+
+    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
+        super().__init__(checkpoint, dtype, SYSTEM_TOKENS + MAX_TOKENS)
+        self.recipe = read_recipe(checkpoint)
+
+    def depth(self, layers: int) -> int:
+        return layers
+
+    def language_config(self, values: dict[str, Any], file: Path) -> dict[str, Any]:
+        """Published checkpoints say it all at the top."""
+        config: dict[str, Any] = values.get("text_config", values)
+        return config
+
+    def negative(self, request: GenerateRequest) -> str:
+        return request.negative_prompt or NEGATIVE
+
+    @torch.no_grad()
+    def encode(self, prompt: str, device: torch.device) -> torch.Tensor:
+        ids = self.tokenizer(TEMPLATE.format(prompt), return_tensors="pt", truncation=True, max_length=self.max_tokens)[
+            "input_ids"
+        ]
+        for last in self.states(ids, torch.ones_like(ids, dtype=torch.bool), device):
+            states = last
+        features: torch.Tensor = self.module.norm(states)[0, SYSTEM_TOKENS:]
+        return features

@@ -1,0 +1,200 @@
+"""Qwen-Image's transformer: double-stream blocks, text and image apart but for attention.
+
+Names of modules are those of the checkpoints' tensors, but for `modulations`: what depends on the timestep only, a
+third of all weights, lies outside of the blocks, so that it needs not follow them to the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightx2v.errors import InvalidCheckpoint
+from lightx2v.layers.attention import attention
+from lightx2v.layers.embedding import ScalarEmbedding, sinusoid
+from lightx2v.layers.feedforward import GeluFeedForward
+from lightx2v.layers.joint import JointProjections
+from lightx2v.layers.modulation import ModulatedNorm, Shift, modulated_norm
+from lightx2v.layers.range import within_half
+from lightx2v.layers.rope import Rope, rotate
+from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.flow import TRAIN_TIMESTEPS
+
+CONFIG = "transformer/config.json"
+EPS = 1e-6
+FEED_FORWARD = 4
+TIME_CHANNELS = 256
+
+UNSUPPORTED = ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
+"""Switches of the configuration, each of which makes it another model."""
+
+
+@dataclass(frozen=True, slots=True)
+class QwenImageShape:
+    """`transformer/config.json`, but for what is the same in all checkpoints."""
+
+    in_channels: int
+    num_layers: int
+    attention_head_dim: int
+    num_attention_heads: int
+    joint_attention_dim: int
+    axes_dims_rope: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+
+def read_shape(checkpoint: Path) -> QwenImageShape:
+    """The transformer's shape. Raises InvalidCheckpoint if the configuration is incomplete or of another model."""
+    values, file = read_configuration(checkpoint, CONFIG), checkpoint / CONFIG
+    if extra := [name for name in UNSUPPORTED if values.get(name)]:
+        raise InvalidCheckpoint(f"{file}: {extra[0]!r} is not supported")
+    return QwenImageShape(**{field.name: require(values, field.name, file) for field in fields(QwenImageShape)})
+
+
+class Ropes(NamedTuple):
+    image: Rope
+    text: Rope
+
+    def to(self, device: torch.device) -> Ropes:
+        return Ropes(self.image.to(device), self.text.to(device))
+
+
+class QwenImageTransformer(nn.Module):
+    def __init__(self, shape: QwenImageShape) -> None:
+        super().__init__()
+        width = shape.width
+        self.time_text_embed = TimeEmbedding(width)
+        self.txt_norm = nn.RMSNorm(shape.joint_attention_dim, eps=EPS)
+        self.img_in = nn.Linear(shape.in_channels, width)
+        self.txt_in = nn.Linear(shape.joint_attention_dim, width)
+        self.transformer_blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
+        self.modulations = nn.ModuleList(BlockModulation(width) for _ in range(shape.num_layers))
+        self.norm_out = ModulatedNorm(width, EPS, bias=True)
+        self.proj_out = nn.Linear(width, shape.in_channels)
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        text: torch.Tensor,
+        lengths: tuple[int, ...],
+        timestep: torch.Tensor,
+        modulation: torch.Tensor,
+        ropes: Ropes,
+    ) -> torch.Tensor:
+        """The velocity of every image token in every branch.
+
+        `image`: [branches, tokens, in_channels]; `text`: [1, sum of lengths, joint_attention_dim], the branches'
+        prompts one after another, of `lengths` tokens; `timestep`: [1], up to 1; `modulation`: its `tabulate`.
+        """
+        image, text = self.img_in(image), self.txt_in(self.txt_norm(text))
+        for block, shifts in zip(self.transformer_blocks, modulation, strict=True):
+            image, text = block(image, text, lengths, shifts, ropes)
+        return self.proj_out(self.norm_out(image, self.time_text_embed(timestep)))
+
+    def tabulate(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """[steps, blocks, 2, 6, 1, 1, width], on the host: of each of [steps] timesteps, each block's shift, scale and
+        gate, for attention and for the feed-forward layer, of image and of text.
+
+        The weights come to the timesteps' device layer by layer, so all of them cross the link once, and stay on the
+        host.
+        """
+        times = [F.silu(self.time_text_embed(time)) for time in timesteps.split(1)]
+        width = times[0].shape[-1]
+        table = torch.empty(len(times), len(self.modulations), 2, 6 * width, dtype=timesteps.dtype)
+        for index, modulation in enumerate(self.modulations):
+            table[:, index] = modulation(times)
+        return table.unflatten(-1, (6, 1, 1, width))
+
+
+class TimeEmbedding(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.timestep_embedder = ScalarEmbedding(TIME_CHANNELS, width, bias=True)
+
+    def forward(self, timestep: torch.Tensor) -> torch.Tensor:
+        time: torch.Tensor = self.timestep_embedder(sinusoid(timestep, TIME_CHANNELS, TRAIN_TIMESTEPS))
+        return time
+
+
+class BlockModulation(nn.Module):
+    """SiLU(time) to shift, scale and gate of one block's image and text."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.img_mod, self.txt_mod = nn.Linear(width, 6 * width), nn.Linear(width, 6 * width)
+
+    def forward(self, times: Sequence[torch.Tensor]) -> torch.Tensor:
+        """[1, width] of each timestep to [steps, 2, 6 * width]."""
+        return torch.stack((_rows(self.img_mod, times), _rows(self.txt_mod, times)), dim=1)
+
+
+class Block(nn.Module):
+    """Image and text, each with its own weights, attend to each other; branches do not."""
+
+    def __init__(self, shape: QwenImageShape) -> None:
+        super().__init__()
+        width = shape.width
+        self.attn = JointAttention(width, shape.attention_head_dim, EPS, bias=True)
+        self.img_mlp = GeluFeedForward(width, FEED_FORWARD * width)
+        self.txt_mlp = GeluFeedForward(width, FEED_FORWARD * width)
+
+    def forward(
+        self, image: torch.Tensor, text: torch.Tensor, lengths: tuple[int, ...], shifts: torch.Tensor, ropes: Ropes
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        (image_first, image_second), (text_first, text_second) = (_shifts(stream) for stream in shifts)
+        attended = self.attn(_norm(image, image_first), _norm(text, text_first), lengths, ropes)
+        image = image + image_first.gate * attended[0]
+        text = text + text_first.gate * attended[1]
+        del attended
+        image = image + image_second.gate * self.img_mlp(_norm(image, image_second))
+        text = text + text_second.gate * self.txt_mlp(_norm(text, text_second))
+        return within_half(image), within_half(text)
+
+
+class JointAttention(JointProjections):
+    """Attention over text and image together, in each branch on its own."""
+
+    def forward(
+        self, image: torch.Tensor, text: torch.Tensor, lengths: tuple[int, ...], ropes: Ropes
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        query, key, value = self.query(image, text), self.key(image, text), self.value(image, text)
+        rotated = _rotate(query, ropes), _rotate(key, ropes), value
+        branches = zip(*(_branches(*states, lengths) for states in rotated), strict=True)
+        attended = [attention(*branch) for branch in branches]
+        of_text = torch.cat([states[:, :length] for states, length in zip(attended, lengths, strict=True)], dim=1)
+        of_image = torch.cat([states[:, length:] for states, length in zip(attended, lengths, strict=True)])
+        return self.to_out[0](of_image), self.to_add_out(of_text)
+
+
+def _rows(layer: nn.Linear, times: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One timestep after another: a product of all at once differs from theirs in the last bits."""
+    device = times[0].device
+    weight, bias = layer.weight.to(device), layer.bias.to(device)
+    return torch.cat([F.linear(time, weight, bias) for time in times])
+
+
+def _rotate(states: tuple[torch.Tensor, torch.Tensor], ropes: Ropes) -> tuple[torch.Tensor, torch.Tensor]:
+    text, image = states
+    return rotate(text, ropes.text), rotate(image, ropes.image)
+
+
+def _branches(text: torch.Tensor, image: torch.Tensor, lengths: tuple[int, ...]) -> list[torch.Tensor]:
+    """Each branch's sequence: its text, then its image."""
+    return [torch.cat(pair, dim=1) for pair in zip(text.split(lengths, dim=1), image.split(1), strict=True)]
+
+
+def _shifts(stream: torch.Tensor) -> tuple[Shift, Shift]:
+    """`stream`: [6, 1, 1, width]."""
+    return Shift(*stream[:3]), Shift(*stream[3:])
+
+
+def _norm(states: torch.Tensor, by: Shift) -> torch.Tensor:
+    return modulated_norm(states, by.shift, by.scale, EPS)

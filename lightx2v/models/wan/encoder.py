@@ -1,0 +1,69 @@
+"""Wan's text encoder: the encoder half of a umT5, every layer with a position bias of its own."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import ftfy
+import torch
+import torch.nn.functional as F
+from transformers import UMT5Config
+from transformers.models.umt5.modeling_umt5 import UMT5Stack
+
+from lightx2v.core import GenerateRequest
+from lightx2v.models.component import TextEncoder
+from lightx2v.models.configuration import read_configuration
+from lightx2v.models.language import CONFIG, EMBEDDING, read_tokenizer
+from lightx2v.models.wan.recipe import MAX_TOKENS, read_recipe
+
+FEED_FORWARD_WIDTHS, BIAS_WIDTHS, MARGIN = 3, 2, 1.15
+"""Live at the peak of a layer: so many inner widths per token, or so many biases of every pair of tokens and head."""
+
+
+class WanTextEncoder(TextEncoder):
+    """Only a prompt's own tokens are computed: attention never sees padding, and the transformer sees zeros for it."""
+
+    host_tensors = frozenset({EMBEDDING})
+    module: UMT5Stack
+
+    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.recipe = read_recipe(checkpoint)
+        self.config = _read_config(checkpoint)
+        with torch.device("meta"):
+            self.module = UMT5Stack(self.config).to(dtype).eval().requires_grad_(False)
+        self.blocks = tuple(f"block.{index}" for index in range(self.config.num_layers))
+        self.tokenizer = read_tokenizer(checkpoint)
+
+    def source(self, name: str) -> str:
+        return "shared.weight" if name == EMBEDDING else f"encoder.{name}"
+
+    def workspace(self, request: GenerateRequest) -> int:
+        """Of a prompt as long as can be: the stream, and a layer's feed-forward or its attention."""
+        config = self.config
+        feed_forward = MAX_TOKENS * FEED_FORWARD_WIDTHS * config.d_ff
+        attention = MAX_TOKENS * (4 * config.num_heads * config.d_kv + BIAS_WIDTHS * MAX_TOKENS * config.num_heads)
+        stream = MAX_TOKENS * 2 * config.d_model
+        return int(MARGIN * (stream + max(feed_forward, attention)) * self.dtype.itemsize)
+
+    @torch.no_grad()
+    def encode(self, prompt: str, device: torch.device) -> torch.Tensor:
+        """[tokens, features] of the prompt's tokens and the end's."""
+        ids = self.tokenizer(clean(prompt), return_tensors="pt", truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        states = F.embedding(ids, self.module.embed_tokens.weight).to(device)
+        for block in self.module.block:
+            states = block(states)
+        return self.module.final_layer_norm(states)[0]
+
+
+def clean(prompt: str) -> str:
+    """Broken encodings mended, HTML's escapes resolved, and single spaces between words."""
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
+
+
+def _read_config(checkpoint: Path) -> UMT5Config:
+    config = UMT5Config.from_dict(read_configuration(checkpoint, CONFIG))
+    config.use_cache = config.is_encoder_decoder = False
+    config._attn_implementation = "sdpa"
+    return config

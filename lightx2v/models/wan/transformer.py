@@ -1,0 +1,166 @@
+"""Wan's transformer: blocks of attention within the video, attention to the text, and feed-forward.
+
+Names of modules are those of the checkpoints' tensors. Blocks hold no state but weights, and all of a block's weights
+are read within its own call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightx2v.errors import InvalidCheckpoint
+from lightx2v.layers.attention import attention
+from lightx2v.layers.embedding import ScalarEmbedding, sinusoid
+from lightx2v.layers.feedforward import GeluFeedForward
+from lightx2v.layers.modulation import Shift, modulated_norm
+from lightx2v.layers.rope import Rope, rotate
+from lightx2v.models.configuration import read_configuration, require
+
+CONFIG = "transformer/config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class WanShape:
+    """`transformer/config.json`, but for what is the same in all checkpoints of text to video."""
+
+    patch_size: tuple[int, int, int]
+    num_attention_heads: int
+    attention_head_dim: int
+    in_channels: int
+    out_channels: int
+    text_dim: int
+    freq_dim: int
+    ffn_dim: int
+    num_layers: int
+    eps: float
+
+    @property
+    def width(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        """Dimensions of a head that turn with the frame, the row and the column."""
+        plane = 2 * (self.attention_head_dim // 6)
+        return self.attention_head_dim - 2 * plane, plane, plane
+
+
+def read_shape(checkpoint: Path) -> WanShape:
+    """The transformer's shape. Raises InvalidCheckpoint if the configuration is incomplete, or looks at pictures."""
+    values, file = read_configuration(checkpoint, CONFIG), checkpoint / CONFIG
+    if values.get("image_dim") or values.get("added_kv_proj_dim"):
+        raise InvalidCheckpoint(f"{file}: a transformer that looks at pictures (image_dim) is not supported")
+    required = {field.name: require(values, field.name, file) for field in fields(WanShape)}
+    return WanShape(**required | {"patch_size": tuple(required["patch_size"])})
+
+
+class WanTransformer(nn.Module):
+    def __init__(self, shape: WanShape) -> None:
+        super().__init__()
+        self.patch, self.eps = shape.patch_size, shape.eps
+        self.patch_embedding = nn.Conv3d(shape.in_channels, shape.width, self.patch, self.patch)
+        self.condition_embedder = ConditionEmbedding(shape)
+        self.blocks = nn.ModuleList(WanBlock(shape) for _ in range(shape.num_layers))
+        self.scale_shift_table = nn.Parameter(torch.empty(1, 2, shape.width))
+        self.proj_out = nn.Linear(shape.width, shape.out_channels * torch.Size(self.patch).numel())
+
+    def forward(self, latents: torch.Tensor, text: torch.Tensor, timestep: torch.Tensor, rope: Rope) -> torch.Tensor:
+        """The velocity of every latent.
+
+        `latents`: [batch, channels, frames, rows, columns]; `text`: [batch, tokens, text_dim]; `timestep`: fp32 [1], up
+        to 1000; `rope`: of the patches, frame by frame.
+        """
+        patches = self.patch_embedding(latents)
+        grid = patches.shape[2:]
+        states = patches.flatten(2).transpose(1, 2).contiguous()
+        del patches
+        time, shifts, text = self.condition_embedder(timestep, text)
+        for block in self.blocks:
+            states = block(states, text, shifts, rope)
+        shift, scale = (self.scale_shift_table + time[:, None]).chunk(2, dim=1)
+        states = modulated_norm(states.float(), shift, scale, self.eps).to(states.dtype)
+        return self._unpatch(self.proj_out(states), grid)
+
+    def _unpatch(self, tokens: torch.Tensor, grid: torch.Size) -> torch.Tensor:
+        """[batch, tokens, patch * channels] to [batch, channels, frames, rows, columns]."""
+        parts = tokens.unflatten(2, (*self.patch, -1)).unflatten(1, grid)
+        return parts.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+class ConditionEmbedding(nn.Module):
+    """The timestep's embedding, the blocks' part of it, and the text in the transformer's width."""
+
+    def __init__(self, shape: WanShape) -> None:
+        super().__init__()
+        self.channels = shape.freq_dim
+        self.time_embedder = ScalarEmbedding(shape.freq_dim, shape.width, bias=True)
+        self.time_proj = nn.Linear(shape.width, 6 * shape.width)
+        self.text_embedder = TextEmbedding(shape.text_dim, shape.width)
+
+    def forward(self, timestep: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The embedder of time is fp32, and what follows in the precision of `text`. Second comes [1, 6, width]."""
+        time = self.time_embedder(sinusoid(timestep, self.channels)).to(text.dtype)
+        return time, self.time_proj(F.silu(time)).unflatten(1, (6, -1)), self.text_embedder(text)
+
+
+class TextEmbedding(nn.Module):
+    """Linear, GELU by its tanh approximation, Linear."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.linear_1, self.linear_2 = nn.Linear(features, width), nn.Linear(width, width)
+
+    def forward(self, text: torch.Tensor) -> torch.Tensor:
+        return self.linear_2(F.gelu(self.linear_1(text), approximate="tanh"))
+
+
+class WanBlock(nn.Module):
+    def __init__(self, shape: WanShape) -> None:
+        super().__init__()
+        self.eps = shape.eps
+        self.attn1, self.attn2 = Attention(shape), Attention(shape)
+        self.norm2 = nn.LayerNorm(shape.width, eps=shape.eps)
+        self.ffn = GeluFeedForward(shape.width, shape.ffn_dim)
+        self.scale_shift_table = nn.Parameter(torch.empty(1, 6, shape.width))
+
+    def forward(self, states: torch.Tensor, text: torch.Tensor, shifts: torch.Tensor, rope: Rope) -> torch.Tensor:
+        parts = (self.scale_shift_table + shifts.float()).chunk(6, dim=1)
+        within, forward = Shift(*parts[:3]), Shift(*parts[3:])
+        normed = self._norm(states, within)
+        states = gated(states, self.attn1(normed, normed, rope), within)
+        states = states + self.attn2(self.norm2(states.float()).to(states.dtype), text)
+        return gated(states, self.ffn(self._norm(states, forward)), forward)
+
+    def _norm(self, states: torch.Tensor, by: Shift) -> torch.Tensor:
+        return modulated_norm(states.float(), by.shift, by.scale, self.eps).to(states.dtype)
+
+
+class Attention(nn.Module):
+    """Of queries to keys and values made of `context`; normalised over all heads together."""
+
+    def __init__(self, shape: WanShape) -> None:
+        super().__init__()
+        width = shape.width
+        self.head_dim = shape.attention_head_dim
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
+        self.norm_q, self.norm_k = nn.RMSNorm(width, eps=shape.eps), nn.RMSNorm(width, eps=shape.eps)
+        self.to_out = nn.ModuleList((nn.Linear(width, width),))
+
+    def forward(self, states: torch.Tensor, context: torch.Tensor, rope: Rope | None = None) -> torch.Tensor:
+        query = self._heads(self.norm_q(self.to_q(states)), rope)
+        key = self._heads(self.norm_k(self.to_k(context)), rope)
+        return self.to_out[0](attention(query, key, self._heads(self.to_v(context))))
+
+    def _heads(self, states: torch.Tensor, rope: Rope | None = None) -> torch.Tensor:
+        heads = states.unflatten(-1, (-1, self.head_dim))
+        return heads if rope is None else rotate(heads, rope)
+
+
+def gated(states: torch.Tensor, change: torch.Tensor, by: Shift) -> torch.Tensor:
+    """states + gate * change, in fp32 and cast back."""
+    return torch.addcmul(states.float(), change.float(), by.gate).to(states.dtype)

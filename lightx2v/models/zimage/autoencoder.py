@@ -1,0 +1,40 @@
+"""Z-Image's autoencoder, which is FLUX.1's: pictures to scaled latents and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from PIL import Image
+
+from lightx2v.core import GenerateRequest, Latents, Picture, Size
+from lightx2v.models.autoencoder import PATCH, KLAutoencoder
+from lightx2v.models.zimage.tokens import to_grid, to_tokens
+
+
+class ZImageAutoencoder(KLAutoencoder):
+    model = AutoencoderKL
+    module: AutoencoderKL
+
+    def encoded(self, request: GenerateRequest) -> tuple[Size, ...]:
+        return (request.size,) * len(request.references)
+
+    @torch.no_grad()
+    def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
+        """Resized to the request's size, and drawn from the posterior: the first that is drawn of the seed."""
+        resized = Image.fromarray(picture.pixels).resize(
+            (request.size.width, request.size.height), Image.Resampling.LANCZOS
+        )
+        posterior = self.posterior(np.asarray(resized), device)
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        noise = torch.randn(posterior.mean.shape, generator=generator, dtype=torch.float32)
+        drawn = posterior.mean.float() + posterior.std.float() * noise.to(device)
+        config = self.module.config
+        scaled = (drawn - config.shift_factor) * config.scaling_factor
+        return Latents(to_tokens(scaled, PATCH)[0], *(side // PATCH for side in scaled.shape[-2:]))
+
+    @torch.no_grad()
+    def decode(self, latents: Latents) -> Picture:
+        config = self.module.config
+        grid = to_grid(latents.tokens[None], latents.rows, latents.columns, PATCH).to(self.dtype)
+        return self.picture(grid / config.scaling_factor + config.shift_factor)

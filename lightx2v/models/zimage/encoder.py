@@ -1,0 +1,35 @@
+"""Z-Image's text encoder: what the last layer but one of a Qwen3 makes of the prompt's own tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import Qwen3Config
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
+
+from lightx2v.models.language import LanguageEncoder, chat
+from lightx2v.models.zimage.recipe import MAX_TOKENS, read_recipe
+
+
+class ZImageTextEncoder(LanguageEncoder):
+    """The reference pads to 512 tokens and throws the padding's states away; here there is none."""
+
+    language_model, config_class = Qwen3Model, Qwen3Config
+    prefix = "model."
+    kept_widths = 3
+
+    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
+        super().__init__(checkpoint, dtype, MAX_TOKENS)
+        self.recipe = read_recipe(checkpoint)
+
+    def depth(self, layers: int) -> int:
+        return layers - 1 if layers > 1 else 2
+
+    @torch.no_grad()
+    def encode(self, prompt: str, device: torch.device) -> torch.Tensor:
+        text = chat(self.tokenizer, prompt, thinking=True)
+        ids = self.tokenizer(text, return_tensors="pt", truncation=True, max_length=self.max_tokens)["input_ids"]
+        for states in self.states(ids, torch.ones_like(ids, dtype=torch.bool), device):
+            last = states
+        return last[0]

@@ -1,0 +1,76 @@
+"""Z-Image's defaults, and the rules that hold before any weight is read; free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightx2v.core import Clip, GenerateRequest, Size
+from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.recipe import check_reference, override, read_grid, scale_to_area
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_TOKENS = 512
+"""Prompts are cut to it."""
+
+REFERENCE_AREA = 2048 * 2048
+"""The most pixels that a reference keeps on its way to the autoencoder, which resizes it to the request's size."""
+
+EDIT_AREA = 1024 * 1024
+TURBO_SHIFT = 3.0
+"""Of the noise schedule; the base model's is 6. Nothing else in a checkpoint tells them apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZImageRecipe:
+    """The defaults of one checkpoint. Turbo takes few steps and no guidance."""
+
+    size: Size
+    steps: int
+    guidance: float
+    multiple: int
+    shift: float
+    max_references: int = 1
+    starts_from_picture: bool = True
+    clip: Clip | None = None
+
+    def fit_reference(self, image: Image.Image) -> Image.Image:
+        """The picture in RGB, in its own size if that is not beyond every picture that can be made of it.
+
+        Raises InvalidRequest if a side is below 64 pixels or one side is more than 8 times the other.
+        """
+        from PIL.Image import Resampling
+
+        check_reference(Size(*image.size))
+        scaled = scale_to_area(Size(*image.size), REFERENCE_AREA)
+        image = image.convert("RGB")
+        if scaled == Size(*image.size):
+            return image
+        return image.resize((scaled.width, scaled.height), Resampling.LANCZOS)
+
+    def is_guided(self, request: GenerateRequest) -> bool:
+        """Whether a step follows the difference between two prompts. A scale of 0 is none: it is added to one."""
+        return request.guidance > 0
+
+    def edit_size(self, references: Sequence[Size]) -> Size:
+        """The reference's own size, at most 1024 x 1024 pixels in area, in whole tokens."""
+        if not references:
+            return self.size
+        size = scale_to_area(references[0], EDIT_AREA)
+        return Size(size.width - size.width % self.multiple, size.height - size.height % self.multiple)
+
+
+def read_recipe(checkpoint: Path) -> ZImageRecipe:
+    """The recipe of a checkpoint; a `generation_config.json` at its root overrides the family's defaults."""
+    name = "scheduler/scheduler_config.json"
+    shift = float(require(read_configuration(checkpoint, name), "shift", checkpoint / name))
+    size, multiple = read_grid(checkpoint)
+    turbo = shift <= TURBO_SHIFT
+    recipe = ZImageRecipe(
+        size, steps=8 if turbo else 50, guidance=0.0 if turbo else 4.0, multiple=multiple, shift=shift
+    )
+    return override(recipe, checkpoint)

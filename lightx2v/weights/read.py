@@ -1,0 +1,71 @@
+"""Units from files into memory, by parallel reads, in the types that the layout wants."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+from lightx2v.errors import InvalidCheckpoint
+from lightx2v.weights.index import TensorRef
+from lightx2v.weights.layout import Entry, Unit, part, view
+
+READERS = 8
+CHUNK = 1 << 30
+"""Bytes of one read call; Linux takes a little under 2 GiB."""
+
+
+def read(units: Iterable[Unit], memory: torch.Tensor) -> None:
+    """Fills `memory`, uint8 over the whole layout. Raises InvalidCheckpoint, naming the file that cannot be read."""
+    with _readers() as readers:
+        for unit in units:
+            _fill(unit, part(memory, unit), readers)
+
+
+def read_one(unit: Unit) -> torch.Tensor:
+    """uint8 [unit.nbytes] in memory of its own. Raises InvalidCheckpoint."""
+    with torch.inference_mode(False), _readers() as readers:  # the readers' threads are not in inference mode
+        slab = torch.empty(unit.nbytes, dtype=torch.uint8)
+        _fill(unit, slab, readers)
+    return slab
+
+
+@contextmanager
+def _readers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(READERS, thread_name_prefix="weights") as pool:
+        yield pool
+
+
+def _fill(unit: Unit, slab: torch.Tensor, readers: ThreadPoolExecutor) -> None:
+    loads = [readers.submit(_load, entry, view(slab, entry)) for entry in unit.entries]
+    for load in loads:
+        load.result()
+
+
+def _load(entry: Entry, into: torch.Tensor) -> None:
+    ref = entry.ref
+    if ref.dtype == entry.dtype and entry.last_of is None:
+        _pread(ref, into)
+        return
+    stored = torch.empty(ref.shape, dtype=ref.dtype)
+    _pread(ref, stored)
+    into.copy_(stored if entry.last_of is None else stored.select(entry.last_of, -1))
+
+
+def _pread(ref: TensorRef, into: torch.Tensor) -> None:
+    target = memoryview(into.reshape(-1).view(torch.uint8).numpy().data)
+    done = 0
+    descriptor = os.open(ref.file, os.O_RDONLY)
+    try:
+        while done < ref.nbytes:
+            count = os.preadv(descriptor, [target[done : done + CHUNK]], ref.offset + done)
+            if count == 0:
+                raise InvalidCheckpoint(f"{ref.file}: ends {ref.nbytes - done} bytes early; download it again")
+            done += count
+    except OSError as error:
+        raise InvalidCheckpoint(f"{ref.file}: cannot be read ({error})") from error
+    finally:
+        os.close(descriptor)

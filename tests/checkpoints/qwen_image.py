@@ -1,0 +1,126 @@
+"""Tiny random checkpoints of Qwen-Image, written by diffusers and transformers themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLQwenImage,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+)
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from benchmarks.checkpoint import make_tokenizer
+from tests.checkpoints.randomise import randomise
+
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "use_dynamic_shifting": True,
+    "base_shift": 0.5,
+    "max_shift": 0.9,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 8192,
+    "shift_terminal": 0.02,
+    "time_shift_type": "exponential",
+}
+HIDDEN = 64
+"""Of the text encoder."""
+
+QWEN_7B: dict[str, Any] = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "max_position_embeddings": 128000,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "rope_scaling": {"mrope_section": [16, 24, 24], "rope_type": "default", "type": "default"},
+    "use_sliding_window": False,
+    "tie_word_embeddings": False,
+}
+"""As published: at the top of the configuration, in the words of older versions of transformers."""
+
+TRANSFORMER_20B: dict[str, Any] = {
+    "patch_size": 2,
+    "in_channels": 64,
+    "out_channels": 16,
+    "num_layers": 60,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 3584,
+    "guidance_embeds": False,
+    "axes_dims_rope": [16, 56, 56],
+}
+
+
+def write_qwen_image(folder: Path, *, max_shard_size: str = "5GB") -> Path:
+    """A Qwen-Image checkpoint of 1.3 million parameters. The same bytes at every call."""
+    tokenizer = make_tokenizer()
+    pipeline = QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER),
+        vae=make_vae(),
+        text_encoder=make_text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        transformer=make_transformer(),
+    )
+    pipeline.save_pretrained(folder, max_shard_size=max_shard_size)
+    return folder
+
+
+def write_configurations(folder: Path) -> Path:
+    """The published ones, and a small tokenizer."""
+    with torch.device("meta"):
+        vae = AutoencoderKLQwenImage()
+    files = {
+        "model_index.json": {"_class_name": "QwenImagePipeline"},
+        "scheduler/scheduler_config.json": SCHEDULER,
+        "text_encoder/config.json": QWEN_7B | {"model_type": "qwen2_5_vl"},
+        "transformer/config.json": TRANSFORMER_20B,
+        "vae/config.json": dict(vae.config),
+    }
+    for name, values in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(values))
+    make_tokenizer().save_pretrained(folder / "tokenizer")
+    return folder
+
+
+def make_text_encoder(tokenizer: Any) -> Qwen2_5_VLForConditionalGeneration:
+    ids = tokenizer.get_vocab()
+    heads = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    text = {"hidden_size": HIDDEN, "intermediate_size": 96, "rope_parameters": rope, "rms_norm_eps": 1e-6}
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": HIDDEN}
+    config = Qwen2_5_VLConfig(
+        text_config=text | heads | {"max_position_embeddings": 128000, "tie_word_embeddings": False},
+        vision_config=vision | {"patch_size": 14, "fullatt_block_indexes": [1]},
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )
+    return randomise(Qwen2_5_VLForConditionalGeneration(config), seed=1)
+
+
+def make_vae() -> AutoencoderKLQwenImage:
+    return randomise(AutoencoderKLQwenImage(base_dim=8, num_res_blocks=1), seed=2)
+
+
+def make_transformer() -> QwenImageTransformer2DModel:
+    transformer = QwenImageTransformer2DModel(
+        num_layers=3,
+        attention_head_dim=32,
+        num_attention_heads=2,
+        joint_attention_dim=HIDDEN,
+        axes_dims_rope=(8, 12, 12),
+    )
+    return randomise(transformer, seed=3)

@@ -1,0 +1,114 @@
+"""Tiny random checkpoints of Wan, written by diffusers and transformers themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
+
+from tests.checkpoints.randomise import randomise
+
+FEATURES = 32
+"""Of the text encoder; its heads together are twice as wide."""
+
+WORDS = ("a", "red", "circle", "left", "of", "blue", "square", "on", "white", "blurry", "the")
+CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;!?'\"-()<>&"
+
+SCHEDULER: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "flow_shift": 3.0,
+}
+UMT5_XXL: dict[str, Any] = {
+    "vocab_size": 256384,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+}
+TRANSFORMER: dict[str, Any] = {
+    "patch_size": [1, 2, 2],
+    "attention_head_dim": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 4096,
+    "freq_dim": 256,
+    "eps": 1e-6,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "image_dim": None,
+    "added_kv_proj_dim": None,
+    "rope_max_seq_len": 1024,
+}
+SIZES: dict[str, dict[str, Any]] = {
+    "1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+    "14b": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
+}
+VAE: dict[str, Any] = {
+    "base_dim": 96,
+    "z_dim": 16,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "temperal_downsample": [False, True, True],
+}
+
+
+def write_wan(folder: Path, *, max_shard_size: str = "5GB") -> Path:
+    """A Wan 2.1 checkpoint of 0.8 million parameters. The same bytes at every call."""
+    tokenizer = make_tokenizer()
+    pipeline = WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=make_text_encoder(len(tokenizer)),
+        vae=make_vae(),
+        scheduler=UniPCMultistepScheduler(**SCHEDULER),
+        transformer=make_transformer(),
+    )
+    pipeline.save_pretrained(folder, max_shard_size=max_shard_size)
+    defaults = {"size": "64x48", "num_frames": 9, "num_inference_steps": 4}
+    (folder / "generation_config.json").write_text(json.dumps(defaults))
+    return folder
+
+
+def write_configurations(folder: Path, size: str) -> Path:
+    """The published ones, and a small tokenizer."""
+    configurations = {
+        "model_index.json": {"_class_name": "WanPipeline", "boundary_ratio": None, "expand_timesteps": False},
+        "scheduler/scheduler_config.json": {"_class_name": "UniPCMultistepScheduler"} | SCHEDULER,
+        "text_encoder/config.json": UMT5_XXL,
+        "transformer/config.json": TRANSFORMER | SIZES[size],
+        "vae/config.json": VAE,
+    }
+    for name, values in configurations.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(values))
+    make_tokenizer().save_pretrained(folder / "tokenizer")
+    return folder
+
+
+def make_tokenizer() -> T5TokenizerFast:
+    control = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    words = [(f"▁{word}", -3.0) for word in WORDS]
+    characters = [(character, -8.0) for character in CHARACTERS]
+    return T5TokenizerFast(vocab=[*control, *words, *characters], extra_ids=0, model_max_length=512)
+
+
+def make_text_encoder(vocabulary: int) -> UMT5EncoderModel:
+    widths = {"vocab_size": vocabulary, "d_model": FEATURES, "d_kv": 16, "d_ff": 64, "num_layers": 3, "num_heads": 4}
+    return randomise(UMT5EncoderModel(UMT5Config(**UMT5_XXL | widths)), seed=1)
+
+
+def make_vae() -> AutoencoderKLWan:
+    return randomise(AutoencoderKLWan(**VAE | {"base_dim": 8, "num_res_blocks": 1}), seed=2)
+
+
+def make_transformer() -> WanTransformer3DModel:
+    widths = {"num_attention_heads": 2, "attention_head_dim": 28, "num_layers": 3, "ffn_dim": 96, "text_dim": FEATURES}
+    return randomise(WanTransformer3DModel(**TRANSFORMER | widths), seed=3)

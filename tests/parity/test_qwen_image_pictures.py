@@ -1,0 +1,73 @@
+"""Qwen-Image from prompt to pixels against diffusers' pipeline, in fp32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from diffusers import QwenImagePipeline
+
+from lightx2v.core import GenerateRequest
+from tests.parity.reference import LATENTS, PIXELS, generate, load_reference, make_request
+
+
+@pytest.fixture(scope="module")
+def reference(qwen_image: Path) -> QwenImagePipeline:
+    return load_reference(qwen_image)
+
+
+def reference_generate(
+    pipeline: QwenImagePipeline, request: GenerateRequest
+) -> tuple[torch.Tensor, npt.NDArray[np.uint8]]:
+    """Its convention for a guided request without a negative prompt is a space."""
+    last: dict[str, torch.Tensor] = {}
+    picture = pipeline(
+        prompt=request.prompt,
+        negative_prompt=(request.negative_prompt or " ") if request.guidance > 1 else None,
+        true_cfg_scale=request.guidance,
+        width=request.size.width,
+        height=request.size.height,
+        num_inference_steps=request.steps,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+        callback_on_step_end=lambda _pipeline, _step, _time, tensors: last.update(tensors) or tensors,
+        callback_on_step_end_tensor_inputs=["latents"],
+    ).images[0]
+    return last["latents"][0], np.asarray(picture)
+
+
+def compare(checkpoint: Path, pipeline: QwenImagePipeline, request: GenerateRequest) -> None:
+    latents, picture = generate(checkpoint, request)
+    expected_latents, expected = reference_generate(pipeline, request)
+    assert (latents.tokens - expected_latents).abs().max().item() <= LATENTS
+    assert np.abs(picture.pixels.astype(int) - expected.astype(int)).max() <= PIXELS
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (80, 48), (112, 64), (16, 160)])
+def test_text_to_image(
+    qwen_image: Path, reference: QwenImagePipeline, width: int, height: int, guidance: float
+) -> None:
+    compare(qwen_image, reference, make_request(width, height, guidance=guidance))
+
+
+@pytest.mark.parametrize("steps", [2, 7, 50])
+def test_steps(qwen_image: Path, reference: QwenImagePipeline, steps: int) -> None:
+    compare(qwen_image, reference, make_request(steps=steps, seed=steps, guidance=2.5))
+
+
+@pytest.mark.parametrize("negative_prompt", ["blurry", "a blurry picture of nothing at all in the middle of nowhere"])
+def test_prompts_of_different_lengths(qwen_image: Path, reference: QwenImagePipeline, negative_prompt: str) -> None:
+    compare(qwen_image, reference, make_request(96, 64, guidance=4.0, negative_prompt=negative_prompt))
+
+
+def test_guidance_of_one_is_none(qwen_image: Path, reference: QwenImagePipeline) -> None:
+    compare(qwen_image, reference, make_request(guidance=1.0, negative_prompt="blurry"))
+
+
+@pytest.mark.parametrize("prompt", ["", "a {red} circle", "a red circle " * 300])
+def test_prompts(qwen_image: Path, reference: QwenImagePipeline, prompt: str) -> None:
+    """An empty one, one that a format string would stumble over, one beyond the limit."""
+    compare(qwen_image, reference, make_request(prompt=prompt, guidance=4.0, negative_prompt="blurry"))

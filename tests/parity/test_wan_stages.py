@@ -1,0 +1,150 @@
+"""Each part of Wan on its own against diffusers and transformers."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import WanPipeline
+from safetensors.torch import load_file
+
+from lightx2v.core import Conditioning, Latents, Picture
+from lightx2v.errors import InvalidRequest, NonFinite
+from lightx2v.layers.rope import rope_table
+from lightx2v.models.wan.autoencoder import WanAutoencoder
+from lightx2v.models.wan.denoiser import WanDenoiser
+from lightx2v.models.wan.encoder import WanTextEncoder
+from lightx2v.models.wan.schedule import Schedule
+from lightx2v.models.wan.transformer import WanShape, WanTransformer
+from lightx2v.weights.index import read_index
+from lightx2v.weights.layout import make_layout
+from tests.checkpoints.wan import make_transformer
+from tests.parity.reference import LATENTS, PIXELS, bind, load_reference, make_image, make_request
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def oracle(wan: Path) -> WanPipeline:
+    return load_reference(wan)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["", "a red circle", "  été\n &amp;lt; “blue” ✓ ", "a red circle " * 50, "square " * 700],
+    ids=["no", "short", "odd", "long", "cut"],
+)
+def test_conditioning(wan: Path, oracle: WanPipeline, prompt: str) -> None:
+    expected = oracle.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=512)[0][0]
+    conditioning = bind(WanTextEncoder(wan, torch.float32), wan).encode(prompt, CPU)
+    torch.testing.assert_close(conditioning, expected[: len(conditioning)], rtol=0, atol=LATENTS)
+    assert not expected[len(conditioning) :].any()
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_one_transformer_call(batch: int) -> None:
+    expected_of = make_transformer()
+    shape = WanShape(**{field.name: expected_of.config[field.name] for field in fields(WanShape)})
+    module = WanTransformer(shape)
+    module.load_state_dict(expected_of.state_dict())
+    latents, text, time = torch.randn(batch, 16, 3, 4, 6), torch.randn(batch, 512, shape.text_dim), torch.tensor([750])
+    rope = rope_table(torch.cartesian_prod(torch.arange(3), torch.arange(2), torch.arange(3)), shape.axes, 10000.0)
+    with torch.no_grad():
+        expected = expected_of(latents, time.expand(batch), text, return_dict=False)[0]
+        torch.testing.assert_close(module(latents, text, time.float(), rope), expected, rtol=0, atol=LATENTS)
+
+
+def test_what_is_precise_in_half_precision(wan: Path) -> None:
+    """The same states as in the reference, bit for bit, and nearly the same velocity."""
+    expected_of = WanPipeline.from_pretrained(wan, dtype=torch.bfloat16).transformer
+    denoiser: Any = WanDenoiser(wan, torch.bfloat16)
+    layout = make_layout(denoiser, read_index(wan / "transformer"), denoiser.blocks)
+    dtypes = {entry.name: entry.dtype for unit in layout.units for entry in unit.entries}
+    assert dtypes == {name: state.dtype for name, state in expected_of.state_dict().items()}
+    assert dtypes == {name: state.dtype for name, state in denoiser.module.state_dict().items()}
+    bind(denoiser, wan)
+    latents = torch.randn(1, 16, 1, 4, 4, generator=torch.Generator().manual_seed(1)).bfloat16()
+    text, time = torch.zeros(1, 512, denoiser.shape.text_dim).bfloat16(), torch.tensor([500])
+    rope = rope_table(torch.cartesian_prod(torch.arange(1), torch.arange(2), torch.arange(2)), denoiser.shape.axes, 1e4)
+    with torch.no_grad():
+        expected = expected_of(latents, time, text, return_dict=False)[0]
+        ours = denoiser.module(latents, text, time.float(), rope)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(4, [999, 900, 750, 500]), (1, [999])])
+def test_the_schedule(wan: Path, steps: int, expected: list[int]) -> None:
+    assert Schedule(wan).solver(steps).timesteps.tolist() == expected
+
+
+def test_noise_is_drawn_as_the_reference_draws_it(wan: Path, oracle: WanPipeline) -> None:
+    """With a velocity of zero the solver scales the noise, and no more."""
+    denoiser = bind(WanDenoiser(wan, torch.float32), wan)
+    for parameter in denoiser.module.parameters():
+        parameter.zero_()
+    request = make_request(112, 64, frames=9, steps=1, seed=2**63 - 1)
+    (latents,) = denoiser.steps(request, Conditioning(torch.zeros(1, denoiser.shape.text_dim)), (), CPU)
+    generator = torch.Generator("cpu").manual_seed(request.seed)
+    expected = oracle.prepare_latents(1, 16, 64, 112, 9, torch.float32, CPU, generator)[0].flatten(1).T
+    assert (latents.frames, latents.rows, latents.columns) == (3, 8, 14)
+    torch.testing.assert_close(latents.tokens, expected)
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+def test_decoded_video(wan: Path, oracle: WanPipeline, frames: int) -> None:
+    latents = torch.randn(16, frames, 4, 6, generator=torch.Generator().manual_seed(1))
+    shift, scale = (torch.tensor(oracle.vae.config[f"latents_{name}"]).view(-1, 1, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        expected = oracle.vae.decode((latents * scale + shift)[None]).sample[0].permute(1, 2, 3, 0)
+    autoencoder = bind(WanAutoencoder(wan, torch.float32), wan)
+    made = autoencoder.decode(Latents(latents.flatten(1).T, 4, 6, frames))
+    assert made.pixels.shape[-3:] == (32, 48, 3)
+    pixels = torch.from_numpy(made.pixels).reshape(expected.shape)
+    assert (pixels - (expected * 0.5 + 0.5) * 255).abs().max() <= 0.5 * PIXELS + 0.01
+
+
+def test_the_order_of_latents_in_memory_does_not_show(wan: Path) -> None:
+    """It is another after they have crossed from process to process."""
+    autoencoder = bind(WanAutoencoder(wan, torch.float32), wan)
+    tokens = torch.randn(16, 3 * 4 * 6, generator=torch.Generator().manual_seed(1)).T
+    here, there = (autoencoder.decode(Latents(given, 4, 6, 3)).pixels for given in (tokens, tokens.contiguous()))
+    assert np.array_equal(here, there)
+
+
+def test_a_decoder_that_fails_remembers_nothing(wan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    autoencoder = bind(WanAutoencoder(wan, torch.float32), wan)
+    decoder, calls = autoencoder.module.decoder.forward, []
+
+    def fail(*inputs: object, **options: object) -> torch.Tensor:
+        calls.append(inputs)
+        if len(calls) == 2:
+            raise RuntimeError
+        result: torch.Tensor = decoder(*inputs, **options)
+        return result
+
+    monkeypatch.setattr(autoencoder.module.decoder, "forward", fail)
+    with pytest.raises(RuntimeError):
+        autoencoder.decode(Latents(torch.zeros(3 * 4, 16), 2, 2, 3))
+    assert set(autoencoder.module._feat_map) == {None}
+
+
+def test_values_that_are_not_finite_make_no_video(wan: Path) -> None:
+    autoencoder = bind(WanAutoencoder(wan, torch.float32), wan)
+    with pytest.raises(NonFinite):
+        autoencoder.decode(Latents(torch.full((8, 16), torch.nan), 2, 2, 2))
+
+
+def test_pictures_are_not_looked_at(wan: Path) -> None:
+    with pytest.raises(InvalidRequest, match="text alone"):
+        WanAutoencoder(wan, torch.float32).encode(make_request(), Picture(np.asarray(make_image(0, 64, 64))), CPU)
+
+
+def test_all_weights_are_read_but_the_encoders(wan: Path) -> None:
+    autoencoder = WanAutoencoder(wan, torch.float32)
+    (file,) = (wan / "vae").glob("*.safetensors")
+    unread = {name for name in load_file(file) if name in autoencoder.unreachable}
+    assert {name.partition(".")[0] for name in unread} == {"encoder", "quant_conv"}

@@ -1,0 +1,91 @@
+"""What the parts of Wan say that they need, of weights and beside them, at the published shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightx2v.core import Conditioning, GenerateRequest, Size
+from lightx2v.models.component import Component
+from lightx2v.models.wan.autoencoder import WanAutoencoder
+from lightx2v.models.wan.denoiser import WanDenoiser
+from lightx2v.models.wan.encoder import WanTextEncoder
+from tests.checkpoints.wan import UMT5_XXL, write_configurations
+from tests.parity.live import CUDNN, META, LiveBytes
+
+LARGE = Size(832, 480)
+TRANSFORMERS = {"1.3b": 1_418_996_800, "14b": 14_288_491_584}
+TEXT_ENCODER = 5_680_910_336 - 256_384 * 4096
+"""Parameters, counted in the reference's; the text encoder's embedding table apart."""
+
+
+@pytest.fixture(scope="module", params=TRANSFORMERS)
+def shapes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_configurations(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def make_request(size: Size = LARGE, frames: int = 81, guidance: float = 5.0) -> GenerateRequest:
+    return GenerateRequest("workspace", "a red circle", size, 2, 0, guidance, frames=frames)
+
+
+def reachable(component: Component) -> dict[str, torch.Tensor]:
+    absent = component.host_tensors | component.unreachable
+    return {name: state for name, state in component.module.state_dict().items() if name not in absent}
+
+
+def conditioning_of(request: GenerateRequest) -> Conditioning:
+    text = torch.empty(100, 4096)
+    return Conditioning(text, text if request.guidance > 1 else None)
+
+
+def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None:
+    denoiser, encoder = WanDenoiser(shapes, torch.bfloat16), WanTextEncoder(shapes, torch.bfloat16)
+    states = reachable(denoiser)
+    precise = sum(state.numel() for name, state in states.items() if name in denoiser.precise)
+    count = TRANSFORMERS[request.node.callspec.params["shapes"]]
+    assert sum(state.nbytes for state in states.values()) == 2 * count + 2 * precise
+    assert precise < count / 250
+    assert sum(state.nbytes for state in reachable(encoder).values()) == 2 * TEXT_ENCODER
+
+
+@pytest.mark.usefixtures("fused_attention")
+@pytest.mark.parametrize(("size", "frames", "guidance"), [(LARGE, 81, 5.0), (Size(1280, 720), 17, 1.0)])
+def test_denoiser(shapes: Path, size: Size, frames: int, guidance: float) -> None:
+    denoiser, request = WanDenoiser(shapes, torch.bfloat16), make_request(size, frames, guidance)
+    with LiveBytes(denoiser) as meter:
+        for _ in denoiser.steps(request, conditioning_of(request), (), META):
+            pass
+    assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_operations_of_a_step(shapes: Path, guidance: float) -> None:
+    """Against PyTorch's own count, which leaves elementwise operations out as ours does."""
+    denoiser, request = WanDenoiser(shapes, torch.bfloat16), make_request(frames=17, guidance=guidance)
+    with FlopCounterMode(display=False) as counter:
+        next(denoiser.steps(request, conditioning_of(request), (), META))
+    assert counter.get_total_flops() == pytest.approx(denoiser.flops(request), rel=0.02)
+
+
+@pytest.mark.usefixtures("fused_attention")
+def test_encoder(shapes: Path) -> None:
+    encoder = WanTextEncoder(shapes, torch.bfloat16)
+    table = torch.empty(UMT5_XXL["vocab_size"], UMT5_XXL["d_model"], dtype=torch.bfloat16)
+    encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
+    with LiveBytes(encoder) as meter:
+        conditioning = encoder.encode("a red circle " * 300, META)
+    assert conditioning.shape == (512, 4096)
+    assert 1.1 * meter.peak < encoder.workspace(make_request()) < 1.25 * meter.peak
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("size", "frames"), [(LARGE, 25), (LARGE, 1)])
+def test_autoencoder(tmp_path: Path, dtype: torch.dtype, size: Size, frames: int) -> None:
+    autoencoder = WanAutoencoder(write_configurations(tmp_path, "14b"), dtype)
+    latents = torch.empty(1, 16, (frames - 1) // 4 + 1, size.height // 8, size.width // 8, dtype=dtype, device=META)
+    with LiveBytes(autoencoder) as meter:
+        autoencoder.module.decode(latents)
+    assert 1.1 * CUDNN * meter.peak < autoencoder.workspace(make_request(size, frames)) < 1.3 * CUDNN * meter.peak

@@ -1,0 +1,38 @@
+"""LoRAs through a real server."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from lightx2v.config import EngineSettings
+from lightx2v.core import Size
+from lightx2v.pipeline import Pipeline
+from tests.pictures import asked, made
+from tests.server import Server
+
+PROMPT = "a red circle"
+
+
+def test_a_request_has_the_lora_that_it_names_and_no_other(server: Server, checkpoint: Path, oil: Path) -> None:
+    fields = {"size": "64x64", "seed": 7, "num_inference_steps": 2}
+    before, painted, after = (
+        made(server.generate(PROMPT, **fields, **chosen)) for chosen in ({}, {"lora": "oil", "lora_scale": 0.5}, {})
+    )
+    settings = EngineSettings(model=str(checkpoint), dtype="float32", device="cpu", loras={"oil": str(oil)})
+    with closing(Pipeline(settings)) as pipeline:
+        plain = asked(PROMPT, Size(64, 64), 7, steps=2)
+        assert np.array_equal(before, pipeline.generate(plain).pixels)
+        assert np.array_equal(painted, pipeline.generate(replace(plain, lora="oil", lora_scale=0.5)).pixels)
+    assert np.array_equal(before, after)
+    assert not np.array_equal(before, painted)
+
+
+def test_an_unknown_name_is_the_callers_mistake(server: Server) -> None:
+    answer = server.generate(PROMPT, lora="ink")
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["message"]) == ("lora", "lora: 'ink' is not served here; known are oil")
