@@ -14,15 +14,15 @@ from deployments.ingress import Ingress, Served
 from deployments.scaling import QueueDepth
 from deployments.settings import AppSettings, parse_models
 from deployments.stage import StageServer
-from lightx2v.checkpoint import read_recipe
-from lightx2v.core import STAGES, StageName
+from lightx2v.checkpoint import read_recipe, read_stages
+from lightx2v.core import StageName
 
 HEALTH_PERIOD_SECONDS = 1.0
 """A dead replica is replaced after at most so long; Serve's own default is 10 s."""
 
 
 def build(args: dict[str, Any]) -> Application:
-    """An ingress before the three stages of each model. Raises InvalidSettings or InvalidCheckpoint."""
+    """An ingress before the stages of each model. Raises InvalidSettings or InvalidCheckpoint."""
     return compose(parse_models(args), StageServer)
 
 
@@ -30,7 +30,7 @@ def compose(models: Sequence[AppSettings], server: type[StageServer]) -> Applica
     """As `build`, with any stage server; what cannot work is refused here, before a process is started."""
     for settings in models:
         read_recipe(settings)
-    served = [Served(settings, *_stages(settings, server, len(models))) for settings in models]
+    served = [Served(settings, _stages(settings, server, len(models))) for settings in models]
     ingress = serve.deployment(Ingress).options(
         name="ingress",
         max_ongoing_requests=4 * sum(settings.max_queue for settings in models),
@@ -40,19 +40,30 @@ def compose(models: Sequence[AppSettings], server: type[StageServer]) -> Applica
     return ingress.bind(served)
 
 
-def _stages(settings: AppSettings, server: type[StageServer], models: int) -> list[Application]:
+def _stages(settings: AppSettings, server: type[StageServer], models: int) -> dict[StageName, Application]:
     """The deployments of one of so many models, which divide the cards' fractions."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
     cuda = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
     part, suffix = (1 / models if cuda else 0), (f"-{settings.model_id}" if models > 1 else "")
-    return [_stage(stage, f"{stage}{suffix}", settings, server, part, max(1, gpus)) for stage in STAGES]
+    stages, cards, most = read_stages(settings), max(1, gpus), settings.max_replicas
+    if cuda:
+        most = min(most, cards * settings.gpu_fractions.sets_per_card(stages))
+    return {
+        stage: _stage(stage, f"{stage}{suffix}", settings, server, part * fraction, most, cards)
+        for stage, fraction in settings.gpu_fractions.of(stages).items()
+    }
 
 
 def _stage(
-    stage: StageName, name: str, settings: AppSettings, server: type[StageServer], part: float, cards: int
+    stage: StageName,
+    name: str,
+    settings: AppSettings,
+    server: type[StageServer],
+    fraction: float,
+    most: int,
+    cards: int,
 ) -> Application:
-    share = {"num_gpus": round(part * getattr(settings.gpu_fractions, stage), 4)} if part else {}
-    most = min(settings.max_replicas, cards * settings.gpu_fractions.sets_per_card) if part else settings.max_replicas
+    share = {"num_gpus": round(fraction, 4)} if fraction else {}
     deployment = serve.deployment(server).options(
         name=name,
         max_ongoing_requests=settings.max_queue * 2,
@@ -62,7 +73,7 @@ def _stage(
         graceful_shutdown_timeout_s=settings.request_timeout_seconds,
         ray_actor_options={"num_cpus": 0, **share},
     )
-    return deployment.bind(stage, settings.model_id, settings, part > 0)
+    return deployment.bind(stage, settings.model_id, settings, fraction > 0)
 
 
 def _autoscaling(settings: AppSettings, most: int, cards: int) -> AutoscalingConfig:

@@ -1,11 +1,12 @@
-"""The way of one request through the stages: encode, denoise, decode; with a deadline, a cancellation and one retry."""
+"""The way of one request through the stages: encode, denoise, refine where a model has it, decode; with a deadline, a
+cancellation and one retry."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
@@ -13,7 +14,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.lease import Job, Terms
-from lightx2v.core import GenerateRequest, Picture
+from lightx2v.core import GenerateRequest, Picture, StageName
 from lightx2v.errors import DeadlineExceeded, LightError, StageLost
 
 LOST = (RayActorError, OutOfMemoryError, DeploymentUnavailableError)
@@ -23,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class Graph:
-    """Three stage deployments. What a stage returns is sent to the next by reference, not from here."""
+    """A model's stage deployments. What a stage returns is sent to the next by reference, not from here."""
 
-    def __init__(self, encode: DeploymentHandle, denoise: DeploymentHandle, decode: DeploymentHandle) -> None:
-        self._encode, self._denoise, self._decode = encode, denoise, decode
+    def __init__(self, stages: Mapping[StageName, DeploymentHandle]) -> None:
+        self._stages = stages
 
     async def generate(
         self, requests: Sequence[GenerateRequest], pictures: Sequence[Picture], seconds: float
@@ -38,7 +39,7 @@ class Graph:
         journey = Journey(time.time(), time.monotonic() + seconds)
         try:
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as tasks:
-                conditioning = tasks.create_task(journey.call(self._encode, "run", requests[0]))
+                conditioning = tasks.create_task(journey.call(self._stages["encode"], "run", requests[0]))
                 references = tasks.create_task(self._references(journey, requests[0], tuple(pictures)))
                 made = [
                     tasks.create_task(self._make(journey, request, conditioning, references)) for request in requests
@@ -51,11 +52,10 @@ class Graph:
 
     async def ready(self) -> None:
         """Returns when every stage answers that it can serve; raises what keeps one from it."""
-        stages = (self._encode, self._denoise, self._decode)
-        await asyncio.gather(*(_result(stage.ready.remote()) for stage in stages))
+        await asyncio.gather(*(_result(stage.ready.remote()) for stage in self._stages.values()))
 
     async def _references(self, journey: Journey, request: GenerateRequest, pictures: tuple[Picture, ...]) -> Any:
-        return await journey.call(self._decode, "encode", request, pictures) if pictures else ()
+        return await journey.call(self._stages["decode"], "encode", request, pictures) if pictures else ()
 
     async def _make(
         self,
@@ -64,8 +64,11 @@ class Graph:
         conditioning: asyncio.Task[DeploymentResponse],
         references: asyncio.Task[Any],
     ) -> Picture:
-        latents = await journey.call(self._denoise, "run", request, await conditioning, await references)
-        picture: Picture = await (await journey.call(self._decode, "run", request, latents))
+        stages, inputs = self._stages, (await conditioning, await references)
+        latents = await journey.call(stages["denoise"], "run", request, *inputs)
+        if "refine" in stages and (await latents).history:
+            latents = await journey.call(stages["refine"], "run", request, *inputs, latents)
+        picture: Picture = await (await journey.call(stages["decode"], "run", request, latents))
         return picture
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from statistics import fmean
@@ -29,7 +29,7 @@ from deployments.media import encode_picture, read_body, read_form
 from deployments.schema import ImageRequest, images_body, models_body, parse_form, parse_json, to_requests
 from deployments.settings import AppSettings
 from lightx2v.checkpoint import read_recipe
-from lightx2v.core import Picture
+from lightx2v.core import Picture, StageName
 from lightx2v.errors import InvalidRequest, LightError, ModelNotFound, QueueFull
 from lightx2v.limits import Limits
 from lightx2v.picture import decode_picture
@@ -80,9 +80,7 @@ class Served:
     """One model: its settings and its stages."""
 
     settings: AppSettings
-    encode: DeploymentHandle
-    denoise: DeploymentHandle
-    decode: DeploymentHandle
+    stages: Mapping[StageName, DeploymentHandle]
 
 
 class Model:
@@ -91,7 +89,7 @@ class Model:
     def __init__(self, served: Served) -> None:
         self.recipe = read_recipe(served.settings)
         self.limits = Limits(loras=tuple(served.settings.loras))
-        self.graph = Graph(served.encode, served.denoise, served.decode)
+        self.graph = Graph(served.stages)
         self.admission = Admission(served.settings.max_queue)
         self.timeout_seconds = served.settings.request_timeout_seconds
 

@@ -112,6 +112,7 @@ def to_requests(
         steps=recipe.steps if request.num_inference_steps is None else request.num_inference_steps,
         seed=secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed,
         guidance=recipe.guidance if request.guidance_scale is None else request.guidance_scale,
+        refine_guidance=request.guidance_scale,
         negative_prompt=request.negative_prompt,
         references=tuple(references),
         strength=choose_strength(request.strength, recipe, len(references)),

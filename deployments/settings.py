@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from lightx2v.config import ENVIRONMENT, EngineSettings, Settings, parse_settings
+from lightx2v.core import StageName
 from lightx2v.errors import InvalidSettings
 
 
@@ -16,12 +18,21 @@ class Fractions(Settings):
 
     encode: float = Field(default=0.2, gt=0, le=1)
     denoise: float = Field(default=0.6, gt=0, le=1)
+    refine: float | None = Field(default=None, gt=0, le=1)
+    """Absent: a model that has this stage shares `denoise` out evenly between the two."""
     decode: float = Field(default=0.2, gt=0, le=1)
 
-    @property
-    def sets_per_card(self) -> int:
-        """How many replicas of all three fit on a card together; more of one would keep another from being placed."""
-        return max(1, int(1 / (self.encode + self.denoise + self.decode) + 1e-9))
+    def of(self, stages: Sequence[StageName]) -> dict[StageName, float]:
+        """The fraction of each stage of a model."""
+        denoise, refine = self.denoise, self.refine
+        if "refine" in stages and refine is None:
+            denoise = refine = denoise / 2
+        fractions = {"encode": self.encode, "denoise": denoise, "refine": refine or 0.0, "decode": self.decode}
+        return {stage: fractions[stage] for stage in stages}
+
+    def sets_per_card(self, stages: Sequence[StageName]) -> int:
+        """How many replicas of all stages fit on a card together; more of one would keep another from being placed."""
+        return max(1, int(1 / sum(self.of(stages).values()) + 1e-9))
 
 
 class AppSettings(EngineSettings):

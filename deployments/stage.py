@@ -30,6 +30,7 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Progress, StageName
 from lightx2v.residency.lease import Holder
 from lightx2v.stages.build import load_stage, open_device, planning_request
+from lightx2v.stages.denoise import StepStage
 from lightx2v.stages.stage import Grant
 from lightx2v.weights.device import LIBRARY_BYTES
 
@@ -110,7 +111,7 @@ class StageServer:
         self, job: Job, grant: Grant, request: GenerateRequest, cancelled: threading.Event, inputs: tuple[Any, ...]
     ) -> Any:
         arguments: list[Any] = [request, *unpack(inputs), cancelled.is_set]
-        if self._stage.name == "denoise":
+        if isinstance(self._stage, StepStage):
             arguments.append(partial(self._log_progress, request))
         return pack(self._stage.perform(grant, getattr(self._stage, job), *arguments))
 

@@ -81,6 +81,7 @@ def _request(
         steps=recipe.steps if options.steps is None else options.steps,
         seed=secrets.randbelow(RANDOM_SEEDS) if options.seed is None else options.seed,
         guidance=recipe.guidance if options.guidance is None else options.guidance,
+        refine_guidance=options.guidance,
         negative_prompt=options.negative_prompt,
         references=sizes,
         strength=choose_strength(options.strength, recipe, len(sizes)),

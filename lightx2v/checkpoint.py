@@ -9,10 +9,11 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from lightx2v.config import EngineSettings
-from lightx2v.errors import InvalidCheckpoint
+from lightx2v.core import StageName
+from lightx2v.errors import InvalidCheckpoint, InvalidSettings
 from lightx2v.models.registry import Recipe, find_family
 
-PARTS = ("text_encoder", "tokenizer", "transformer", "vae")
+PARTS = ("text_encoder", "tokenizer", "transformer", "transformer_2", "vae")
 """The folders with more than configurations in them. A copy of the transformer at the root, as some repositories have,
 is not read."""
 
@@ -73,3 +74,15 @@ def read_recipe(settings: EngineSettings) -> Recipe:
     """What a request to the model looks like when it says nothing. Reads configurations only."""
     checkpoint = resolve(settings, ())
     return find_family(checkpoint).recipe(checkpoint)
+
+
+def read_stages(settings: EngineSettings) -> tuple[StageName, ...]:
+    """The stages that a request to the model passes, in order. Reads configurations only.
+
+    Raises InvalidSettings for LoRAs of a model of two transformers: nothing says which of the two a file is for.
+    """
+    checkpoint = resolve(settings, ())
+    stages = find_family(checkpoint).stages(checkpoint)
+    if settings.loras and "refine" in stages:
+        raise InvalidSettings(f"loras: {settings.model} has two transformers, which take none; leave the setting out")
+    return stages

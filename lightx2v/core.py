@@ -11,12 +11,13 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-StageName = Literal["encode", "denoise", "decode"]
+StageName = Literal["encode", "denoise", "refine", "decode"]
 Policy = Literal["auto", "whole", "model", "streamed"]
 """How weights live: by the plan, all resident, whole for the time of a request, or streamed."""
 
-STAGES: tuple[StageName, ...] = ("encode", "denoise", "decode")
-"""In the order in which a request uses them; the next user of memory follows from it."""
+STAGES: tuple[StageName, ...] = ("encode", "denoise", "refine", "decode")
+"""In the order in which a request uses them; the next user of memory follows from it. `refine` is there only where a
+second transformer takes the last steps."""
 
 STRENGTH = 0.6
 """The default, diffusers' own."""
@@ -53,6 +54,8 @@ class GenerateRequest:
     steps: int
     seed: int
     guidance: float = 1.0
+    refine_guidance: float | None = None
+    """Of the steps of a second transformer; None: what the model has for them."""
     negative_prompt: str = ""
     references: tuple[Size, ...] = ()
     """Sizes of the fitted reference pictures, in order; their pixels travel beside the request."""
@@ -104,6 +107,8 @@ class Latents:
     rows: int
     columns: int
     frames: int = 1
+    history: tuple[torch.Tensor, ...] = ()
+    """What the solver remembers of the steps so far, as its schedule reads it; nothing when no step is left."""
 
 
 @dataclass(frozen=True, slots=True)

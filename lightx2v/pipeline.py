@@ -1,4 +1,4 @@
-"""The three stages in one process: the reference, the command line, the golden images."""
+"""The stages in one process: the reference, the command line, the golden images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from lightx2v.checkpoint import read_stages
 from lightx2v.config import EngineSettings
-from lightx2v.core import STAGES, Conditioning, GenerateRequest, Latents, Picture, StageName, Video
+from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, StageName, Video
 from lightx2v.residency import plan as plans
 from lightx2v.residency.plan import StageSize
 from lightx2v.stages.build import load_stage, open_device
@@ -28,7 +29,8 @@ class Pipeline:
         cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
         self._settings = settings
         self._device = open_device("cuda" if cuda else "cpu", settings, f"process-{os.getpid()}")
-        self._stages: dict[StageName, Stage[Any]] = {name: load_stage(name, settings, self._device) for name in STAGES}
+        names = read_stages(settings)
+        self._stages: dict[StageName, Stage[Any]] = {name: load_stage(name, settings, self._device) for name in names}
         self._shares = lru_cache(maxsize=8)(plans.shares)
         self._budget = (settings.gpu_budget or self._device.total()) - (CONTEXT if cuda else 0)
 
@@ -45,6 +47,8 @@ class Pipeline:
             conditioning = self._run("encode", "run", request, _never)
         encoded = self._run("decode", "encode", request, tuple(references), _never) if references else ()
         latents: Latents = self._run("denoise", "run", request, conditioning, encoded, _never, report)
+        if latents.history:
+            latents = self._run("refine", "run", request, conditioning, encoded, latents, _never, report)
         return latents
 
     def decode(self, request: GenerateRequest, latents: Latents) -> Picture | Video:

@@ -80,8 +80,12 @@ class Denoiser(Component):
     name, their outputs lie one after the other in its."""
 
     def count(self, request: GenerateRequest) -> int:
-        """How many steps are taken: all that are asked for, but where a picture is the start."""
+        """How many steps it takes: all that are asked for, but where a picture is the start, or there are others."""
         return request.steps
+
+    def others(self, request: GenerateRequest) -> tuple[int, int]:
+        """Steps that another transformer takes before this one's, and after them."""
+        return 0, 0
 
     def branches(self, request: GenerateRequest) -> int:
         """Prompts that a step looks at."""
@@ -96,6 +100,23 @@ class Denoiser(Component):
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> Iterator[Latents]:
         """Yields the latents after each of `count` steps; between two items the caller may give up."""
+
+
+class Refiner(Denoiser):
+    """The denoiser of the last steps."""
+
+    folder = "transformer_2"
+
+    @abstractmethod
+    def resume(
+        self,
+        request: GenerateRequest,
+        conditioning: Conditioning,
+        references: Sequence[Latents],
+        begun: Latents,
+        device: torch.device,
+    ) -> Iterator[Latents]:
+        """As `steps`, on from where the other denoiser left the latents."""
 
 
 class Autoencoder(Component):

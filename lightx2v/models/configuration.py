@@ -25,6 +25,11 @@ def read_configuration(checkpoint: Path, name: str) -> dict[str, Any]:
     return values
 
 
+def has_part(index: dict[str, Any], name: str) -> bool:
+    """Whether a `model_index.json` names a class for a part; an optional one that is not there has two nulls."""
+    return any(index.get(name) or ())
+
+
 def require(values: dict[str, Any], key: str, file: Path) -> Any:
     """`values[key]`. Raises InvalidCheckpoint, naming `file`, if it is absent."""
     if key not in values:

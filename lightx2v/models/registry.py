@@ -9,9 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lightx2v.core import Clip, GenerateRequest, Size
+from lightx2v.core import STAGES, Clip, GenerateRequest, Size, StageName
 from lightx2v.errors import InvalidCheckpoint
-from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.configuration import has_part, read_configuration, require
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lightx2v.models.component import Autoencoder, Denoiser, TextEncoder
 
-INDEX = "model_index.json"
+INDEX, SECOND = "model_index.json", "transformer_2"
 
 
 class Recipe(Protocol):
@@ -75,6 +75,13 @@ class Family:
     """What reads the recipe of a checkpoint."""
     parts: tuple[str, str, str]
     """Encoder, denoiser and autoencoder: classes, constructed from a checkpoint and a dtype."""
+    second: str | None = None
+    """The denoiser of the last steps, of the family's checkpoints that have a transformer of their own for them."""
+
+    def stages(self, checkpoint: Path) -> tuple[StageName, ...]:
+        """The stages that a request to this checkpoint passes, in order."""
+        refines = self.second is not None and has_part(read_configuration(checkpoint, INDEX), SECOND)
+        return tuple(stage for stage in STAGES if refines or stage != "refine")
 
     def recipe(self, checkpoint: Path) -> Recipe:
         """The defaults of one checkpoint of the family."""
@@ -88,6 +95,11 @@ class Family:
     @property
     def denoiser(self) -> Callable[[Path, torch.dtype], Denoiser]:
         return _part(self.parts[1])
+
+    @property
+    def refiner(self) -> Callable[[Path, torch.dtype], Denoiser]:
+        assert self.second is not None, "stages() names no refine stage"
+        return _part(self.second)
 
     @property
     def autoencoder(self) -> Callable[[Path, torch.dtype], Autoencoder]:
@@ -128,6 +140,7 @@ FAMILIES = (
         ("WanPipeline",),
         "wan.recipe:read_recipe",
         ("wan.encoder:WanTextEncoder", "wan.denoiser:WanDenoiser", "wan.autoencoder:WanAutoencoder"),
+        second="wan.refiner:WanRefiner",
     ),
 )
 

@@ -12,7 +12,7 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, StageName
 from lightx2v.models.registry import find_family
 from lightx2v.stages.decode import DecodeStage
-from lightx2v.stages.denoise import DenoiseStage
+from lightx2v.stages.denoise import DenoiseStage, RefineStage
 from lightx2v.stages.encode import EncodeStage
 from lightx2v.stages.stage import Stage
 from lightx2v.weights.card import CpuCard
@@ -21,6 +21,7 @@ from lightx2v.weights.device import CpuDevice, CudaDevice, Device
 READS: dict[StageName, tuple[str, ...]] = {
     "encode": ("text_encoder", "tokenizer"),
     "denoise": ("transformer",),
+    "refine": ("transformer_2",),
     "decode": ("vae",),
 }
 """The parts of a checkpoint that a stage's process needs on its disk."""
@@ -36,6 +37,8 @@ def load_stage(name: StageName, settings: EngineSettings, device: Device) -> Sta
     if name == "denoise":
         denoiser = family.denoiser(checkpoint, dtype)
         return DenoiseStage(denoiser, checkpoint, settings, device, resolve_loras(settings))
+    if name == "refine":
+        return RefineStage(family.refiner(checkpoint, dtype), checkpoint, settings, device, {})
     return DecodeStage(family.autoencoder(checkpoint, dtype), checkpoint, settings, device)
 
 

@@ -86,10 +86,11 @@ class Stage(Generic[C]):
         _, *blocks = self._residence.units
         units = tuple(self.device.cost(unit.nbytes) for unit in blocks)
         behind = self.device.behind(self.component.flops(request))
-        return StageSize(self.name, units, self.rest, self.workspace(request), self.slot, self.passes(request), behind)
+        uses = max(1, self.passes(request))
+        return StageSize(self.name, units, self.rest, self.workspace(request), self.slot, uses, behind)
 
     def passes(self, request: GenerateRequest) -> int:
-        """How often a run uses every block."""
+        """How often a run uses every block; 0 where the request has no need of this stage."""
         return 1
 
     def recall(self, request: GenerateRequest) -> Any:

@@ -11,6 +11,9 @@ from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
 from tests.checkpoints.randomise import randomise
 
+BOUNDARY = 0.875
+"""Of the noise levels, between two experts."""
+
 FEATURES = 32
 """Of the text encoder; its heads together are twice as wide."""
 
@@ -52,6 +55,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
     "14b": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
 }
+SIZES["a14b"] = SIZES["14b"]
 VAE: dict[str, Any] = {
     "base_dim": 96,
     "z_dim": 16,
@@ -61,15 +65,21 @@ VAE: dict[str, Any] = {
 }
 
 
-def write_wan(folder: Path, *, max_shard_size: str = "5GB") -> Path:
-    """A Wan 2.1 checkpoint of 0.8 million parameters. The same bytes at every call."""
+def write_wan(folder: Path, *, experts: int = 1, max_shard_size: str = "5GB") -> Path:
+    """A Wan 2.1 checkpoint of 0.8 million parameters, or a Wan 2.2 whose two experts are as large as all else together.
+    The same bytes at every call."""
+    width, second = 96, {}
+    if experts == 2:
+        width = 6144
+        second = {"transformer_2": make_transformer(width, seed=4), "boundary_ratio": BOUNDARY}
     tokenizer = make_tokenizer()
     pipeline = WanPipeline(
         tokenizer=tokenizer,
         text_encoder=make_text_encoder(len(tokenizer)),
         vae=make_vae(),
         scheduler=UniPCMultistepScheduler(**SCHEDULER),
-        transformer=make_transformer(),
+        transformer=make_transformer(width),
+        **second,
     )
     pipeline.save_pretrained(folder, max_shard_size=max_shard_size)
     defaults = {"size": "64x48", "num_frames": 9, "num_inference_steps": 4}
@@ -79,13 +89,18 @@ def write_wan(folder: Path, *, max_shard_size: str = "5GB") -> Path:
 
 def write_configurations(folder: Path, size: str) -> Path:
     """The published ones, and a small tokenizer."""
+    experts = {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": BOUNDARY}
+    absent = {"transformer_2": [None, None], "boundary_ratio": None}
+    index = {"_class_name": "WanPipeline", "expand_timesteps": False} | (experts if size == "a14b" else absent)
     configurations = {
-        "model_index.json": {"_class_name": "WanPipeline", "boundary_ratio": None, "expand_timesteps": False},
+        "model_index.json": index,
         "scheduler/scheduler_config.json": {"_class_name": "UniPCMultistepScheduler"} | SCHEDULER,
         "text_encoder/config.json": UMT5_XXL,
         "transformer/config.json": TRANSFORMER | SIZES[size],
         "vae/config.json": VAE,
     }
+    if size == "a14b":
+        configurations["transformer_2/config.json"] = configurations["transformer/config.json"]
     for name, values in configurations.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(values))
@@ -109,6 +124,6 @@ def make_vae() -> AutoencoderKLWan:
     return randomise(AutoencoderKLWan(**VAE | {"base_dim": 8, "num_res_blocks": 1}), seed=2)
 
 
-def make_transformer() -> WanTransformer3DModel:
-    widths = {"num_attention_heads": 2, "attention_head_dim": 28, "num_layers": 3, "ffn_dim": 96, "text_dim": FEATURES}
-    return randomise(WanTransformer3DModel(**TRANSFORMER | widths), seed=3)
+def make_transformer(feed_forward: int = 96, seed: int = 3) -> WanTransformer3DModel:
+    widths = {"num_attention_heads": 2, "attention_head_dim": 28, "num_layers": 3, "text_dim": FEATURES}
+    return randomise(WanTransformer3DModel(**TRANSFORMER | widths, ffn_dim=feed_forward), seed=seed)

@@ -41,6 +41,12 @@ def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def wan_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wan 2.2: a transformer for the first steps, and one for the last."""
+    return write_wan(tmp_path_factory.mktemp("wan_experts"), experts=2)
+
+
+@pytest.fixture(scope="session")
 def qwen_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In many files."""
     return write_qwen_image(tmp_path_factory.mktemp("qwen_image"), max_shard_size="300KB")

@@ -13,6 +13,7 @@ from lightx2v.models.component import Component
 from lightx2v.models.wan.autoencoder import WanAutoencoder
 from lightx2v.models.wan.denoiser import WanDenoiser
 from lightx2v.models.wan.encoder import WanTextEncoder
+from lightx2v.models.wan.refiner import WanRefiner
 from tests.checkpoints.wan import UMT5_XXL, write_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
 
@@ -49,6 +50,16 @@ def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None
     assert sum(state.nbytes for state in states.values()) == 2 * count + 2 * precise
     assert precise < count / 250
     assert sum(state.nbytes for state in reachable(encoder).values()) == 2 * TEXT_ENCODER
+
+
+def test_reachable_weights_of_the_second(tmp_path: Path) -> None:
+    """As many as of the first, from a folder of their own."""
+    shapes = write_configurations(tmp_path, "a14b")
+    first, second = (component(shapes, torch.bfloat16) for component in (WanDenoiser, WanRefiner))
+    assert (first.folder, second.folder) == ("transformer", "transformer_2")
+    sizes = [{name: state.nbytes for name, state in reachable(one).items()} for one in (first, second)]
+    assert sizes[0] == sizes[1]
+    assert sum(state.numel() for state in reachable(second).values()) == TRANSFORMERS["14b"]
 
 
 @pytest.mark.usefixtures("fused_attention")

@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from deployments.settings import AppSettings, parse_models
+from deployments.settings import AppSettings, Fractions, parse_models
 from lightx2v.config import BUNDLED_MODEL, ENVIRONMENT, EngineSettings, did_you_mean, parse_bytes, parse_settings
-from lightx2v.core import STAGES, Policy
+from lightx2v.core import STAGES, Policy, StageName
 from lightx2v.errors import InvalidSettings
 
 ROOT = Path(__file__).parents[2]
 KINDS = pytest.mark.parametrize("kind", [EngineSettings, AppSettings])
 Kind = type[EngineSettings]
+THREE: tuple[StageName, ...] = ("encode", "denoise", "decode")
 
 
 @pytest.fixture(autouse=True)
@@ -156,11 +157,30 @@ def test_fractions_are_of_one_card(value: object) -> None:
 
 @pytest.mark.parametrize(
     ("fractions", "sets"),
-    [((0.2, 0.6, 0.2), 1), ((0.1, 0.3, 0.1), 2), ((0.1, 0.1, 0.1), 3), ((1.0, 1.0, 1.0), 1), ((0.05, 0.1, 0.05), 5)],
+    [
+        ((0.2, 0.6, 0.2), 1),
+        ((0.1, 0.3, 0.1), 2),
+        ((0.1, 0.1, 0.1), 3),
+        ((1.0, 1.0, 1.0), 1),
+        ((0.05, 0.1, 0.05), 5),
+        ((0.1, 0.3, 0.3, 0.1), 1),
+        ((0.1, 0.2, 0.1, 0.1), 2),
+    ],
 )
-def test_sets_of_stages_on_a_card(fractions: tuple[float, float, float], sets: int) -> None:
-    values = dict(zip(STAGES, fractions, strict=True))
-    assert parse_settings(AppSettings, {"gpu_fractions": values}).gpu_fractions.sets_per_card == sets
+def test_sets_of_stages_on_a_card(fractions: tuple[float, ...], sets: int) -> None:
+    """Of those that a model has."""
+    stages = STAGES if len(fractions) == 4 else THREE
+    values = dict(zip(stages, fractions, strict=True))
+    assert parse_settings(AppSettings, {"gpu_fractions": values}).gpu_fractions.sets_per_card(stages) == sets
+
+
+def test_two_transformers_share_the_fraction_of_one() -> None:
+    """So that a set still fits a card when nothing is said; and what is said holds."""
+    assert Fractions().of(THREE) == {"encode": 0.2, "denoise": 0.6, "decode": 0.2}
+    assert Fractions().of(STAGES) == {"encode": 0.2, "denoise": 0.3, "refine": 0.3, "decode": 0.2}
+    assert Fractions(refine=0.4).of(STAGES) == {"encode": 0.2, "denoise": 0.6, "refine": 0.4, "decode": 0.2}
+    assert Fractions(refine=0.4).of(THREE) == Fractions().of(THREE)
+    assert Fractions().sets_per_card(STAGES) == 1
 
 
 @pytest.mark.parametrize("offload", ["auto", False])

@@ -176,6 +176,23 @@ async def test_who_must_give_way_is_told_and_the_grant_follows(card: FakeCard, p
     assert (report["shrinks_total"], report["evictions_total"]) == (1, 0)
 
 
+async def test_two_experts_are_never_both_there_where_one_fits(card: FakeCard, processes: Processes) -> None:
+    """Request after request: each is placed only once the other has reported that it gave way."""
+    coordinator = Coordinator("card")
+    experts = [member(processes(), stage) for stage in ("denoise", "refine")]
+    epoch = await join(coordinator, *experts)
+    await release(coordinator, await within(await ask(coordinator, experts[1])), 60)
+    for turn in range(4):
+        runner, resting = experts[turn % 2], experts[(turn + 1) % 2]
+        asked = await ask(coordinator, runner, float(turn), workspace=40)
+        order = await within(coordinator.orders(epoch, resting.holder.id))
+        assert (order.nbytes, asked.done(), await granted(coordinator)) == (60, False, 60)
+        await coordinator.shrunk(epoch, resting.holder.id, 0, order.order)
+        await release(coordinator, await within(asked), 60)
+    report = await coordinator.report()
+    assert (report["evictions_total"], report["peak_granted_bytes"]) == (4, 100)
+
+
 async def test_an_order_waits_for_who_listens_later(card: FakeCard, processes: Processes) -> None:
     coordinator, resting, waiter = Coordinator("card"), member(processes(), "encode"), member(processes())
     epoch = await join(coordinator, resting, waiter)
@@ -607,7 +624,7 @@ async def test_it_stays_when_somebody_comes_in_time(
 
 
 async def test_under_load_the_budget_holds_and_nobody_starves(card: FakeCard, processes: Processes) -> None:
-    """Three stages that fit two at a time, at best; every fourth request is cancelled wherever it is."""
+    """Four stages that fit two at a time, at best; every fourth request is cancelled wherever it is."""
     coordinator, chance = Coordinator("card"), random.Random(0)
     members = [member(processes(), stage, 40, workspace=10) for stage in STAGES]
     epoch = await join(coordinator, *members)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lightx2v.core import STAGES, StageName
+from lightx2v.core import StageName
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
 from lightx2v.residency.lease import Event, Granted, Holder, Lease, Need, Refused, Shrink
 from lightx2v.residency.ledger import IntegrityError, Ledger
@@ -138,16 +138,22 @@ def test_bytes_are_free_only_once_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("waiter", "first", "second"),
-    [("encode", "decode", "denoise"), ("denoise", "encode", "decode"), ("decode", "denoise", "encode")],
+    ("waiter", "others"),
+    [
+        ("encode", ("decode", "denoise")),
+        ("denoise", ("encode", "decode")),
+        ("decode", ("denoise", "encode")),
+        ("encode", ("decode", "refine", "denoise")),
+        ("denoise", ("encode", "decode", "refine")),
+        ("refine", ("denoise", "encode", "decode")),
+        ("decode", ("refine", "denoise", "encode")),
+    ],
 )
-def test_within_a_model_the_farthest_next_use_gives_way_first(
-    waiter: StageName, first: StageName, second: StageName
-) -> None:
-    resting = [(holder("replica", waiter), 10), *((holder(stage, stage), 10) for stage in STAGES if stage != waiter)]
-    ledger = ledger_of(30, (holder("waiter", waiter), 0), *resting)
-    ask(ledger, "waiter", need(25))
-    assert shrinks(ledger.advance(0.0)) == [(first, 10), (second, 10), ("replica", 5)]
+def test_within_a_model_the_farthest_next_use_gives_way_first(waiter: StageName, others: tuple[StageName, ...]) -> None:
+    resting = [(holder("replica", waiter), 10), *((holder(stage, stage), 10) for stage in sorted(others))]
+    ledger = ledger_of(10 * len(resting), (holder("waiter", waiter), 0), *resting)
+    ask(ledger, "waiter", need(10 * len(others) + 5))
+    assert shrinks(ledger.advance(0.0)) == [*((stage, 10) for stage in others), ("replica", 5)]
 
 
 def test_other_models_give_way_first_least_recently_used() -> None:

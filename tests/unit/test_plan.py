@@ -35,13 +35,15 @@ KLEIN = (
 )
 
 
-def sizes(stage: StageName) -> st.SearchStrategy[StageSize]:
-    units = st.lists(st.integers(1, 6), max_size=3).map(tuple)
+def sizes(stage: StageName, most: int = 3) -> st.SearchStrategy[StageSize]:
+    units = st.lists(st.integers(1, 6), max_size=most).map(tuple)
     small = st.integers(0, 5)
     return st.builds(StageSize, st.just(stage), units, small, small, small, st.integers(1, 5), st.integers(0, 12))
 
 
-models = st.tuples(*(sizes(stage) for stage in STAGES))
+three = st.tuples(*(sizes(stage) for stage in STAGES if stage != "refine"))
+four = st.tuples(*(sizes(stage, most=1 if stage != "denoise" else 2) for stage in STAGES))
+models = st.one_of(three, four)
 
 
 def shares_of(size: StageSize) -> Iterator[Share]:

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from deployments.schema import parse_json, to_requests
+from lightx2v.checkpoint import read_stages
+from lightx2v.config import EngineSettings
 from lightx2v.core import Clip, GenerateRequest, Size
-from lightx2v.errors import InvalidCheckpoint, InvalidRequest
+from lightx2v.errors import InvalidCheckpoint, InvalidRequest, InvalidSettings
 from lightx2v.limits import Limits
 from lightx2v.models.registry import find_family
 from lightx2v.models.wan.recipe import WanRecipe, read_recipe
@@ -51,11 +54,85 @@ def test_overrides_that_cannot_be(checkpoint: Path, frames: object) -> None:
         read_recipe(checkpoint)
 
 
-@pytest.mark.parametrize("variant", [{"boundary_ratio": 0.875}, {"expand_timesteps": True}])
+SECOND = {"transformer_2": ["diffusers", "WanTransformer3DModel"]}
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"expand_timesteps": True},
+        {"boundary_ratio": 0.875},
+        {"boundary_ratio": 0.875, "transformer_2": [None, None]},
+        *({"boundary_ratio": boundary} | SECOND for boundary in (None, 0.0, 1.0, 0.9999, -0.5, 1, True, "0.9")),
+    ],
+)
 def test_other_wans_are_refused(checkpoint: Path, variant: dict[str, object]) -> None:
     write(checkpoint, "model_index.json", _class_name="WanPipeline", **variant)
     with pytest.raises(InvalidCheckpoint, match=next(iter(variant))):
         read_recipe(checkpoint)
+
+
+@pytest.fixture
+def experts(checkpoint: Path) -> Path:
+    write(checkpoint, "model_index.json", _class_name="WanPipeline", boundary_ratio=0.875, **SECOND)
+    return checkpoint
+
+
+def test_two_transformers(experts: Path) -> None:
+    recipe = read_recipe(experts)
+    assert (recipe.steps, recipe.guidance, recipe.refine_guidance, recipe.boundary) == (40, 4.0, 3.0, 0.875)
+    settings = EngineSettings(model=str(experts))
+    assert read_stages(settings) == ("encode", "denoise", "refine", "decode")
+    with pytest.raises(InvalidSettings, match="two transformers"):
+        read_stages(settings.model_copy(update={"loras": {"oil": "oil.safetensors"}}))
+
+
+@pytest.mark.parametrize("absent", [{}, {"transformer_2": [None, None]}, {"transformer_2": None}])
+def test_one_transformer(checkpoint: Path, absent: dict[str, object]) -> None:
+    write(checkpoint, "model_index.json", _class_name="WanPipeline", boundary_ratio=None, **absent)
+    assert read_recipe(checkpoint) == RECIPE
+    loras = {"oil": "oil.safetensors"}
+    assert read_stages(EngineSettings(model=str(checkpoint), loras=loras)) == ("encode", "denoise", "decode")
+
+
+@pytest.mark.parametrize(
+    ("values", "guidance", "shift"),
+    [
+        ({"guidance_scale": 5}, (5.0, 5.0), None),
+        ({"guidance_scale_2": 2.5}, (4.0, 2.5), None),
+        ({"guidance_scale": 5, "guidance_scale_2": 2.5, "flow_shift": 12.0}, (5.0, 2.5), 12.0),
+    ],
+)
+def test_overrides_of_two(
+    experts: Path, values: dict[str, object], guidance: tuple[float, float], shift: float | None
+) -> None:
+    write(experts, "generation_config.json", **values)
+    recipe = read_recipe(experts)
+    assert ((recipe.guidance, recipe.refine_guidance), recipe.flow_shift) == (guidance, shift)
+
+
+@pytest.mark.parametrize("value", ["3", True, float("nan"), None, [3]])
+@pytest.mark.parametrize("key", ["guidance_scale_2", "flow_shift"])
+def test_overrides_of_two_that_cannot_be(experts: Path, key: str, value: object) -> None:
+    write(experts, "generation_config.json", **{key: value})
+    with pytest.raises(InvalidCheckpoint, match=rf"generation_config\.json: {key}"):
+        read_recipe(experts)
+
+
+@pytest.mark.parametrize("shift", [0, -3.0, float("inf")])
+def test_a_shift_is_positive(checkpoint: Path, shift: float) -> None:
+    write(checkpoint, "generation_config.json", flow_shift=shift)
+    with pytest.raises(InvalidCheckpoint, match=r"generation_config\.json: flow_shift"):
+        read_recipe(checkpoint)
+
+
+@pytest.mark.parametrize("guidance", [None, 7.0])
+def test_a_request_names_one_scale_for_both(experts: Path, guidance: float | None) -> None:
+    """That the model's own two apply is said by None."""
+    body = {"prompt": "a cat"} | ({} if guidance is None else {"guidance_scale": guidance})
+    recipe = read_recipe(experts)
+    (request,) = to_requests(parse_json(json.dumps(body).encode()), recipe, Limits())
+    assert (request.guidance, request.refine_guidance) == (guidance or recipe.guidance, guidance)
 
 
 def test_no_references(checkpoint: Path) -> None:

@@ -89,8 +89,9 @@ def test_what_stages_exchange(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     positive, negative, tokens = torch.randn(3, 5, 8, generator=generator).to(dtype)
     picture = Picture(np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3))
+    unfinished = Latents(tokens, 1, 5, history=(torch.tensor([1, 2, 2]), tokens.T, negative))
     conditioning, without, latents, reference, request = sent(
-        (Conditioning(positive, negative), Conditioning(positive), Latents(tokens, 1, 5), (picture, picture), REQUEST)
+        (Conditioning(positive, negative), Conditioning(positive), unfinished, (picture, picture), REQUEST)
     )
     assert same_bits(conditioning.positive, positive)
     assert same_bits(conditioning.negative, negative)
@@ -98,6 +99,7 @@ def test_what_stages_exchange(dtype: torch.dtype) -> None:
     assert without.negative is None
     assert same_bits(latents.tokens, tokens)
     assert (latents.rows, latents.columns) == (1, 5)
+    assert all(same_bits(*pair) for pair in zip(latents.history, unfinished.history, strict=True))
     assert [one.size for one in reference] == [Size(6, 4)] * 2
     assert np.array_equal(reference[1].pixels, picture.pixels)
     assert request == REQUEST

@@ -15,7 +15,7 @@ from lightx2v.models.component import Denoiser
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.flow import guide
 from lightx2v.models.wan.recipe import MAX_TOKENS, VAE, WanRecipe, read_recipe
-from lightx2v.models.wan.schedule import Schedule
+from lightx2v.models.wan.schedule import Schedule, Solver, remember
 from lightx2v.models.wan.transformer import WanTransformer, read_shape
 
 ROPE_THETA = 10000.0
@@ -36,7 +36,7 @@ class WanDenoiser(Denoiser):
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self.shape = read_shape(checkpoint)
+        self.shape = read_shape(checkpoint, self.folder)
         self.recipe = read_recipe(checkpoint)
         self.schedule = Schedule(checkpoint)
         self._stride = read_configuration(checkpoint, VAE).get("scale_factor_spatial", 8)
@@ -46,6 +46,16 @@ class WanDenoiser(Denoiser):
         for name, parameter in self.module.named_parameters():
             parameter.data = parameter if name in self.precise else parameter.to(dtype)
         self.blocks = tuple(f"blocks.{index}" for index in range(self.shape.num_layers))
+
+    def others(self, request: GenerateRequest) -> tuple[int, int]:
+        return 0, request.steps - self.schedule.high(request.steps)
+
+    def count(self, request: GenerateRequest) -> int:
+        return request.steps - sum(self.others(request))
+
+    def guidance(self, request: GenerateRequest) -> float:
+        """The scale in this transformer's steps."""
+        return request.guidance
 
     def workspace(self, request: GenerateRequest) -> int:
         """Activations are linear in the tokens of both branches of a guided step; the solver's memory in fp32."""
@@ -66,18 +76,24 @@ class WanDenoiser(Denoiser):
         block = tokens * per_token + 2 * MAX_TOKENS * square
         return float(self.branches(request) * len(self.blocks) * block)
 
-    @torch.no_grad()
     def steps(
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> Iterator[Latents]:
-        frames, rows, columns = self._grid(request)
-        velocity = self._velocity(request, conditioning, device)
         solver = self.schedule.solver(request.steps)
-        latents = self._noise(request).to(device)
-        for timestep in solver.timesteps:
+        return self.walk(request, conditioning, solver, self._noise(request).to(device))
+
+    @torch.no_grad()
+    def walk(
+        self, request: GenerateRequest, conditioning: Conditioning, solver: Solver, latents: torch.Tensor
+    ) -> Iterator[Latents]:
+        """This transformer's steps. `latents`: [1, channels, frames, rows, columns], fp32, where it computes."""
+        frames, rows, columns = self._grid(request)
+        velocity = self._velocity(request, conditioning, latents.device)
+        before, _ = self.others(request)
+        for timestep in solver.timesteps[before : before + self.count(request)]:
             moved = solver.step(velocity(latents, timestep), timestep, latents, return_dict=False)
             latents = moved[0]
-            yield Latents(latents[0].flatten(1).transpose(0, 1), rows, columns, frames)
+            yield Latents(latents[0].flatten(1).transpose(0, 1), rows, columns, frames, remember(solver))
 
     def _grid(self, request: GenerateRequest) -> tuple[int, int, int]:
         """Frames, rows and columns of the latents."""
@@ -104,7 +120,7 @@ class WanDenoiser(Denoiser):
         """
         branches = [_pad(text) for text in (conditioning.positive, conditioning.negative) if text is not None]
         text = torch.stack(branches).to(device, self.dtype)
-        rope = self._rope(request).to(device)
+        rope, scale = self._rope(request).to(device), self.guidance(request)
 
         def guided(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
             seen = latents.to(self.dtype).expand(len(text), -1, -1, -1, -1)
@@ -112,7 +128,7 @@ class WanDenoiser(Denoiser):
             if len(text) == 1:
                 return velocity
             towards, away = velocity.split(1)
-            return guide(towards, away, request.guidance)
+            return guide(towards, away, scale)
 
         return guided
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lightx2v.core import Clip, GenerateRequest, Size
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest
-from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.configuration import has_part, read_configuration, require
 from lightx2v.models.recipe import OVERRIDES, override
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ INDEX, TRANSFORMER, VAE = "model_index.json", "transformer/config.json", "vae/co
 
 MAX_TOKENS = 512
 """Prompts are cut to it; the transformer sees zeros in place of what is missing."""
+
+MOST_BOUNDARY = 0.999
+"""The first step is always above it."""
 
 FRAMES, RATE = 81, 16
 """Five seconds, as the models were trained."""
@@ -35,6 +39,12 @@ class WanRecipe:
     clip: Clip
     max_references: int = 0
     starts_from_picture: bool = False
+    boundary: float = 0.0
+    """Timesteps below this part of all belong to a second transformer; at 0 there is none."""
+    refine_guidance: float = 0.0
+    """The guidance scale of its steps."""
+    flow_shift: float | None = None
+    """In place of the scheduler's: published checkpoints carry the converter's default, not what Wan's makers use."""
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """Always raises InvalidRequest: the model looks at no pictures."""
@@ -52,27 +62,49 @@ class WanRecipe:
 def read_recipe(checkpoint: Path) -> WanRecipe:
     """The recipe of a checkpoint; a `generation_config.json` at its root overrides the family's defaults.
 
-    Raises InvalidCheckpoint for a Wan that is not a Wan 2.1 of text to video.
+    Raises InvalidCheckpoint for a Wan that is not a Wan 2.1 or 2.2 of text to video.
     """
-    _check_variant(checkpoint)
+    boundary = _check_variant(checkpoint)
     vae = read_configuration(checkpoint, VAE)
     patch = require(read_configuration(checkpoint, TRANSFORMER), "patch_size", checkpoint / TRANSFORMER)
     recipe = WanRecipe(
         size=Size(832, 480),
-        steps=50,
-        guidance=5.0,
+        steps=40 if boundary else 50,
+        guidance=4.0 if boundary else 5.0,
         multiple=vae.get("scale_factor_spatial", 8) * patch[-1],
         clip=Clip(FRAMES, vae.get("scale_factor_temporal", 4), RATE),
+        boundary=boundary,
+        refine_guidance=3.0 if boundary else 0.0,
     )
-    return _override_frames(override(recipe, checkpoint), checkpoint)
+    return _override_steps(_override_frames(override(recipe, checkpoint), checkpoint), checkpoint)
 
 
-def _check_variant(checkpoint: Path) -> None:
+def _check_variant(checkpoint: Path) -> float:
+    """The boundary between two transformers; 0 where there is one."""
     index, file = read_configuration(checkpoint, INDEX), checkpoint / INDEX
     if index.get("expand_timesteps"):
         raise InvalidCheckpoint(f"{file}: a Wan with a timestep per token (expand_timesteps) is not supported")
-    if index.get("boundary_ratio") is not None:
-        raise InvalidCheckpoint(f"{file}: a Wan of two transformers (boundary_ratio) is not supported")
+    boundary = index.get("boundary_ratio")
+    if has_part(index, "transformer_2") != (boundary is not None):
+        raise InvalidCheckpoint(f"{file}: transformer_2 and boundary_ratio need each other; one of them is missing")
+    if boundary is None:
+        return 0.0
+    if type(boundary) is not float or not 0 < boundary <= MOST_BOUNDARY:
+        raise InvalidCheckpoint(f"{file}: boundary_ratio must be above 0 and at most {MOST_BOUNDARY}, not {boundary!r}")
+    return boundary
+
+
+def _override_steps(recipe: WanRecipe, checkpoint: Path) -> WanRecipe:
+    """`guidance_scale` alone is for both transformers; as in a request."""
+    file = checkpoint / OVERRIDES
+    values = read_configuration(checkpoint, OVERRIDES) if file.exists() else {}
+    guidance = values.get("guidance_scale_2", values.get("guidance_scale", recipe.refine_guidance))
+    shift = values.get("flow_shift", 1)
+    if type(guidance) not in (int, float) or not math.isfinite(guidance):
+        raise InvalidCheckpoint(f"{file}: guidance_scale_2 must be a number, not {guidance!r}")
+    if type(shift) not in (int, float) or not 0 < shift < math.inf:
+        raise InvalidCheckpoint(f"{file}: flow_shift must be a positive number, not {shift!r}")
+    return replace(recipe, refine_guidance=float(guidance), flow_shift=values.get("flow_shift"))
 
 
 def _override_frames(recipe: WanRecipe, checkpoint: Path) -> WanRecipe:

@@ -21,12 +21,10 @@ from lightx2v.layers.modulation import Shift, modulated_norm
 from lightx2v.layers.rope import Rope, rotate
 from lightx2v.models.configuration import read_configuration, require
 
-CONFIG = "transformer/config.json"
-
 
 @dataclass(frozen=True, slots=True)
 class WanShape:
-    """`transformer/config.json`, but for what is the same in all checkpoints of text to video."""
+    """A transformer's `config.json`, but for what is the same in all checkpoints of text to video."""
 
     patch_size: tuple[int, int, int]
     num_attention_heads: int
@@ -50,9 +48,13 @@ class WanShape:
         return self.attention_head_dim - 2 * plane, plane, plane
 
 
-def read_shape(checkpoint: Path) -> WanShape:
-    """The transformer's shape. Raises InvalidCheckpoint if the configuration is incomplete, or looks at pictures."""
-    values, file = read_configuration(checkpoint, CONFIG), checkpoint / CONFIG
+def read_shape(checkpoint: Path, folder: str) -> WanShape:
+    """The shape of the transformer in `folder`.
+
+    Raises InvalidCheckpoint if the configuration is incomplete, or looks at pictures.
+    """
+    config = f"{folder}/config.json"
+    values, file = read_configuration(checkpoint, config), checkpoint / config
     if values.get("image_dim") or values.get("added_kv_proj_dim"):
         raise InvalidCheckpoint(f"{file}: a transformer that looks at pictures (image_dim) is not supported")
     required = {field.name: require(values, field.name, file) for field in fields(WanShape)}
