@@ -59,6 +59,9 @@ class Recipe(Protocol):
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """The reference picture as the autoencoder takes it. Raises InvalidRequest if it cannot be used."""
 
+    def see(self, image: Image.Image) -> Image.Image | None:
+        """The reference picture as the text encoder sees it; None where it looks at none."""
+
     def edit_size(self, references: Sequence[Size]) -> Size:
         """The default size when there are fitted reference pictures."""
 

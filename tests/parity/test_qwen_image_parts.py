@@ -83,7 +83,7 @@ def test_nothing_is_allocated(qwen_image: Path, part: Part) -> None:
 @pytest.mark.parametrize("prompt", ["", " ", "a red circle", "{}", "a red circle " * 300])
 def test_encoder(encoder: QwenImageTextEncoder, reference: QwenImagePipeline, prompt: str) -> None:
     expected, mask = reference.encode_prompt(prompt, max_sequence_length=512)
-    encoded = encoder.encode(prompt, CPU)
+    encoded = encoder.encode(prompt, (), CPU)
     assert mask is None
     assert encoded.shape == expected[0].shape
     assert (encoded - expected[0]).abs().max() <= LATENTS
@@ -217,7 +217,7 @@ def test_in_half_precision(qwen_image: Path) -> None:
     """The whole way, in the type that is served."""
     encoder, denoiser, autoencoder = (load(part(qwen_image, torch.bfloat16), qwen_image) for part in PARTS)
     request = make_request(80, 48, guidance=4.0)
-    texts = (encoder.encode(prompt, CPU) for prompt in (request.prompt, encoder.negative(request)))
+    texts = (encoder.encode(prompt, (), CPU) for prompt in (request.prompt, encoder.negative(request)))
     *_, latents = denoiser.steps(request, Conditioning(*texts), (), CPU)
     assert latents.tokens.dtype == torch.bfloat16
     assert (latents.rows, latents.columns) == (3, 5)

@@ -52,6 +52,10 @@ class Flux2Recipe:
             image = image.resize((scaled.width, scaled.height), Resampling.LANCZOS)
         return centre_crop(image, *(side - side % self.multiple for side in image.size))
 
+    def see(self, image: Image.Image) -> Image.Image | None:
+        """None: the text encoder is blind."""
+        return None
+
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts; distilled checkpoints never do, nor those whose
         transformer is told the scale."""

@@ -42,6 +42,10 @@ class QwenImageRecipe:
         """Raises InvalidRequest: there is no place for a picture in this model."""
         raise InvalidRequest("this model makes pictures from text alone", "image")
 
+    def see(self, image: Image.Image) -> Image.Image | None:
+        """None: the text encoder is blind."""
+        return None
+
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts: by the scale alone."""
         return request.guidance > 1

@@ -40,6 +40,10 @@ class WanRecipe:
         """Always raises InvalidRequest: the model looks at no pictures."""
         raise InvalidRequest("image: this model makes videos of text alone", "image")
 
+    def see(self, image: Image.Image) -> Image.Image | None:
+        """None: the text encoder is blind."""
+        return None
+
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts."""
         return request.guidance > 1

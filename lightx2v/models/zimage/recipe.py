@@ -52,6 +52,10 @@ class ZImageRecipe:
             return image
         return image.resize((scaled.width, scaled.height), Resampling.LANCZOS)
 
+    def see(self, image: Image.Image) -> Image.Image | None:
+        """None: the text encoder is blind."""
+        return None
+
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts. A scale of 0 is none: it is added to one."""
         return request.guidance > 0
