@@ -106,6 +106,8 @@ def check_request(request: GenerateRequest, recipe: Recipe, limits: Limits) -> N
     """Raises InvalidRequest for what may not be asked of anyone, or not of this model."""
     limits.check(request, recipe.multiple, recipe.clip)
     references = len(request.references)
+    if references < recipe.min_references:
+        raise InvalidRequest(f"image: this model needs at least {recipe.min_references} to work on", "image")
     if references > recipe.max_references:
         raise InvalidRequest(f"image: this model takes at most {recipe.max_references}, got {references}", "image")
 

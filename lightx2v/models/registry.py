@@ -42,6 +42,10 @@ class Recipe(Protocol):
         """Both sides of a picture are multiples of it, in pixels."""
 
     @property
+    def min_references(self) -> int:
+        """So many reference pictures are needed: 0 where text alone makes a picture."""
+
+    @property
     def max_references(self) -> int:
         """So many reference pictures are looked at."""
 
@@ -124,6 +128,16 @@ FAMILIES = (
             "qwen_image.encoder:QwenImageTextEncoder",
             "qwen_image.denoiser:QwenImageDenoiser",
             "qwen_image.autoencoder:QwenImageAutoencoder",
+        ),
+    ),
+    Family(
+        "qwen-image-edit",
+        ("QwenImageEditPlusPipeline",),
+        "qwen_image.recipe:read_recipe",
+        (
+            "qwen_image.edit_encoder:QwenImageEditTextEncoder",
+            "qwen_image.denoiser:QwenImageDenoiser",
+            "qwen_image.autoencoder:QwenImageEditAutoencoder",
         ),
     ),
     Family(

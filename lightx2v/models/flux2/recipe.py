@@ -34,6 +34,7 @@ class Flux2Recipe:
     multiple: int
     embeds_guidance: bool = False
     """Whether the transformer was trained to be told the guidance scale, in place of a second prompt."""
+    min_references: int = 0
     max_references: int = 8
     starts_from_picture: bool = False
     clip: Clip | None = None

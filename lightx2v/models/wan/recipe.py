@@ -33,6 +33,7 @@ class WanRecipe:
     guidance: float
     multiple: int
     clip: Clip
+    min_references: int = 0
     max_references: int = 0
     starts_from_picture: bool = False
 

@@ -34,6 +34,7 @@ class ZImageRecipe:
     guidance: float
     multiple: int
     shift: float
+    min_references: int = 0
     max_references: int = 1
     starts_from_picture: bool = True
     clip: Clip | None = None
