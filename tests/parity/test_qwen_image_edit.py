@@ -14,6 +14,7 @@ from diffusers import QwenImageEditPlusPipeline
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from lightx2v.__main__ import main
 from lightx2v.config import EngineSettings
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Reference, Size
 from lightx2v.errors import InvalidRequest
@@ -27,6 +28,7 @@ from lightx2v.models.qwen_image.vision import Grid, mix, to_patches
 from lightx2v.models.recipe import check_request, make_reference
 from lightx2v.models.registry import find_family
 from lightx2v.pipeline import Pipeline
+from lightx2v.stages.build import planning_request
 from tests.parity.oracle_edit import load_edit_reference, reference_edit
 from tests.parity.reference import LATENTS, PIXELS, generate, make_image, make_request
 from tests.parity.test_qwen_image_parts import features, load
@@ -256,6 +258,28 @@ def test_too_few_or_too_many_pictures(edit_2509: Path, count: int) -> None:
     with pytest.raises(InvalidRequest, match="image: this model") as caught:
         check_request(request, recipes.read_recipe(edit_2509), Limits())
     assert caught.value.param == "image"
+
+
+def test_the_command_line(
+    edit_2509: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = make_image(1, 96, 64)
+    image.save("in.png")
+    given = ["a red circle", "--model", str(edit_2509), "--dtype", "float32", "--device", "cpu", "--steps", "1"]
+    assert main(given) == 1
+    assert "error: image: this model needs at least 1" in capsys.readouterr().err
+    assert main([*given, "-i", "in.png", "-o", "out.png", "--seed", "7"]) == 0
+    references = make_references(edit_2509, [image])
+    size = references[0].fitted.size
+    request = make_request(size.width, size.height, prompt="a red circle", steps=1, guidance=4.0, references=(size,))
+    _, expected = generate(edit_2509, request, references)
+    assert np.array_equal(np.asarray(Image.open("out.png")), expected.pixels)
+
+
+def test_the_plan_is_made_for_an_edit(edit_2509: Path) -> None:
+    request = planning_request(EngineSettings(model=str(edit_2509)))
+    assert request.references == (Size(1024, 1024),)
 
 
 @pytest.mark.parametrize("size", [(63, 64), (64, 513)])

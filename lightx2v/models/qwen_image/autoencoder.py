@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from lightx2v.core import GenerateRequest, Latents, Picture
+from lightx2v.core import GenerateRequest, Latents, Picture, Size
 from lightx2v.errors import InvalidRequest
 from lightx2v.models.autoencoder import to_levels, to_picture
 from lightx2v.models.component import Autoencoder
@@ -19,12 +19,9 @@ from lightx2v.models.qwen_image.still_encoder import StillAutoencoder
 TIME = 2
 """The dimension of a stored convolution's weights that a still does without; a norm's has one there for nothing."""
 
-DECODE_WIDTHS, MARGIN = 4, 1.9
-"""Live values at the peak per pixel, in widths of the last layer, beside one in fp32; convolutions take nearly as much
-again for themselves."""
-
-ENCODE_WIDTHS = 6
-"""The same of an encoding, in widths of the first layer."""
+DECODE_WIDTHS, ENCODE_WIDTHS, MARGIN = 4, 3, 1.9
+"""Live values at the peak per pixel, in widths of the decoder's last layer, which is the encoder's first, beside one in
+fp32; convolutions take nearly as much again for themselves."""
 
 
 class QwenImageAutoencoder(Autoencoder):
@@ -41,8 +38,7 @@ class QwenImageAutoencoder(Autoencoder):
 
     def workspace(self, request: GenerateRequest) -> int:
         """Linear in pixels."""
-        values = request.size.width * request.size.height * self.shape.base_dim
-        return int(MARGIN * values * (DECODE_WIDTHS * self.dtype.itemsize + torch.float32.itemsize))
+        return self._live(request.size, DECODE_WIDTHS)
 
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
         raise InvalidRequest("this model makes pictures from text alone", "image")
@@ -55,6 +51,10 @@ class QwenImageAutoencoder(Autoencoder):
         patches = tokens.transpose(0, 1).unflatten(1, (latents.rows, latents.columns))[None]
         mean, scale = self._statistics(weight.device)
         return to_picture(self.module(pixel_shuffle(patches, PATCH) / scale + mean)[0])
+
+    def _live(self, size: Size, widths: int) -> int:
+        values = size.width * size.height * self.shape.base_dim
+        return int(MARGIN * values * (widths * self.dtype.itemsize + torch.float32.itemsize))
 
     def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """[1, z_dim, 1, 1] each: the latents' mean and the inverse of their standard deviation."""
@@ -70,8 +70,8 @@ class QwenImageEditAutoencoder(QwenImageAutoencoder):
 
     def workspace(self, request: GenerateRequest) -> int:
         """References are encoded one by one."""
-        values = max((size.width * size.height for size in request.references), default=0) * self.shape.base_dim
-        return max(super().workspace(request), int(MARGIN * ENCODE_WIDTHS * values * self.dtype.itemsize))
+        encoding = (self._live(size, ENCODE_WIDTHS) for size in request.references)
+        return max((super().workspace(request), *encoding))
 
     @torch.no_grad()
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
