@@ -23,7 +23,7 @@ BUDGETS = {
     "dev": 5_700_000,
     "z_base": 6_400_000,
     "qwen_image": 5_900_000,
-    "edit_2511": 12_000_000,
+    "edit_2511": 10_400_000,
     "wan": 10_550_000,
 }
 """Too few bytes for all of a stage at once."""
