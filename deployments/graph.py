@@ -14,7 +14,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.lease import Job, Terms
-from lightx2v.core import GenerateRequest, Picture, StageName
+from lightx2v.core import GenerateRequest, Picture, Reference, StageName
 from lightx2v.errors import DeadlineExceeded, LightError, StageLost
 
 LOST = (RayActorError, OutOfMemoryError, DeploymentUnavailableError)
@@ -30,20 +30,20 @@ class Graph:
         self._stages = stages
 
     async def generate(
-        self, requests: Sequence[GenerateRequest], pictures: Sequence[Picture], seconds: float
+        self, requests: Sequence[GenerateRequest], references: Sequence[Reference], seconds: float
     ) -> list[Picture]:
         """One picture per request; all have the same prompt and references, which are encoded once.
 
         Raises DeadlineExceeded after `seconds`, StageLost if a stage died twice, or what a stage raised.
         """
+        seen = tuple(reference.seen for reference in references if reference.seen is not None)
+        fitted = tuple(reference.fitted for reference in references)
         journey = Journey(time.time(), time.monotonic() + seconds)
         try:
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as tasks:
-                conditioning = tasks.create_task(journey.call(self._stages["encode"], "run", requests[0]))
-                references = tasks.create_task(self._references(journey, requests[0], tuple(pictures)))
-                made = [
-                    tasks.create_task(self._make(journey, request, conditioning, references)) for request in requests
-                ]
+                conditioning = tasks.create_task(journey.call(self._stages["encode"], "run", requests[0], seen))
+                encoded = tasks.create_task(self._encoded(journey, requests[0], fitted))
+                made = [tasks.create_task(self._make(journey, request, conditioning, encoded)) for request in requests]
         except TimeoutError:
             raise DeadlineExceeded(f"no picture within {seconds:g} s") from None
         except ExceptionGroup as group:
@@ -54,7 +54,7 @@ class Graph:
         """Returns when every stage answers that it can serve; raises what keeps one from it."""
         await asyncio.gather(*(_result(stage.ready.remote()) for stage in self._stages.values()))
 
-    async def _references(self, journey: Journey, request: GenerateRequest, pictures: tuple[Picture, ...]) -> Any:
+    async def _encoded(self, journey: Journey, request: GenerateRequest, pictures: tuple[Picture, ...]) -> Any:
         return await journey.call(self._stages["decode"], "encode", request, pictures) if pictures else ()
 
     async def _make(
@@ -62,9 +62,9 @@ class Graph:
         journey: Journey,
         request: GenerateRequest,
         conditioning: asyncio.Task[DeploymentResponse],
-        references: asyncio.Task[Any],
+        encoded: asyncio.Task[Any],
     ) -> Picture:
-        stages, inputs = self._stages, (await conditioning, await references)
+        stages, inputs = self._stages, (await conditioning, await encoded)
         latents = await journey.call(stages["denoise"], "run", request, *inputs)
         if "refine" in stages and (await latents).history:
             latents = await journey.call(stages["refine"], "run", request, *inputs, latents)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
@@ -29,9 +28,10 @@ from deployments.media import encode_picture, read_body, read_form
 from deployments.schema import ImageRequest, images_body, models_body, parse_form, parse_json, to_requests
 from deployments.settings import AppSettings
 from lightx2v.checkpoint import read_recipe
-from lightx2v.core import Picture, StageName
+from lightx2v.core import Reference, StageName
 from lightx2v.errors import InvalidRequest, LightError, ModelNotFound, QueueFull
 from lightx2v.limits import Limits
+from lightx2v.models.recipe import make_reference
 from lightx2v.picture import decode_picture
 
 HEALTH_SECONDS = 5.0
@@ -93,9 +93,9 @@ class Model:
         self.admission = Admission(served.settings.max_queue)
         self.timeout_seconds = served.settings.request_timeout_seconds
 
-    def fit(self, data: bytes) -> Picture:
+    def fit(self, data: bytes) -> Reference:
         """An uploaded reference, decoded and fitted. Raises InvalidRequest."""
-        return Picture(np.asarray(self.recipe.fit_reference(decode_picture(data)), dtype=np.uint8))
+        return make_reference(decode_picture(data), self.recipe)
 
 
 @serve.ingress()
@@ -169,15 +169,16 @@ class Ingress:
     async def _images(self, asked: ImageRequest, files: list[bytes]) -> Response:
         model, start = self._find(asked.model), time.monotonic()
         async with model.admission.admitted():
-            pictures = [await self._fitted(model, data) for data in files]
-            requests = to_requests(asked, model.recipe, model.limits, [picture.size for picture in pictures])
+            references = [await self._fitted(model, data) for data in files]
+            sizes = [reference.fitted.size for reference in references]
+            requests = to_requests(asked, model.recipe, model.limits, sizes)
             seconds = model.timeout_seconds - (time.monotonic() - start)
-            made = await model.graph.generate(requests, pictures, seconds)
+            made = await model.graph.generate(requests, references, seconds)
             encoded = [await asyncio.to_thread(encode_picture, picture, asked.output_format) for picture in made]
         log.info("request %s: %d pictures in %.3f s", requests[0].id, len(made), time.monotonic() - start)
         return JSONResponse(images_body(asked, requests, encoded, int(time.time())))
 
-    async def _fitted(self, model: Model, data: bytes) -> Picture:
+    async def _fitted(self, model: Model, data: bytes) -> Reference:
         """Few at a time, since one may unfold to 100 MB."""
         async with self._decoding:
             return await asyncio.to_thread(model.fit, data)

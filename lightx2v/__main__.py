@@ -8,16 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from lightx2v.checkpoint import read_recipe
 from lightx2v.config import ENVIRONMENT, EngineSettings, parse_settings
-from lightx2v.core import GenerateRequest, Picture, Progress, Size, Video
+from lightx2v.core import GenerateRequest, Picture, Progress, Reference, Size, Video
 from lightx2v.errors import InvalidRequest, LightError
 from lightx2v.limits import RANDOM_SEEDS, Limits
-from lightx2v.models.recipe import check_request, choose_strength
+from lightx2v.models.recipe import check_request, choose_strength, make_reference
 from lightx2v.models.registry import Recipe
 from lightx2v.picture import decode_picture
 from lightx2v.video import encode_video
@@ -31,10 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(options)
         recipe = read_recipe(settings)
-        pictures = [_read(path, recipe) for path in options.image]
-        request = _request(options, settings, recipe, pictures)
+        references = [_read(path, recipe) for path in options.image]
+        request = _request(options, settings, recipe, references)
         output = _matching(options.output, request)
-        _save(_make(settings, request, pictures), output)
+        _save(_make(settings, request, references), output)
     except (LightError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -71,9 +70,9 @@ def _settings(options: argparse.Namespace) -> EngineSettings:
 
 
 def _request(
-    options: argparse.Namespace, settings: EngineSettings, recipe: Recipe, pictures: Sequence[Picture]
+    options: argparse.Namespace, settings: EngineSettings, recipe: Recipe, references: Sequence[Reference]
 ) -> GenerateRequest:
-    sizes = tuple(picture.size for picture in pictures)
+    sizes = tuple(reference.fitted.size for reference in references)
     request = GenerateRequest(
         id="cli",
         prompt=options.prompt,
@@ -106,8 +105,8 @@ def _size(text: str) -> Size:
     return Size(int(width), int(height))
 
 
-def _read(path: Path, recipe: Recipe) -> Picture:
-    return Picture(np.asarray(recipe.fit_reference(decode_picture(path.read_bytes(), str(path))), dtype=np.uint8))
+def _read(path: Path, recipe: Recipe) -> Reference:
+    return make_reference(decode_picture(path.read_bytes(), str(path)), recipe)
 
 
 def _output(name: str) -> Path:
@@ -138,7 +137,7 @@ def _save(made: Picture | Video, output: Path) -> None:
         Image.fromarray(made.pixels).save(output)
 
 
-def _make(settings: EngineSettings, request: GenerateRequest, pictures: Sequence[Picture]) -> Picture | Video:
+def _make(settings: EngineSettings, request: GenerateRequest, references: Sequence[Reference]) -> Picture | Video:
     from lightx2v.pipeline import Pipeline
 
     with tqdm(total=request.steps, unit="step", desc=f"seed {request.seed}") as bar:
@@ -147,7 +146,7 @@ def _make(settings: EngineSettings, request: GenerateRequest, pictures: Sequence
             bar.total = progress.total
             bar.update(progress.step - bar.n)
 
-        return Pipeline(settings).generate(request, pictures, report)
+        return Pipeline(settings).generate(request, references, report)
 
 
 if __name__ == "__main__":

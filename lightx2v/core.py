@@ -80,6 +80,14 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """A reference picture as the autoencoder takes it, and as the text encoder sees it; None if that looks at none."""
+
+    fitted: Picture
+    seen: Picture | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Video:
     """`pixels`: uint8 [frames, height, width, 3], RGB; `rate` frames a second."""
 

@@ -11,7 +11,7 @@ import torch
 
 from lightx2v.checkpoint import read_stages
 from lightx2v.config import EngineSettings
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, StageName, Video
+from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Reference, StageName, Video
 from lightx2v.residency import plan as plans
 from lightx2v.residency.plan import StageSize
 from lightx2v.stages.build import load_stage, open_device
@@ -35,17 +35,21 @@ class Pipeline:
         self._budget = (settings.gpu_budget or self._device.total()) - (CONTEXT if cuda else 0)
 
     def generate(
-        self, request: GenerateRequest, references: Sequence[Picture] = (), report: Report = ignore
+        self, request: GenerateRequest, references: Sequence[Reference] = (), report: Report = ignore
     ) -> Picture | Video:
         """The picture or video of `request`. Raises OutOfMemory if the settings leave it too little."""
         return self.decode(request, self.latents(request, references, report))
 
-    def latents(self, request: GenerateRequest, references: Sequence[Picture] = (), report: Report = ignore) -> Latents:
+    def latents(
+        self, request: GenerateRequest, references: Sequence[Reference] = (), report: Report = ignore
+    ) -> Latents:
         """Everything up to the final latents."""
         conditioning: Conditioning | None = self._stages["encode"].recall(request)
         if conditioning is None:
-            conditioning = self._run("encode", "run", request, _never)
-        encoded = self._run("decode", "encode", request, tuple(references), _never) if references else ()
+            seen = tuple(reference.seen for reference in references if reference.seen is not None)
+            conditioning = self._run("encode", "run", request, seen, _never)
+        fitted = tuple(reference.fitted for reference in references)
+        encoded = self._run("decode", "encode", request, fitted, _never) if fitted else ()
         latents: Latents = self._run("denoise", "run", request, conditioning, encoded, _never, report)
         if latents.history:
             latents = self._run("refine", "run", request, conditioning, encoded, latents, _never, report)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lightx2v.checkpoint import read_recipe
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, Picture, Size
+from lightx2v.core import GenerateRequest, Picture, Reference, Size
 from lightx2v.pipeline import Pipeline
 from training.scene import Scene, draw, drawings
 from training.tasks import KINDS, Task
@@ -56,7 +56,7 @@ def strips(pipeline: Pipeline, settings: EngineSettings, references: int) -> Ite
     """Captions; their references and what came out, side by side."""
     for task in fixed_list(references, COUNTS[references]):
         shown = [drawn(scene) for scene in task.references]
-        made = pipeline.generate(request(task, settings), shown)
+        made = pipeline.generate(request(task, settings), [Reference(picture) for picture in shown])
         yield task.caption, Image.fromarray(np.concatenate([p.pixels for p in (*shown, made)], axis=1))
 
 

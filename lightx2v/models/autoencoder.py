@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -54,12 +55,16 @@ class KLAutoencoder(Autoencoder):
 
     def posterior(self, pixels: np.ndarray[Any, Any], device: torch.device) -> Any:
         """The distribution of the latents, [1, channels, height, width], of RGB in bytes."""
-        levels = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / 255 * 2 - 1
-        return self.module.encode(levels.to(device, self.dtype)).latent_dist
+        return self.module.encode(to_levels(pixels).to(device, self.dtype)).latent_dist
 
     def picture(self, latents: torch.Tensor) -> Picture:
         """Of latents as the encoder gave them. Raises NonFinite rather than return a picture of nothing."""
         return to_picture(self.module.decode(latents).sample[0])
+
+
+def to_levels(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """fp32 [1, 3, height, width] from -1 to 1, of RGB in bytes."""
+    return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / 255 * 2 - 1
 
 
 def to_picture(samples: torch.Tensor) -> Picture:

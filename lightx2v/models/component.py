@@ -58,9 +58,12 @@ class TextEncoder(Component):
     folder = "text_encoder"
     recipe: Recipe
 
+    sees: ClassVar[bool] = False
+    """Whether what it makes of a prompt depends on the reference pictures too."""
+
     @abstractmethod
-    def encode(self, prompt: str, device: torch.device) -> torch.Tensor:
-        """[tokens, features] on `device`, where the blocks are."""
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
+        """[tokens, features] on `device`, where the blocks are. `pictures`: the references as it sees them."""
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether the negative prompt has any effect on this request."""

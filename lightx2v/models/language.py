@@ -50,12 +50,16 @@ class LanguageEncoder(TextEncoder):
 
     def workspace(self, request: GenerateRequest) -> int:
         """Of a prompt as long as can be: per token what is kept, and a layer's feed-forward or its attention."""
-        config, tokens = self.config, self.max_tokens
+        config, tokens = self.config, self.tokens(request)
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         attention = ATTENTION_WIDTHS * config.num_attention_heads * head_dim
         layer = max(FEED_FORWARD_WIDTHS * config.intermediate_size, attention)
         values = tokens * (self.kept_widths * config.hidden_size + layer)
         return int(MARGIN * (values * self.dtype.itemsize + tokens**2))
+
+    def tokens(self, request: GenerateRequest) -> int:
+        """Of one prompt, at most."""
+        return self.max_tokens
 
     @abstractmethod
     def depth(self, layers: int) -> int:
@@ -67,10 +71,17 @@ class LanguageEncoder(TextEncoder):
         `ids`, `real`: [1, tokens] on the host: the tokens, and whether they are the prompt's or padding. The first of
         them has the position `first`.
         """
-        states = F.embedding(ids, self.module.embed_tokens.weight).to(device)
         positions = torch.arange(first, first + ids.shape[1], device=device)[None]
+        return self.through_layers(self.embedded(ids).to(device), positions, real)
+
+    def embedded(self, ids: torch.Tensor) -> torch.Tensor:
+        """[1, tokens, hidden], on the host as `ids` are."""
+        return F.embedding(ids, self.module.embed_tokens.weight)
+
+    def through_layers(self, states: torch.Tensor, positions: torch.Tensor, real: torch.Tensor) -> Iterator[Any]:
+        """`states` of embedded tokens: `real` says which are the prompt's. Yields as `states` does."""
         rope = self.module.rotary_emb(states, positions)
-        mask = _mask(real).to(device)
+        mask = _mask(real).to(states.device)
         for layer in self.module.layers:
             states = layer(states, attention_mask=mask, position_ids=positions, position_embeddings=rope)
             yield states

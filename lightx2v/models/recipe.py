@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from lightx2v.core import STRENGTH, GenerateRequest, Size
+import numpy as np
+
+from lightx2v.core import STRENGTH, GenerateRequest, Picture, Reference, Size
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest
 from lightx2v.limits import Limits
 from lightx2v.models.configuration import read_configuration, require
@@ -86,6 +88,12 @@ def check_reference(size: Size) -> None:
         )
 
 
+def make_reference(image: Image.Image, recipe: Recipe) -> Reference:
+    """An opened picture as the model's parts take it. Raises InvalidRequest if it cannot be used."""
+    fitted, seen = recipe.fit_reference(image), recipe.see(image)
+    return Reference(_picture(fitted), None if seen is None else _picture(seen))
+
+
 def scale_to_area(size: Size, area: int) -> Size:
     """`size` shrunk, its aspect kept and its sides truncated, to at most `area` pixels."""
     if size.width * size.height <= area:
@@ -98,6 +106,8 @@ def check_request(request: GenerateRequest, recipe: Recipe, limits: Limits) -> N
     """Raises InvalidRequest for what may not be asked of anyone, or not of this model."""
     limits.check(request, recipe.multiple, recipe.clip)
     references = len(request.references)
+    if references < recipe.min_references:
+        raise InvalidRequest(f"image: this model needs at least {recipe.min_references} to work on", "image")
     if references > recipe.max_references:
         raise InvalidRequest(f"image: this model takes at most {recipe.max_references}, got {references}", "image")
 
@@ -119,3 +129,7 @@ def centre_crop(image: Image.Image, width: int, height: int) -> Image.Image:
     """The middle of a picture that is at least as large."""
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
+
+
+def _picture(image: Image.Image) -> Picture:
+    return Picture(np.asarray(image, dtype=np.uint8))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from lightx2v.models.component import Autoencoder, Denoiser, TextEncoder
+    from lightx2v.models.component import Autoencoder, Denoiser, Refiner, TextEncoder
 
 INDEX, SECOND = "model_index.json", "transformer_2"
 
@@ -42,6 +42,10 @@ class Recipe(Protocol):
         """Both sides of a picture are multiples of it, in pixels."""
 
     @property
+    def min_references(self) -> int:
+        """So many reference pictures are needed: 0 where text alone makes a picture."""
+
+    @property
     def max_references(self) -> int:
         """So many reference pictures are looked at."""
 
@@ -58,6 +62,9 @@ class Recipe(Protocol):
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """The reference picture as the autoencoder takes it. Raises InvalidRequest if it cannot be used."""
+
+    def see(self, image: Image.Image) -> Image.Image | None:
+        """The reference picture as the text encoder sees it; None where it looks at none."""
 
     def edit_size(self, references: Sequence[Size]) -> Size:
         """The default size when there are fitted reference pictures."""
@@ -97,7 +104,7 @@ class Family:
         return _part(self.parts[1])
 
     @property
-    def refiner(self) -> Callable[[Path, torch.dtype], Denoiser]:
+    def refiner(self) -> Callable[[Path, torch.dtype], Refiner]:
         assert self.second is not None, "stages() names no refine stage"
         return _part(self.second)
 
@@ -133,6 +140,16 @@ FAMILIES = (
             "qwen_image.encoder:QwenImageTextEncoder",
             "qwen_image.denoiser:QwenImageDenoiser",
             "qwen_image.autoencoder:QwenImageAutoencoder",
+        ),
+    ),
+    Family(
+        "qwen-image-edit",
+        ("QwenImageEditPlusPipeline",),
+        "qwen_image.recipe:read_recipe",
+        (
+            "qwen_image.edit_encoder:QwenImageEditTextEncoder",
+            "qwen_image.denoiser:QwenImageDenoiser",
+            "qwen_image.autoencoder:QwenImageEditAutoencoder",
         ),
     ),
     Family(

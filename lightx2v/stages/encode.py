@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import Conditioning, GenerateRequest, StageName
+from lightx2v.core import Conditioning, GenerateRequest, Picture, StageName
 from lightx2v.models.component import TextEncoder
 from lightx2v.stages.conditionings import Conditionings
 from lightx2v.stages.stage import Cancel, Stage, check
@@ -25,22 +26,27 @@ class EncodeStage(Stage[TextEncoder]):
         return len(self._prompts(request))
 
     def recall(self, request: GenerateRequest) -> Conditioning | None:
+        if self.component.sees and request.references:
+            return None
         prompts = self._prompts(request)
         found = [known for prompt in prompts if (known := self._known.find(prompt)) is not None]
         return Conditioning(*found) if len(found) == len(prompts) else None
 
-    def run(self, request: GenerateRequest, cancelled: Cancel) -> Conditioning:
-        """The prompt's conditioning on the host, and the negative prompt's where it has an effect."""
-        return Conditioning(*(self._encode(prompt, cancelled) for prompt in self._prompts(request)))
+    def run(self, request: GenerateRequest, pictures: Sequence[Picture], cancelled: Cancel) -> Conditioning:
+        """The prompt's conditioning on the host, and the negative prompt's where it has an effect. `pictures`: the
+        references as the encoder sees them."""
+        return Conditioning(*(self._encode(prompt, pictures, cancelled) for prompt in self._prompts(request)))
 
     def _prompts(self, request: GenerateRequest) -> tuple[str, ...]:
         is_guided = self.component.is_guided(request)
         return (request.prompt, self.component.negative(request)) if is_guided else (request.prompt,)
 
-    def _encode(self, prompt: str, cancelled: Cancel) -> torch.Tensor:
+    def _encode(self, prompt: str, pictures: Sequence[Picture], cancelled: Cancel) -> torch.Tensor:
+        """Only what a prompt alone has made is kept."""
         check(cancelled)
-        conditioning = self._known.find(prompt)
+        conditioning = None if pictures else self._known.find(prompt)
         if conditioning is None:
-            conditioning = self.component.encode(prompt, self.device.torch_device).cpu()
-            self._known.add(prompt, conditioning)
+            conditioning = self.component.encode(prompt, pictures, self.device.torch_device).cpu()
+            if not pictures:
+                self._known.add(prompt, conditioning)
         return conditioning

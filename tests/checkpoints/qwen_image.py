@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
+    QwenImageEditPlusPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
@@ -48,6 +49,23 @@ QWEN_7B: dict[str, Any] = {
 }
 """As published: at the top of the configuration, in the words of older versions of transformers."""
 
+VISION_7B: dict[str, Any] = {
+    "depth": 32,
+    "hidden_act": "silu",
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "in_chans": 3,
+    "out_hidden_size": 3584,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "spatial_patch_size": 14,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+    "tokens_per_second": 2,
+    "temporal_patch_size": 2,
+}
+
 TRANSFORMER_20B: dict[str, Any] = {
     "patch_size": 2,
     "in_channels": 64,
@@ -75,14 +93,30 @@ def write_qwen_image(folder: Path, *, max_shard_size: str = "5GB") -> Path:
     return folder
 
 
-def write_configurations(folder: Path) -> Path:
+def write_qwen_image_edit(folder: Path, *, zero_cond_t: bool, max_shard_size: str = "5GB") -> Path:
+    """The same with the index of an edit model: of 2511 with `zero_cond_t`, of 2509 without. The published `processor`
+    folder, of which nothing is read, is left out: it cannot be made without torchvision."""
+    tokenizer = make_tokenizer()
+    pipeline = QwenImageEditPlusPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER),
+        vae=make_vae(),
+        text_encoder=make_text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        processor=None,
+        transformer=make_transformer(zero_cond_t),
+    )
+    pipeline.save_pretrained(folder, max_shard_size=max_shard_size)
+    return folder
+
+
+def write_configurations(folder: Path, pipeline: str = "QwenImagePipeline") -> Path:
     """The published ones, and a small tokenizer."""
     with torch.device("meta"):
         vae = AutoencoderKLQwenImage()
     files = {
-        "model_index.json": {"_class_name": "QwenImagePipeline"},
+        "model_index.json": {"_class_name": pipeline},
         "scheduler/scheduler_config.json": SCHEDULER,
-        "text_encoder/config.json": QWEN_7B | {"model_type": "qwen2_5_vl"},
+        "text_encoder/config.json": QWEN_7B | {"model_type": "qwen2_5_vl", "vision_config": VISION_7B},
         "transformer/config.json": TRANSFORMER_20B,
         "vae/config.json": dict(vae.config),
     }
@@ -115,12 +149,13 @@ def make_vae() -> AutoencoderKLQwenImage:
     return randomise(AutoencoderKLQwenImage(base_dim=8, num_res_blocks=1), seed=2)
 
 
-def make_transformer() -> QwenImageTransformer2DModel:
+def make_transformer(zero_cond_t: bool = False) -> QwenImageTransformer2DModel:
     transformer = QwenImageTransformer2DModel(
         num_layers=3,
         attention_head_dim=32,
         num_attention_heads=2,
         joint_attention_dim=HIDDEN,
         axes_dims_rope=(8, 12, 12),
+        zero_cond_t=zero_cond_t,
     )
     return randomise(transformer, seed=3)

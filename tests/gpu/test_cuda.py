@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import Picture, Size, Video
+from lightx2v.core import Picture, Reference, Size, Video
 from lightx2v.errors import OutOfMemory
 from lightx2v.pipeline import CONTEXT, Pipeline
 from lightx2v.weights.device import CudaDevice
@@ -42,7 +42,7 @@ def model(request: pytest.FixtureRequest) -> Path:
 
 def make(checkpoint: Path, **settings: Any) -> tuple[Picture | Video, Picture | Video]:
     pipeline = Pipeline(EngineSettings(model=str(checkpoint), device="cuda", **settings))
-    references = [noise(size, seed) for seed, size in enumerate(SIZES)]
+    references = [Reference(noise(size, seed)) for seed, size in enumerate(SIZES)]
     text = pipeline.generate(asked("a red circle", SIZES[0], 1))
     edit = pipeline.generate(asked("a red circle", SIZES[0], 1, references=SIZES), references)
     pipeline.close()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.checkpoints.flux2 import write_klein
-from tests.checkpoints.qwen_image import write_qwen_image
+from tests.checkpoints.qwen_image import write_qwen_image, write_qwen_image_edit
 from tests.checkpoints.wan import write_wan
 from tests.checkpoints.z_image import write_z_image
 
@@ -50,6 +50,17 @@ def wan_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def qwen_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In many files."""
     return write_qwen_image(tmp_path_factory.mktemp("qwen_image"), max_shard_size="300KB")
+
+
+@pytest.fixture(scope="session")
+def edit_2509(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_qwen_image_edit(tmp_path_factory.mktemp("edit_2509"), zero_cond_t=False)
+
+
+@pytest.fixture(scope="session")
+def edit_2511(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In many files."""
+    return write_qwen_image_edit(tmp_path_factory.mktemp("edit_2511"), zero_cond_t=True, max_shard_size="300KB")
 
 
 @pytest.fixture(params=["distilled", "dev"])

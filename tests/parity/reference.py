@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, ProcessorMixin
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, Latents, Picture, Size, Video
+from lightx2v.core import GenerateRequest, Latents, Picture, Reference, Size, Video
 from lightx2v.models.component import Component
 from lightx2v.models.registry import find_family
 from lightx2v.pipeline import Pipeline
@@ -41,7 +41,7 @@ def bind(component: C, checkpoint: Path) -> C:
 
 
 def generate(
-    checkpoint: Path, request: GenerateRequest, references: Sequence[Picture] = ()
+    checkpoint: Path, request: GenerateRequest, references: Sequence[Reference] = ()
 ) -> tuple[Latents, Picture | Video]:
     """The whole path in one process, everything resident."""
     settings = EngineSettings(model=str(checkpoint), dtype="float32", device="cpu", cpu_offload=False)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lightx2v.__main__ import main
 from lightx2v.config import ENVIRONMENT, EngineSettings
-from lightx2v.core import GenerateRequest, Picture, Size
+from lightx2v.core import GenerateRequest, Picture, Reference, Size
 from lightx2v.pipeline import Pipeline
 from tests.checkpoints import lora
 
@@ -102,8 +102,8 @@ def test_references(command: Command, pipeline: Pipeline, tmp_path: Path) -> Non
     assert command("-o", "two.png", "--seed", "3", "-i", "reference0.png", "-i", "reference1.png") == 0
     size = Size(96, 64)
     for name, count in (("one.png", 1), ("two.png", 2)):
-        pictures = [Picture(reference) for reference in noise[:count]]
-        expected = pipeline.generate(request(size, 3, references=(size,) * count), pictures).pixels
+        references = [Reference(Picture(reference)) for reference in noise[:count]]
+        expected = pipeline.generate(request(size, 3, references=(size,) * count), references).pixels
         assert np.array_equal(pixels(tmp_path / name), expected), name
     assert not np.array_equal(pixels(tmp_path / "one.png"), pixels(tmp_path / "two.png"))
 
@@ -120,7 +120,7 @@ def test_the_start_is_a_picture(
         assert bar in capsys.readouterr().err
     engine = EngineSettings(model=str(z_turbo), dtype="float32", device="cpu")
     started = request(Size(96, 64), 3, guidance=0.0, references=(Size(96, 70),), strength=0.2)
-    expected = Pipeline(engine).generate(started, [Picture(noise)]).pixels
+    expected = Pipeline(engine).generate(started, [Reference(Picture(noise))]).pixels
     assert np.array_equal(pixels(tmp_path / "weak.png"), expected)
     assert not np.array_equal(pixels(tmp_path / "usual.png"), expected)
 

@@ -83,7 +83,7 @@ def test_blocks_are_entered_by_call_in_their_order(checkpoint: Path, part: Part)
 
 def run(component: Component) -> None:
     if isinstance(component, Flux2TextEncoder):
-        component.encode("a red circle", CPU)
+        component.encode("a red circle", (), CPU)
     elif isinstance(component, Flux2Denoiser):
         list(component.steps(make_request(), Conditioning(torch.zeros(8, 96)), (), CPU))
     elif isinstance(component, Flux2Autoencoder):
@@ -118,7 +118,7 @@ def test_the_tokenizer_may_take_less_than_512(checkpoint: Path, tmp_path: Path) 
     file = tmp_path / "tokenizer/tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 64}))
     encoder = bind(text_encoder(tmp_path, torch.float32), tmp_path)
-    assert encoder.encode("a red circle " * 99, CPU).shape == (64, 96)
+    assert encoder.encode("a red circle " * 99, (), CPU).shape == (64, 96)
     assert encoder.workspace(make_request()) < text_encoder(checkpoint, torch.float32).workspace(make_request())
 
 
@@ -238,6 +238,6 @@ def test_a_written_checkpoint_of_any_size_gives_a_picture(tmp_path: Path) -> Non
     assert isinstance(encoder, Flux2TextEncoder)
     assert isinstance(denoiser, Flux2Denoiser)
     assert isinstance(autoencoder, Flux2Autoencoder)
-    *_, latents = denoiser.steps(make_request(), Conditioning(encoder.encode("a red circle", CPU)), (), CPU)
+    *_, latents = denoiser.steps(make_request(), Conditioning(encoder.encode("a red circle", (), CPU)), (), CPU)
     assert latents.tokens.float().std() > 0.1
     assert autoencoder.decode(latents).size == Size(64, 48)

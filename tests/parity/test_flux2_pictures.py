@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lightx2v.core import GenerateRequest, Picture, Size
+from lightx2v.core import GenerateRequest, Size
 from lightx2v.models.flux2.recipe import read_recipe
+from lightx2v.models.recipe import make_reference
 from tests.parity.reference import (
     LATENTS,
     PIXELS,
@@ -24,8 +25,8 @@ from tests.parity.reference import (
 
 
 def compare(checkpoint: Path, request: GenerateRequest, images: Sequence[Image.Image] = ()) -> None:
-    fitted = [read_recipe(checkpoint).fit_reference(image) for image in images]
-    latents, picture = generate(checkpoint, request, [Picture(np.asarray(image)) for image in fitted])
+    references = [make_reference(image, read_recipe(checkpoint)) for image in images]
+    latents, picture = generate(checkpoint, request, references)
     expected_latents, expected = reference_generate(load_reference(checkpoint), request, images)
     assert (latents.tokens - expected_latents).abs().max().item() <= LATENTS
     assert np.abs(picture.pixels.astype(int) - expected.astype(int)).max() <= PIXELS

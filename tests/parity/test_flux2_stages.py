@@ -39,7 +39,7 @@ def test_conditioning(prompt: str, variant: str, request: pytest.FixtureRequest)
     checkpoint = request.getfixturevalue(variant)
     expected = load_reference(checkpoint).encode_prompt(prompt)[0][0]
     encoder = bind(find_family(checkpoint).encoder(checkpoint, torch.float32), checkpoint)
-    torch.testing.assert_close(encoder.encode(prompt, CPU), expected, rtol=0, atol=LATENTS)
+    torch.testing.assert_close(encoder.encode(prompt, (), CPU), expected, rtol=0, atol=LATENTS)
 
 
 @pytest.mark.parametrize("guidance_embeds", [False, True])

@@ -83,7 +83,7 @@ def test_nothing_is_allocated(qwen_image: Path, part: Part) -> None:
 @pytest.mark.parametrize("prompt", ["", " ", "a red circle", "{}", "a red circle " * 300])
 def test_encoder(encoder: QwenImageTextEncoder, reference: QwenImagePipeline, prompt: str) -> None:
     expected, mask = reference.encode_prompt(prompt, max_sequence_length=512)
-    encoded = encoder.encode(prompt, CPU)
+    encoded = encoder.encode(prompt, (), CPU)
     assert mask is None
     assert encoded.shape == expected[0].shape
     assert (encoded - expected[0]).abs().max() <= LATENTS
@@ -105,7 +105,7 @@ def test_velocity(
     text, tokens = features(length), torch.randn(1, rows * columns, 64, generator=torch.Generator().manual_seed(1))
     time = torch.tensor([0.7312])
     with torch.no_grad():
-        velocity = denoiser._velocity(request, Conditioning(text), CPU)
+        velocity = denoiser._velocity(request, Conditioning(text), (), CPU)
         predicted = velocity(tokens, time, denoiser.module.tabulate(time)[0])
         expected = reference.transformer(
             hidden_states=tokens, encoder_hidden_states=text[None], timestep=time, img_shapes=[[(1, rows, columns)]]
@@ -121,9 +121,10 @@ def test_branches_do_not_see_each_other(denoiser: QwenImageDenoiser) -> None:
 
         def branches(*texts: torch.Tensor) -> torch.Tensor:
             lengths = tuple(map(len, texts))
-            ropes = denoiser._ropes(3, 4, lengths)
+            ropes = denoiser._ropes([(3, 4)], lengths)
             image = tokens.expand(len(texts), -1, -1)
-            velocity: torch.Tensor = denoiser.module(image, torch.cat(texts)[None], lengths, time, modulation, ropes)
+            text = torch.cat(texts)[None]
+            velocity: torch.Tensor = denoiser.module(image, text, 12, lengths, time, modulation, ropes)
             return velocity
 
         both, swapped, alone = branches(towards, away), branches(other, away), branches(away)
@@ -217,7 +218,7 @@ def test_in_half_precision(qwen_image: Path) -> None:
     """The whole way, in the type that is served."""
     encoder, denoiser, autoencoder = (load(part(qwen_image, torch.bfloat16), qwen_image) for part in PARTS)
     request = make_request(80, 48, guidance=4.0)
-    texts = (encoder.encode(prompt, CPU) for prompt in (request.prompt, encoder.negative(request)))
+    texts = (encoder.encode(prompt, (), CPU) for prompt in (request.prompt, encoder.negative(request)))
     *_, latents = denoiser.steps(request, Conditioning(*texts), (), CPU)
     assert latents.tokens.dtype == torch.bfloat16
     assert (latents.rows, latents.columns) == (3, 5)
@@ -259,7 +260,7 @@ def test_a_picture_is_refused(qwen_image: Path, autoencoder: QwenImageAutoencode
 @pytest.mark.parametrize(
     ("part", "name", "values", "message"),
     [
-        (QwenImageDenoiser, "transformer/config.json", {"zero_cond_t": True}, "zero_cond_t"),
+        (QwenImageDenoiser, "transformer/config.json", {"use_layer3d_rope": True}, "use_layer3d_rope"),
         (QwenImageDenoiser, "transformer/config.json", {"guidance_embeds": True}, "guidance_embeds"),
         (QwenImageDenoiser, "scheduler/scheduler_config.json", {"use_dynamic_shifting": False}, "exponential"),
         (QwenImageDenoiser, "scheduler/scheduler_config.json", {"time_shift_type": "linear"}, "exponential"),

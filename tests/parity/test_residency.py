@@ -11,6 +11,8 @@ import pytest
 
 from lightx2v.config import EngineSettings
 from lightx2v.core import Picture, Video
+from lightx2v.models.qwen_image import recipe as qwen_image_recipe
+from lightx2v.models.recipe import make_reference
 from lightx2v.models.registry import find_family
 from lightx2v.pipeline import Pipeline
 from tests.parity.reference import make_image, make_request
@@ -21,25 +23,32 @@ BUDGETS = {
     "dev": 5_700_000,
     "z_base": 6_400_000,
     "qwen_image": 5_900_000,
+    "edit_2511": 10_400_000,
     "wan": 10_550_000,
     "wan_experts": 10_550_000,
 }
 """Too few bytes for all of a stage at once."""
 
 
+@pytest.fixture(autouse=True)
+def _small_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit model would scale them to a million pixels."""
+    monkeypatch.setattr(qwen_image_recipe, "REFERENCE_AREA", 96 * 96)
+
+
 def make(checkpoint: Path, **settings: Any) -> Picture | Video:
     """With guidance, frames, and as many references as the model takes, up to two, so that no part is left out."""
     recipe = find_family(checkpoint).recipe(checkpoint)
     taken = enumerate(SIZES[: recipe.max_references])
-    images = [Picture(np.asarray(make_image(seed, *size))) for seed, size in taken]
+    references = [make_reference(make_image(seed, *size), recipe) for seed, size in taken]
     width, height, frames = (32, 48, 9) if recipe.clip else (80, 64, 1)
-    sizes = tuple(image.size for image in images)
+    sizes = tuple(reference.fitted.size for reference in references)
     request = make_request(width, height, frames=frames, guidance=4.0, negative_prompt="grey " * 40, references=sizes)
     engine = EngineSettings(model=str(checkpoint), dtype="float32", device="cpu", **settings)
     with closing(Pipeline(engine)) as pipeline:
         needs = [sum(size.units) + size.rest + size.workspace for size in pipeline.sizes(request)]
         assert engine.gpu_budget is None or engine.gpu_budget < max(needs), "else nothing streams"
-        return pipeline.generate(request, images)
+        return pipeline.generate(request, references)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def oracle(wan: Path) -> WanPipeline:
 )
 def test_conditioning(wan: Path, oracle: WanPipeline, prompt: str) -> None:
     expected = oracle.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=512)[0][0]
-    conditioning = bind(WanTextEncoder(wan, torch.float32), wan).encode(prompt, CPU)
+    conditioning = bind(WanTextEncoder(wan, torch.float32), wan).encode(prompt, (), CPU)
     torch.testing.assert_close(conditioning, expected[: len(conditioning)], rtol=0, atol=LATENTS)
     assert not expected[len(conditioning) :].any()
 

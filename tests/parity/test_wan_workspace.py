@@ -87,7 +87,7 @@ def test_encoder(shapes: Path) -> None:
     table = torch.empty(UMT5_XXL["vocab_size"], UMT5_XXL["d_model"], dtype=torch.bfloat16)
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     with LiveBytes(encoder) as meter:
-        conditioning = encoder.encode("a red circle " * 300, META)
+        conditioning = encoder.encode("a red circle " * 300, (), META)
     assert conditioning.shape == (512, 4096)
     assert 1.1 * meter.peak < encoder.workspace(make_request()) < 1.25 * meter.peak
 

@@ -45,7 +45,7 @@ def test_conditioning(z_turbo: Path, oracle: ZImagePipeline, prompt: str) -> Non
     """The prompt's own tokens, without padding."""
     expected = oracle.encode_prompt(prompt, do_classifier_free_guidance=False)[0][0]
     encoder = bind(ZImageTextEncoder(z_turbo, torch.float32), z_turbo)
-    torch.testing.assert_close(encoder.encode(prompt, CPU), expected, rtol=0, atol=LATENTS)
+    torch.testing.assert_close(encoder.encode(prompt, (), CPU), expected, rtol=0, atol=LATENTS)
 
 
 def test_the_encoder_reads_all_layers_but_the_last(z_turbo: Path) -> None:

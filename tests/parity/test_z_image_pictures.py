@@ -10,7 +10,8 @@ import torch
 from diffusers import ZImageImg2ImgPipeline
 from PIL import Image
 
-from lightx2v.core import GenerateRequest, Picture, Size
+from lightx2v.core import GenerateRequest, Size
+from lightx2v.models.recipe import make_reference
 from lightx2v.models.zimage.recipe import read_recipe
 from tests.parity.reference import (
     LATENTS,
@@ -33,8 +34,8 @@ def compare(checkpoint: Path, request: GenerateRequest, image: Image.Image | Non
         arguments["strength"] = request.strength
     grid, expected = reference_generate(reference, request, images, **arguments)
     expected_latents, *_ = reference.transformer._patchify_image(grid[:, None], 2, 1)
-    fitted = [Picture(np.asarray(image))] if image else []
-    latents, picture = generate(checkpoint, request, fitted)
+    references = [make_reference(image, read_recipe(checkpoint))] if image else []
+    latents, picture = generate(checkpoint, request, references)
     assert (latents.tokens - expected_latents).abs().max().item() <= LATENTS
     assert np.abs(picture.pixels.astype(int) - expected.astype(int)).max() <= PIXELS
 

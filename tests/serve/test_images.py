@@ -11,7 +11,7 @@ import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from PIL import Image
 
-from lightx2v.core import Size
+from lightx2v.core import Reference, Size
 from lightx2v.pipeline import Pipeline
 from tests.pictures import asked, made, noise, png
 from tests.server import Server
@@ -32,11 +32,11 @@ def test_text_to_image_is_the_pipelines_picture(server: Server, pipeline: Pipeli
 
 
 def test_two_references_of_different_sizes(server: Server, pipeline: Pipeline) -> None:
-    references = [noise(Size(96, 64), 1), noise(Size(64, 80), 2)]
-    answer = server.edit([png(reference) for reference in references], PROMPT, seed="3")
+    pictures = [noise(Size(96, 64), 1), noise(Size(64, 80), 2)]
+    answer = server.edit([png(picture) for picture in pictures], PROMPT, seed="3")
     assert answer.status_code == 200
-    sizes = tuple(reference.size for reference in references)
-    expected = pipeline.generate(asked(PROMPT, sizes[0], 3, references=sizes), references)
+    sizes = tuple(picture.size for picture in pictures)
+    expected = pipeline.generate(asked(PROMPT, sizes[0], 3, references=sizes), [Reference(one) for one in pictures])
     assert answer.json()["size"] == "96x64"
     assert np.array_equal(made(answer), expected.pixels)
 

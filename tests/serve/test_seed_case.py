@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import Size
+from lightx2v.core import Reference, Size
 from lightx2v.pipeline import Pipeline
 from lightx2v.residency.plan import StageSize
 from tests.checkpoints.flux2 import write_klein
@@ -89,8 +89,8 @@ def one_of_many(server: Server, pipeline: Pipeline, turn: int) -> None:
     elif turn == 13:
         cancel_in_mid_denoise(server)
     elif turn % 3 == 0:
-        references = [noise(size, turn) for size in REFERENCES]
-        answer = server.edit([png(reference) for reference in references], PROMPT, seed=str(turn))
+        references = [Reference(noise(size, turn)) for size in REFERENCES]
+        answer = server.edit([png(reference.fitted) for reference in references], PROMPT, seed=str(turn))
         expected = pipeline.generate(asked(PROMPT, LARGE, turn, references=REFERENCES), references)
         assert np.array_equal(made(answer), expected.pixels)
     else:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lightx2v.config import EngineSettings
+from lightx2v.core import Reference
 from lightx2v.pipeline import Pipeline
 from training.evaluate import unseen
 from training.gallery import drawn, request
@@ -24,7 +25,8 @@ def settings() -> EngineSettings:
 def test_pictures_are_what_was_asked_for(settings: EngineSettings, references: int) -> None:
     pipeline = Pipeline(settings)
     tasks = unseen(references, COUNT, seed=3)
-    made = [pipeline.generate(request(task, settings), [drawn(scene) for scene in task.references]) for task in tasks]
+    shown = [[Reference(drawn(scene)) for scene in task.references] for task in tasks]
+    made = [pipeline.generate(request(task, settings), of) for task, of in zip(tasks, shown, strict=True)]
     pictures = torch.stack([torch.from_numpy(picture.pixels).permute(2, 0, 1) / 255 for picture in made])
     faults = [f"{task.caption}: {v.faults}" for task, v in zip(tasks, judge(pictures, tasks), strict=True) if v.faults]
     assert len(faults) <= WRONG, faults

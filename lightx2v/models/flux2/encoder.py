@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 
+from lightx2v.core import Picture
 from lightx2v.models.flux2.recipe import MAX_TOKENS, read_recipe
 from lightx2v.models.language import LanguageEncoder
 
@@ -27,7 +29,7 @@ class Flux2TextEncoder(LanguageEncoder):
         return self.taps[-1]
 
     @torch.no_grad()
-    def encode(self, prompt: str, device: torch.device) -> torch.Tensor:
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
         """Of the prompt's tokens as they are tokenised, the last of them at the last of `max_tokens` positions."""
         ids, real = self._tokenise(prompt)
         states = self.states(ids, real, device, first=self.max_tokens - ids.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from transformers import MistralConfig
 from transformers.models.mistral.modeling_mistral import MistralModel
 
+from lightx2v.core import Picture
 from lightx2v.models.configuration import require
 from lightx2v.models.flux2.encoder import Flux2TextEncoder
 
@@ -31,8 +33,8 @@ class MistralTextEncoder(Flux2TextEncoder):
     taps = (10, 20, 30)
     prefix = "language_model.model."
 
-    def encode(self, prompt: str, device: torch.device) -> torch.Tensor:
-        features = super().encode(prompt, device)
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
+        features = super().encode(prompt, pictures, device)
         padding, prompted = features[:1], features[1:]
         return torch.cat((padding.expand(self.max_tokens - len(prompted), -1), prompted))
 

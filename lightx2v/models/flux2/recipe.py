@@ -34,6 +34,7 @@ class Flux2Recipe:
     multiple: int
     embeds_guidance: bool = False
     """Whether the transformer was trained to be told the guidance scale, in place of a second prompt."""
+    min_references: int = 0
     max_references: int = 8
     starts_from_picture: bool = False
     clip: Clip | None = None
@@ -51,6 +52,10 @@ class Flux2Recipe:
         if scaled != Size(*image.size):
             image = image.resize((scaled.width, scaled.height), Resampling.LANCZOS)
         return centre_crop(image, *(side - side % self.multiple for side in image.size))
+
+    def see(self, image: Image.Image) -> Image.Image | None:
+        """None: the text encoder is blind."""
+        return None
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts; distilled checkpoints never do, nor those whose

@@ -1,42 +1,44 @@
-"""Qwen-Image's autoencoder: normalised latents to pictures."""
+"""Qwen-Image's autoencoder: normalised latents to pictures, and of edit models reference pictures to latents."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
-from torch.nn.functional import pixel_shuffle
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from lightx2v.core import GenerateRequest, Latents, Picture
+from lightx2v.core import GenerateRequest, Latents, Picture, Size
 from lightx2v.errors import InvalidRequest
-from lightx2v.models.autoencoder import to_picture
+from lightx2v.models.autoencoder import to_levels, to_picture
 from lightx2v.models.component import Autoencoder
 from lightx2v.models.qwen_image.decoder import StillDecoder, read_shape
 from lightx2v.models.qwen_image.recipe import PATCH
+from lightx2v.models.qwen_image.still_encoder import StillAutoencoder
 
 TIME = 2
 """The dimension of a stored convolution's weights that a still does without; a norm's has one there for nothing."""
 
-DECODE_WIDTHS, MARGIN = 4, 1.9
-"""Live values at the peak per pixel, in widths of the last layer, beside one in fp32; convolutions take nearly as much
-again for themselves."""
+DECODE_WIDTHS, ENCODE_WIDTHS, MARGIN = 4, 3, 1.9
+"""Live values at the peak per pixel, in widths of the decoder's last layer, which is the encoder's first, beside one in
+fp32; convolutions take nearly as much again for themselves."""
 
 
 class QwenImageAutoencoder(Autoencoder):
-    blocks = ("decoder",)
+    blocks: tuple[str, ...] = ("decoder",)
+    model: ClassVar[type[StillDecoder]] = StillDecoder
     module: StillDecoder
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.shape = read_shape(checkpoint)
         with torch.device("meta"):
-            self.module = StillDecoder(self.shape).to(dtype).eval().requires_grad_(False)
+            self.module = self.model(self.shape).to(dtype).eval().requires_grad_(False)
         self.last_slices = {name: TIME for name in self.module.state_dict() if _has_time(name)}
 
     def workspace(self, request: GenerateRequest) -> int:
         """Linear in pixels."""
-        values = request.size.width * request.size.height * self.shape.base_dim
-        return int(MARGIN * values * (DECODE_WIDTHS * self.dtype.itemsize + torch.float32.itemsize))
+        return self._live(request.size, DECODE_WIDTHS)
 
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
         raise InvalidRequest("this model makes pictures from text alone", "image")
@@ -50,11 +52,37 @@ class QwenImageAutoencoder(Autoencoder):
         mean, scale = self._statistics(weight.device)
         return to_picture(self.module(pixel_shuffle(patches, PATCH) / scale + mean)[0])
 
+    def _live(self, size: Size, widths: int) -> int:
+        values = size.width * size.height * self.shape.base_dim
+        return int(MARGIN * values * (widths * self.dtype.itemsize + torch.float32.itemsize))
+
     def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """[1, z_dim, 1, 1] each: the latents' mean and the inverse of their standard deviation."""
         mean, deviation = (torch.tensor(values) for values in (self.shape.latents_mean, self.shape.latents_std))
         inverse = (1.0 / deviation.to(self.dtype)).to(device)
         return mean.to(device, self.dtype).view(1, -1, 1, 1), inverse.view(1, -1, 1, 1)
+
+
+class QwenImageEditAutoencoder(QwenImageAutoencoder):
+    blocks = ("encoder", "decoder")
+    model = StillAutoencoder
+    module: StillAutoencoder
+
+    def workspace(self, request: GenerateRequest) -> int:
+        """References are encoded one by one."""
+        encoding = (self._live(size, ENCODE_WIDTHS) for size in request.references)
+        return max((super().workspace(request), *encoding))
+
+    @torch.no_grad()
+    def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
+        """The posterior's mean, normalised, in patches."""
+        mean = self.module.encode(to_levels(picture.pixels).to(device, self.dtype))
+        shift, deviation = (
+            torch.tensor(values).to(device, self.dtype).view(1, -1, 1, 1)
+            for values in (self.shape.latents_mean, self.shape.latents_std)
+        )
+        patches = pixel_unshuffle((mean - shift) / deviation, PATCH)
+        return Latents(patches.flatten(2).transpose(1, 2)[0], *patches.shape[-2:])
 
 
 def _has_time(name: str) -> bool:

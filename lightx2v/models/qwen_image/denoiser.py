@@ -1,7 +1,8 @@
-"""Qwen-Image's denoising: noise to latents, along the schedule, guided by text."""
+"""Qwen-Image's denoising: noise to latents, along the schedule, guided by text and reference pictures."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -13,7 +14,7 @@ from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import rope_table
 from lightx2v.models.component import Denoiser
 from lightx2v.models.flow import euler_step, guide
-from lightx2v.models.qwen_image.recipe import MAX_TOKENS, PATCH, read_recipe
+from lightx2v.models.qwen_image.recipe import MAX_TOKENS, PATCH, SEEN_TOKENS, read_recipe
 from lightx2v.models.qwen_image.schedule import read_schedule, timesteps
 from lightx2v.models.qwen_image.transformer import QwenImageTransformer, Ropes, read_shape
 
@@ -47,13 +48,13 @@ class QwenImageDenoiser(Denoiser):
         return re.sub(r"^modulations\.(\d+)\.(img|txt)_mod\.", r"transformer_blocks.\1.\2_mod.1.", name)
 
     def workspace(self, request: GenerateRequest) -> int:
-        """Activations are linear in the tokens of text and image, of both branches of a guided step. Before the first
+        """Activations are linear in the tokens of text and images, of both branches of a guided step. Before the first
         step, a layer of the modulation and its bias."""
         width, itemsize = self.shape.width, self.dtype.itemsize
         layer = 6 * width * (width + 1 + 4 * request.steps) * itemsize
-        table = 2 * self.shape.num_layers * 6 * width * itemsize
+        table = (3 if self.shape.zero_cond_t else 2) * self.shape.num_layers * 6 * width * itemsize
         rope = self.shape.attention_head_dim * torch.float32.itemsize
-        conditioning = 2 * MAX_TOKENS * self.shape.joint_attention_dim * itemsize
+        conditioning = 2 * self._text_tokens(request) * self.shape.joint_attention_dim * itemsize
         tokens = self._tokens(request) * (WIDTHS_PER_TOKEN * width * itemsize + rope)
         return max(self.branches(request) * (tokens + conditioning) + table, layer)
 
@@ -73,20 +74,32 @@ class QwenImageDenoiser(Denoiser):
         levels = self.schedule.levels(rows * columns, request.steps)
         times = timesteps(levels, self.dtype).to(device)
         modulations = self._modulation(rows * columns, request.steps, device)
-        velocity = self._velocity(request, conditioning, device)
+        velocity = self._velocity(request, conditioning, references, device)
         tokens = self._noise(request, rows, columns).to(device)
         for step, (level, following) in enumerate(zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True)):
-            predicted = velocity(tokens, times[step : step + 1], modulations[step].to(device))
+            predicted = velocity(tokens, times[step : step + 1], self._streams(modulations, step).to(device))
             tokens = euler_step(tokens, predicted, level, following)
             yield Latents(tokens[0], rows, columns)
 
     def _tabulate(self, tokens: int, steps: int, device: torch.device) -> torch.Tensor:
-        return self.module.tabulate(timesteps(self.schedule.levels(tokens, steps), self.dtype).to(device))
+        """A row for each step and, where references are modulated as of time 0, one more for them."""
+        times = timesteps(self.schedule.levels(tokens, steps), self.dtype)
+        if self.shape.zero_cond_t:
+            times = torch.cat((times, times.new_zeros(1)))
+        return self.module.tabulate(times.to(device))
+
+    def _streams(self, table: torch.Tensor, step: int) -> torch.Tensor:
+        """[blocks, streams, ...]: of image and text and, if it is another than the image's, of references."""
+        return torch.cat((table[step], table[-1, :, :1]), dim=1) if self.shape.zero_cond_t else table[step]
 
     def _tokens(self, request: GenerateRequest) -> int:
-        """Of text and target, at most."""
-        rows, columns = self.grid(request.size)
-        return MAX_TOKENS + rows * columns
+        """Of text, target and references, at most."""
+        images = sum(math.prod(self.grid(size)) for size in (request.size, *request.references))
+        return self._text_tokens(request) + images
+
+    def _text_tokens(self, request: GenerateRequest) -> int:
+        """Of a prompt and what the text encoder sees, at most."""
+        return MAX_TOKENS + SEEN_TOKENS * len(request.references)
 
     def _noise(self, request: GenerateRequest, rows: int, columns: int) -> torch.Tensor:
         """[1, tokens, channels], drawn on the host, so that a seed means the same picture on every device."""
@@ -95,7 +108,9 @@ class QwenImageDenoiser(Denoiser):
         noise = torch.randn(shape, generator=generator, dtype=torch.float32)
         return torch.nn.functional.pixel_unshuffle(noise, PATCH).flatten(2).transpose(1, 2).to(self.dtype)
 
-    def _velocity(self, request: GenerateRequest, conditioning: Conditioning, device: torch.device) -> Velocity:
+    def _velocity(
+        self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
+    ) -> Velocity:
         """The guided velocity of the target's tokens. What depends on the request alone is computed here, once.
 
         Both branches of guidance pass a block together, so a streamed block crosses the link once per step.
@@ -103,11 +118,14 @@ class QwenImageDenoiser(Denoiser):
         branches = [text for text in (conditioning.positive, conditioning.negative) if text is not None]
         lengths = tuple(len(text) for text in branches)
         text = torch.cat(branches)[None].to(device, self.dtype)
-        ropes = self._ropes(*self.grid(request.size), lengths).to(device)
+        grids = [self.grid(request.size), *((reference.rows, reference.columns) for reference in references)]
+        target = math.prod(grids[0])
+        ropes = self._ropes(grids, lengths).to(device)
+        seen = [reference.tokens.to(device, self.dtype)[None] for reference in references]
 
         def guided(tokens: torch.Tensor, time: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
-            image = tokens.expand(len(lengths), -1, -1)
-            velocity = self.module(image, text, lengths, time, modulation, ropes)
+            image = torch.cat((tokens, *seen), dim=1).expand(len(lengths), -1, -1)
+            velocity = self.module(image, text, target, lengths, time, modulation, ropes)
             if len(lengths) == 1:
                 return velocity
             towards, away = velocity.split(1)
@@ -115,10 +133,11 @@ class QwenImageDenoiser(Denoiser):
 
         return guided
 
-    def _ropes(self, rows: int, columns: int, lengths: Sequence[int]) -> Ropes:
-        """Rows and columns are counted from the centre; a prompt's tokens follow on the diagonal, from the rim on."""
-        ids = torch.cartesian_prod(torch.arange(1), _centred(rows), _centred(columns))
-        first = max(rows // 2, columns // 2)
+    def _ropes(self, grids: Sequence[tuple[int, int]], lengths: Sequence[int]) -> Ropes:
+        """Of the target's and the references' grids. Rows and columns are counted from the centre; a prompt's tokens
+        follow on the diagonal, from the outermost rim on."""
+        ids = torch.cat([_ids(index, *grid) for index, grid in enumerate(grids)])
+        first = max(side // 2 for grid in grids for side in grid)
         diagonal = torch.cat([torch.arange(first, first + length) for length in lengths])[:, None].expand(-1, 3)
         axes = self.shape.axes_dims_rope
         image, text = (rope_table(table, axes, ROPE_THETA, torch.float32) for table in (ids, diagonal))
@@ -129,6 +148,11 @@ def guide_with_norm(towards: torch.Tensor, away: torch.Tensor, guidance: float) 
     """Guided, each token of the norm that it has without guidance."""
     guided = guide(towards, away, guidance)
     return guided * (towards.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+
+
+def _ids(index: int, rows: int, columns: int) -> torch.Tensor:
+    """[rows * columns, 3]: the positions of one image's tokens."""
+    return torch.cartesian_prod(torch.tensor([index]), _centred(rows), _centred(columns))
 
 
 def _centred(count: int) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
-from lightx2v.core import GenerateRequest
+from lightx2v.core import GenerateRequest, Picture
 from lightx2v.models.language import LanguageEncoder
 from lightx2v.models.qwen_image.recipe import MAX_TOKENS, NEGATIVE, read_recipe
 
@@ -29,8 +30,8 @@ class QwenImageTextEncoder(LanguageEncoder):
     kept_widths = 4
     unreachable: frozenset[str] = frozenset()
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        super().__init__(checkpoint, dtype, SYSTEM_TOKENS + MAX_TOKENS)
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, system_tokens: int = SYSTEM_TOKENS) -> None:
+        super().__init__(checkpoint, dtype, system_tokens + MAX_TOKENS)
         self.recipe = read_recipe(checkpoint)
 
     def depth(self, layers: int) -> int:
@@ -45,7 +46,7 @@ class QwenImageTextEncoder(LanguageEncoder):
         return request.negative_prompt or NEGATIVE
 
     @torch.no_grad()
-    def encode(self, prompt: str, device: torch.device) -> torch.Tensor:
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
         ids = self.tokenizer(TEMPLATE.format(prompt), return_tensors="pt", truncation=True, max_length=self.max_tokens)[
             "input_ids"
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from lightx2v.core import Clip, GenerateRequest, Size
 from lightx2v.errors import InvalidRequest
 from lightx2v.models.configuration import read_configuration, require
-from lightx2v.models.recipe import override
+from lightx2v.models.recipe import check_reference, override
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,6 +26,18 @@ scale alone: an empty negative prompt cannot be told from none."""
 PATCH = 2
 """A token is a square of so many latent positions."""
 
+EDIT = "QwenImageEditPlusPipeline"
+"""The class of checkpoints that were trained to edit pictures: 2509 and 2511."""
+
+REFERENCE_AREA, SEEN_AREA = 1024 * 1024, 384 * 384
+"""Pixels to which a reference is scaled, for the autoencoder and for the text encoder."""
+
+REFERENCE_MULTIPLE = 32
+"""Of which a scaled reference's sides are multiples."""
+
+SEEN_TOKENS = 222
+"""The text encoder's, of one reference at most: of 160 x 1024 pixels, in squares of 28."""
+
 
 @dataclass(frozen=True, slots=True)
 class QwenImageRecipe:
@@ -34,6 +47,7 @@ class QwenImageRecipe:
     steps: int
     guidance: float
     multiple: int
+    min_references: int = 0
     max_references: int = 0
     starts_from_picture: bool = False
     clip: Clip | None = None
@@ -41,6 +55,10 @@ class QwenImageRecipe:
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """Raises InvalidRequest: there is no place for a picture in this model."""
         raise InvalidRequest("this model makes pictures from text alone", "image")
+
+    def see(self, image: Image.Image) -> Image.Image | None:
+        """None: the text encoder is blind."""
+        return None
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts: by the scale alone."""
@@ -50,8 +68,49 @@ class QwenImageRecipe:
         return self.size
 
 
+@dataclass(frozen=True, slots=True)
+class QwenImageEditRecipe(QwenImageRecipe):
+    """The defaults of a checkpoint that edits one picture, or composes several."""
+
+    min_references: int = 1
+    max_references: int = 3
+
+    def fit_reference(self, image: Image.Image) -> Image.Image:
+        """The picture in RGB, its aspect nearly kept, of about 1024 x 1024 pixels.
+
+        Raises InvalidRequest if a side is below 64 pixels or one side is more than 8 times the other.
+        """
+        check_reference(Size(*image.size))
+        return _scaled(image, REFERENCE_AREA)
+
+    def see(self, image: Image.Image) -> Image.Image:
+        """The picture in RGB, its aspect nearly kept, of about 384 x 384 pixels."""
+        return _scaled(image, SEEN_AREA)
+
+    def edit_size(self, references: Sequence[Size]) -> Size:
+        """The last fitted reference's size; the default where there is none."""
+        return references[-1] if references else self.size
+
+
 def read_recipe(checkpoint: Path) -> QwenImageRecipe:
     """The recipe of a checkpoint; a `generation_config.json` at its root overrides the family's defaults."""
     vae, file = read_configuration(checkpoint, "vae/config.json"), checkpoint / "vae/config.json"
     multiple = PATCH * 2 ** len(require(vae, "temperal_downsample", file))
+    if read_configuration(checkpoint, "model_index.json").get("_class_name") == EDIT:
+        edit = QwenImageEditRecipe(Size(1024, 1024), steps=40, guidance=4.0, multiple=multiple)
+        return override(edit, checkpoint)
     return override(QwenImageRecipe(Size(1024, 1024), steps=50, guidance=4.0, multiple=multiple), checkpoint)
+
+
+def _scaled(image: Image.Image, area: int) -> Image.Image:
+    """To about `area` pixels: each side is rounded by itself."""
+    from PIL.Image import Resampling
+
+    aspect = image.width / image.height
+    width = math.sqrt(area * aspect)
+    size = _rounded(width), _rounded(width / aspect)
+    return image.convert("RGB").resize(size, Resampling.LANCZOS)
+
+
+def _rounded(side: float) -> int:
+    return round(side / REFERENCE_MULTIPLE) * REFERENCE_MULTIPLE

@@ -6,7 +6,7 @@ third of all weights, lies outside of the blocks, so that it needs not follow th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -31,8 +31,11 @@ EPS = 1e-6
 FEED_FORWARD = 4
 TIME_CHANNELS = 256
 
-UNSUPPORTED = ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
+UNSUPPORTED = ("guidance_embeds", "use_additional_t_cond", "use_layer3d_rope")
 """Switches of the configuration, each of which makes it another model."""
+
+OPTIONAL = "zero_cond_t"
+"""Only the checkpoints that have it on name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class QwenImageShape:
     num_attention_heads: int
     joint_attention_dim: int
     axes_dims_rope: tuple[int, ...]
+    zero_cond_t: bool = False
+    """Whether references are modulated as of time 0."""
 
     @property
     def width(self) -> int:
@@ -56,7 +61,9 @@ def read_shape(checkpoint: Path) -> QwenImageShape:
     values, file = read_configuration(checkpoint, CONFIG), checkpoint / CONFIG
     if extra := [name for name in UNSUPPORTED if values.get(name)]:
         raise InvalidCheckpoint(f"{file}: {extra[0]!r} is not supported")
-    return QwenImageShape(**{field.name: require(values, field.name, file) for field in fields(QwenImageShape)})
+    needed = {field.name for field in fields(QwenImageShape)} - {OPTIONAL}
+    given = {name: require(values, name, file) for name in sorted(needed)}
+    return QwenImageShape(**given, zero_cond_t=bool(values.get(OPTIONAL)))
 
 
 class Ropes(NamedTuple):
@@ -84,20 +91,22 @@ class QwenImageTransformer(nn.Module):
         self,
         image: torch.Tensor,
         text: torch.Tensor,
+        target: int,
         lengths: tuple[int, ...],
         timestep: torch.Tensor,
         modulation: torch.Tensor,
         ropes: Ropes,
     ) -> torch.Tensor:
-        """The velocity of every image token in every branch.
+        """The velocity of the first `target` image tokens in every branch; the others are references'.
 
         `image`: [branches, tokens, in_channels]; `text`: [1, sum of lengths, joint_attention_dim], the branches'
-        prompts one after another, of `lengths` tokens; `timestep`: [1], up to 1; `modulation`: its `tabulate`.
+        prompts one after another, of `lengths` tokens; `timestep`: [1], up to 1; `modulation`: [blocks, streams, 6, 1,
+        1, width], its `tabulate`, of streams image, text and, if references have one of their own, references.
         """
         image, text = self.img_in(image), self.txt_in(self.txt_norm(text))
         for block, shifts in zip(self.transformer_blocks, modulation, strict=True):
-            image, text = block(image, text, lengths, shifts, ropes)
-        return self.proj_out(self.norm_out(image, self.time_text_embed(timestep)))
+            image, text = block(image, text, target, lengths, shifts, ropes)
+        return self.proj_out(self.norm_out(image[:, :target], self.time_text_embed(timestep)))
 
     def tabulate(self, timesteps: torch.Tensor) -> torch.Tensor:
         """[steps, blocks, 2, 6, 1, 1, width], on the host: of each of [steps] timesteps, each block's shift, scale and
@@ -147,16 +156,44 @@ class Block(nn.Module):
         self.txt_mlp = GeluFeedForward(width, FEED_FORWARD * width)
 
     def forward(
-        self, image: torch.Tensor, text: torch.Tensor, lengths: tuple[int, ...], shifts: torch.Tensor, ropes: Ropes
+        self,
+        image: torch.Tensor,
+        text: torch.Tensor,
+        target: int,
+        lengths: tuple[int, ...],
+        shifts: torch.Tensor,
+        ropes: Ropes,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        (image_first, image_second), (text_first, text_second) = (_shifts(stream) for stream in shifts)
-        attended = self.attn(_norm(image, image_first), _norm(text, text_first), lengths, ropes)
-        image = image + image_first.gate * attended[0]
-        text = text + text_first.gate * attended[1]
+        of_image, of_text, *of_references = shifts
+        image_first, image_second = _stretches((of_image, *of_references), target)
+        text_first, text_second = _stretches((of_text,), target)
+        attended = self.attn(image_first.norm(image), text_first.norm(text), lengths, ropes)
+        image = image + image_first.gate(attended[0])
+        text = text + text_first.gate(attended[1])
         del attended
-        image = image + image_second.gate * self.img_mlp(_norm(image, image_second))
-        text = text + text_second.gate * self.txt_mlp(_norm(text, text_second))
+        image = image + image_second.gate(self.img_mlp(image_second.norm(image)))
+        text = text + text_second.gate(self.txt_mlp(text_second.norm(text)))
         return within_half(image), within_half(text)
+
+
+class Stretches(NamedTuple):
+    """How the stretches of a sequence are modulated: the first is of `first` tokens, or all of it if it is the only
+    one."""
+
+    shifts: tuple[Shift, ...]
+    first: int
+
+    def norm(self, states: torch.Tensor) -> torch.Tensor:
+        return self._each(lambda part, by: modulated_norm(part, by.shift, by.scale, EPS), states)
+
+    def gate(self, states: torch.Tensor) -> torch.Tensor:
+        return self._each(lambda part, by: by.gate * part, states)
+
+    def _each(self, function: Callable[[torch.Tensor, Shift], torch.Tensor], states: torch.Tensor) -> torch.Tensor:
+        if len(self.shifts) == 1:
+            return function(states, self.shifts[0])
+        parts = states[:, : self.first], states[:, self.first :]
+        return torch.cat([function(part, by) for part, by in zip(parts, self.shifts, strict=True)], dim=1)
 
 
 class JointAttention(JointProjections):
@@ -191,10 +228,8 @@ def _branches(text: torch.Tensor, image: torch.Tensor, lengths: tuple[int, ...])
     return [torch.cat(pair, dim=1) for pair in zip(text.split(lengths, dim=1), image.split(1), strict=True)]
 
 
-def _shifts(stream: torch.Tensor) -> tuple[Shift, Shift]:
-    """`stream`: [6, 1, 1, width]."""
-    return Shift(*stream[:3]), Shift(*stream[3:])
-
-
-def _norm(states: torch.Tensor, by: Shift) -> torch.Tensor:
-    return modulated_norm(states, by.shift, by.scale, EPS)
+def _stretches(streams: Sequence[torch.Tensor], first: int) -> tuple[Stretches, Stretches]:
+    """Before and after attention. `streams`: [6, 1, 1, width] each."""
+    before = tuple(Shift(*stream[:3]) for stream in streams)
+    after = tuple(Shift(*stream[3:]) for stream in streams)
+    return Stretches(before, first), Stretches(after, first)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler as Solver
 
 from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import Rope, rope_table
@@ -15,7 +16,7 @@ from lightx2v.models.component import Denoiser
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.flow import guide
 from lightx2v.models.wan.recipe import MAX_TOKENS, VAE, WanRecipe, read_recipe
-from lightx2v.models.wan.schedule import Schedule, Solver, remember
+from lightx2v.models.wan.schedule import Schedule, remember
 from lightx2v.models.wan.transformer import WanTransformer, read_shape
 
 ROPE_THETA = 10000.0

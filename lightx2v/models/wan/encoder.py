@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 
 import ftfy
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from transformers import UMT5Config
 from transformers.models.umt5.modeling_umt5 import UMT5Stack
 
-from lightx2v.core import GenerateRequest
+from lightx2v.core import GenerateRequest, Picture
 from lightx2v.models.component import TextEncoder
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.language import CONFIG, EMBEDDING, read_tokenizer
@@ -48,7 +49,7 @@ class WanTextEncoder(TextEncoder):
         return int(MARGIN * (stream + max(feed_forward, attention)) * self.dtype.itemsize)
 
     @torch.no_grad()
-    def encode(self, prompt: str, device: torch.device) -> torch.Tensor:
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
         """[tokens, features] of the prompt's tokens and the end's."""
         ids = self.tokenizer(clean(prompt), return_tensors="pt", truncation=True, max_length=MAX_TOKENS)["input_ids"]
         states = F.embedding(ids, self.module.embed_tokens.weight).to(device)

@@ -37,6 +37,7 @@ class WanRecipe:
     guidance: float
     multiple: int
     clip: Clip
+    min_references: int = 0
     max_references: int = 0
     starts_from_picture: bool = False
     boundary: float = 0.0
@@ -49,6 +50,10 @@ class WanRecipe:
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """Always raises InvalidRequest: the model looks at no pictures."""
         raise InvalidRequest("image: this model makes videos of text alone", "image")
+
+    def see(self, image: Image.Image) -> Image.Image | None:
+        """None: the text encoder is blind."""
+        return None
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts."""

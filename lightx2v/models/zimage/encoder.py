@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
+from lightx2v.core import Picture
 from lightx2v.models.language import LanguageEncoder, chat
 from lightx2v.models.zimage.recipe import MAX_TOKENS, read_recipe
 
@@ -27,7 +29,7 @@ class ZImageTextEncoder(LanguageEncoder):
         return layers - 1 if layers > 1 else 2
 
     @torch.no_grad()
-    def encode(self, prompt: str, device: torch.device) -> torch.Tensor:
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
         text = chat(self.tokenizer, prompt, thinking=True)
         ids = self.tokenizer(text, return_tensors="pt", truncation=True, max_length=self.max_tokens)["input_ids"]
         for states in self.states(ids, torch.ones_like(ids, dtype=torch.bool), device):

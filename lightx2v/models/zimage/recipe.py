@@ -34,6 +34,7 @@ class ZImageRecipe:
     guidance: float
     multiple: int
     shift: float
+    min_references: int = 0
     max_references: int = 1
     starts_from_picture: bool = True
     clip: Clip | None = None
@@ -51,6 +52,10 @@ class ZImageRecipe:
         if scaled == Size(*image.size):
             return image
         return image.resize((scaled.width, scaled.height), Resampling.LANCZOS)
+
+    def see(self, image: Image.Image) -> Image.Image | None:
+        """None: the text encoder is blind."""
+        return None
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts. A scale of 0 is none: it is added to one."""

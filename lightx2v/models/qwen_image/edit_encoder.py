@@ -1,0 +1,89 @@
+"""Qwen-Image-Edit's text encoder: a Qwen2.5-VL that sees the pictures of which the prompt speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+from transformers.vision_utils import get_vision_position_ids
+
+from lightx2v.core import GenerateRequest, Picture
+from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.language import CONFIG
+from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
+from lightx2v.models.qwen_image.recipe import SEEN_TOKENS
+from lightx2v.models.qwen_image.vision import Grid, mix, to_patches
+
+TEMPLATE = (
+    "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, "
+    "background), then explain how the user's text instruction should alter or modify the image. Generate a new image "
+    "that meets the user's requirements while maintaining consistency with the original input where appropriate."
+    "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+SYSTEM_TOKENS = 64
+
+PAD = "<|image_pad|>"
+"""Stands for a picture in a prompt."""
+
+PICTURE = f"Picture {{}}: <|vision_start|>{PAD}<|vision_end|>"
+
+VISION = "visual"
+
+
+class QwenImageEditTextEncoder(QwenImageTextEncoder):
+    """Its eyes are a part of the language model's module here, under the name that the checkpoints have for them."""
+
+    sees = True
+
+    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
+        super().__init__(checkpoint, dtype, SYSTEM_TOKENS)
+        self.module.add_module(VISION, _build_vision(checkpoint, dtype))
+        depth = self.module.visual.config.depth
+        self.blocks = (*(f"{VISION}.blocks.{index}" for index in range(depth)), *self.blocks)
+        self.pad = self.tokenizer.convert_tokens_to_ids(PAD)
+
+    def source(self, name: str) -> str:
+        return name if name.startswith(f"{VISION}.") else super().source(name)
+
+    def tokens(self, request: GenerateRequest) -> int:
+        return self.max_tokens + SEEN_TOKENS * len(request.references)
+
+    @torch.no_grad()
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
+        seen, grids = self._see(pictures, device)
+        named = "".join(PICTURE.format(index) for index, _ in enumerate(pictures, start=1))
+        text = TEMPLATE.format(named + prompt)
+        ids = self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
+        mixed = mix(ids, self.pad, grids)
+        states = self.embedded(mixed.ids).to(device)
+        states[:, mixed.pictured.nonzero().flatten()] = seen
+        real = torch.ones_like(mixed.ids, dtype=torch.bool)
+        for last in self.through_layers(states, mixed.positions.to(device), real):
+            states = last
+        features: torch.Tensor = self.module.norm(states)[0, SYSTEM_TOKENS:]
+        return features
+
+    def _see(self, pictures: Sequence[Picture], device: torch.device) -> tuple[torch.Tensor, list[Grid]]:
+        """[tokens, hidden] of all pictures, which pass a block together, and each one's grid of tokens."""
+        vision, config = self.module.visual, self.module.visual.config
+        side, merge, frames = config.patch_size, config.spatial_merge_size, config.temporal_patch_size
+        cut = [to_patches(picture, side, merge, frames) for picture in pictures]
+        patches = torch.cat([patches for patches, _ in cut]).to(device, self.dtype)
+        shapes = torch.tensor([(1, *grid) for _, grid in cut])
+        positions = get_vision_position_ids(shapes, merge).to(device)
+        seen: torch.Tensor = vision(patches, grid_thw=shapes, position_ids=positions).pooler_output
+        return seen, [Grid(grid.rows // merge, grid.columns // merge) for _, grid in cut]
+
+
+def _build_vision(checkpoint: Path, dtype: torch.dtype) -> Qwen2_5_VisionTransformerPretrainedModel:
+    """On the meta device, but for the rotary frequencies, which no checkpoint holds."""
+    values = require(read_configuration(checkpoint, CONFIG), "vision_config", checkpoint / CONFIG)
+    config = Qwen2_5_VLVisionConfig.from_dict(values)
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        vision = Qwen2_5_VisionTransformerPretrainedModel(config).to(dtype).eval().requires_grad_(False)
+    vision.rotary_pos_emb = type(vision.rotary_pos_emb)(config)
+    return vision
