@@ -13,7 +13,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.lease import Job, Terms
-from lightx2v.core import GenerateRequest, Picture
+from lightx2v.core import GenerateRequest, Picture, Video
 from lightx2v.errors import DeadlineExceeded, LightError, StageLost
 
 LOST = (RayActorError, OutOfMemoryError, DeploymentUnavailableError)
@@ -30,8 +30,8 @@ class Graph:
 
     async def generate(
         self, requests: Sequence[GenerateRequest], pictures: Sequence[Picture], seconds: float
-    ) -> list[Picture]:
-        """One picture per request; all have the same prompt and references, which are encoded once.
+    ) -> list[Picture | Video]:
+        """One picture or video per request; all have the same prompt and references, which are encoded once.
 
         Raises DeadlineExceeded after `seconds`, StageLost if a stage died twice, or what a stage raised.
         """
@@ -44,7 +44,7 @@ class Graph:
                     tasks.create_task(self._make(journey, request, conditioning, references)) for request in requests
                 ]
         except TimeoutError:
-            raise DeadlineExceeded(f"no picture within {seconds:g} s") from None
+            raise DeadlineExceeded(f"not made within {seconds:g} s") from None
         except ExceptionGroup as group:
             raise _first(group) from None
         return [task.result() for task in made]
@@ -63,10 +63,10 @@ class Graph:
         request: GenerateRequest,
         conditioning: asyncio.Task[DeploymentResponse],
         references: asyncio.Task[Any],
-    ) -> Picture:
+    ) -> Picture | Video:
         latents = await journey.call(self._denoise, "run", request, await conditioning, await references)
-        picture: Picture = await (await journey.call(self._decode, "run", request, latents))
-        return picture
+        made: Picture | Video = await (await journey.call(self._decode, "run", request, latents))
+        return made
 
 
 class Journey:

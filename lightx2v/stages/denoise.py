@@ -50,6 +50,7 @@ class DenoiseStage(Stage[Denoiser]):
         check(cancelled)
         total = self.passes(request)
         with self._adapters.beside(request):
+            report(Progress(0, total))
             steps = self.component.steps(request, conditioning, references, self.device.torch_device)
             for done, latents in enumerate(steps, start=1):
                 last = latents

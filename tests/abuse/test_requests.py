@@ -104,6 +104,11 @@ def test_bad_images(server: Server, damage: str) -> None:
     refused(server.edit([images[damage]]), "image")
 
 
+def test_an_edit_of_nothing(server: Server) -> None:
+    form = {"prompt": (None, "a circle")}
+    refused(server.http.post("/v1/images/edits", files=form), "image")
+
+
 def test_too_many_images(server: Server) -> None:
     assert server.edit([png(noise(Size(64, 64)))] * 20).status_code == 400
 
