@@ -10,7 +10,8 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.deployment import Application
 
-from deployments.ingress import Ingress, Served
+from deployments.ingress import Ingress
+from deployments.models import Served
 from deployments.scaling import QueueDepth
 from deployments.settings import AppSettings, parse_models
 from deployments.stage import StageServer

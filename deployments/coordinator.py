@@ -15,7 +15,7 @@ import ray
 
 from deployments.keeper import Keeper
 from deployments.probes import open_probe
-from lightx2v.core import Policy, StageName
+from lightx2v.core import Policy, Progress, StageName
 from lightx2v.errors import LightError, OutOfMemory, StageLost, StaleEpoch
 from lightx2v.residency import plan as plans
 from lightx2v.residency.lease import Granted, Holder, Lease, Need, Refused, Shrink
@@ -74,6 +74,7 @@ class Coordinator:
         self._asked: dict[str, str] = {}
         self._idle: asyncio.TimerHandle | None = None
         self._keeper = Keeper()
+        self._progress: dict[str, tuple[str, Progress]] = {}
 
     async def join(self, member: Member, weights: int, lease: Lease | None, moved: Moved) -> str:
         """Registers a process with what it holds; the epoch that it joined. Joining twice changes nothing."""
@@ -113,6 +114,7 @@ class Coordinator:
     async def release(self, epoch: str, lease_id: str, weights: int, holder_id: str, moved: Moved) -> None:
         """The run is over; the process holds `weights` now."""
         self._moved[holder_id] = moved
+        self._progress.pop(holder_id, None)
         if self._asked.get(holder_id) == lease_id:
             del self._asked[holder_id]
         try:
@@ -137,6 +139,16 @@ class Coordinator:
         """The process followed `order` and holds `weights` now."""
         self._ledger.shrunk(holder_id, weights, epoch, order)
         self._pump()
+
+    async def advance(self, epoch: str, holder_id: str, request_id: str, progress: Progress) -> None:
+        """How far the run of this process is; forgotten when it ends, so that there is one per process at most."""
+        self._fence(epoch, holder_id)
+        if self._ledger.holders[holder_id].active:
+            self._progress[holder_id] = request_id, progress
+
+    async def progress(self, request_id: str) -> Progress | None:
+        """How far a request is that runs on this card."""
+        return next((progress for running, progress in self._progress.values() if running == request_id), None)
 
     async def room(self, model: str, stage: StageName) -> int:
         """How many replicas of a stage the card has room for, beside all others as they are."""
@@ -270,6 +282,7 @@ class Coordinator:
         del self._members[holder.id]
         self._orders.pop(holder.id, None)
         self._asked.pop(holder.id, None)
+        self._progress.pop(holder.id, None)
         self._moved["gone"].h2d += self._moved[holder.id].h2d
         self._moved["gone"].d2h += self._moved.pop(holder.id).d2h
         loop = asyncio.get_running_loop()

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deployments.coordinator import Coordinator
 
 NAMESPACE = "residency"
+ANSWER_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 def find_coordinator(card_id: str) -> Any:
@@ -27,8 +32,22 @@ def find_coordinator(card_id: str) -> Any:
     )
 
 
-async def all_coordinators() -> list[Any]:
-    """Every card's coordinator in the cluster."""
+async def ask_all(method: str, *args: object) -> list[Any]:
+    """What the coordinators of all cards answer; those that are gone, or whose node is, answer nothing."""
+    answers = await asyncio.gather(*(_ask(one, method, *args) for one in await _all_coordinators()))
+    return [answer for (answer,) in filter(None, answers)]
+
+
+async def _ask(coordinator: Any, method: str, *args: object) -> tuple[Any, ...]:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return (await getattr(coordinator, method).remote(*args),)
+    except (TimeoutError, RayActorError) as error:
+        log.warning("a coordinator does not answer: %r", error)
+        return ()
+
+
+async def _all_coordinators() -> list[Any]:
     named = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
     names = [entry["name"] for entry in named if entry["namespace"] == NAMESPACE]
     found = []

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from types import MappingProxyType
 
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from lightx2v import errors
+from lightx2v.errors import LightError
 
-STATUS: Mapping[type[errors.LightError], int] = MappingProxyType(
+STATUS: Mapping[type[LightError], int] = MappingProxyType(
     {
         errors.InvalidRequest: 400,
         errors.ModelNotFound: 404,
+        errors.VideoNotFound: 404,
+        errors.VideoNotReady: 409,
         errors.PayloadTooLarge: 413,
         errors.Cancelled: 499,
         errors.NonFinite: 500,
@@ -28,17 +33,49 @@ STATUS: Mapping[type[errors.LightError], int] = MappingProxyType(
 )
 NEUTRAL = "The server failed to answer this request."
 
+Handler = Callable[[Request], Awaitable[Response]]
+log = logging.getLogger(__name__)
+
+
+def answering(handler: Handler) -> Handler:
+    """Errors become answers; an unexpected one is logged with its traceback, of which the caller is told nothing."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except LightError as error:
+            log.info("%s %s: %s: %s", request.method, request.url.path, error.code, error)
+            return error_response(error)
+        except HTTPException:
+            raise
+        except Exception as error:
+            log.exception("%s %s failed", request.method, request.url.path)
+            return error_response(error)
+
+    return answer
+
 
 def error_response(error: BaseException) -> JSONResponse:
-    """Only errors listed above, and starlette's own, may speak; any other is answered without its message."""
+    """The answer that says what went wrong."""
     error = cause(error)
+    headers = error.headers if isinstance(error, HTTPException) else _retry_after(error)
+    return JSONResponse({"error": error_body(error)}, _status(error), headers)
+
+
+def error_body(error: BaseException) -> dict[str, str | None]:
+    """`message`, `type`, `param` and `code`.
+
+    Only errors listed above, and starlette's own, may speak; any other is answered without its message.
+    """
+    error = cause(error)
+    message, code = NEUTRAL, LightError.code
     if isinstance(error, HTTPException):
-        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        return _envelope(error.status_code, str(error.detail), code, headers=error.headers)
-    if not isinstance(error, errors.LightError) or type(error) not in STATUS:
-        return _envelope(500, NEUTRAL, errors.LightError.code)
+        message, code = str(error.detail), HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    elif isinstance(error, LightError) and type(error) in STATUS:
+        message, code = str(error), error.code
     param = error.param if isinstance(error, errors.InvalidRequest) else None
-    return _envelope(STATUS[type(error)], str(error), error.code, param, _retry_after(error))
+    kind = "invalid_request_error" if _status(error) < 500 else "server_error"
+    return {"message": _writable(message), "type": kind, "param": param and _writable(param), "code": code}
 
 
 def cause(error: BaseException) -> BaseException:
@@ -48,18 +85,16 @@ def cause(error: BaseException) -> BaseException:
     return error
 
 
-def _retry_after(error: errors.LightError) -> dict[str, str] | None:
+def _status(error: BaseException) -> int:
+    if isinstance(error, HTTPException):
+        return error.status_code
+    return STATUS.get(type(error), 500) if isinstance(error, LightError) else 500
+
+
+def _retry_after(error: BaseException) -> dict[str, str] | None:
     if not isinstance(error, errors.QueueFull):
         return None
     return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
-
-
-def _envelope(
-    status: int, message: str, code: str, param: str | None = None, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    body = {"message": _writable(message), "type": kind, "param": param and _writable(param), "code": code}
-    return JSONResponse({"error": body}, status, headers)
 
 
 def _writable(text: str) -> str:

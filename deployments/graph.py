@@ -14,7 +14,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.lease import Job, Terms
-from lightx2v.core import GenerateRequest, Picture, Reference, StageName
+from lightx2v.core import GenerateRequest, Picture, Reference, StageName, Video
 from lightx2v.errors import DeadlineExceeded, LightError, StageLost
 
 LOST = (RayActorError, OutOfMemoryError, DeploymentUnavailableError)
@@ -31,8 +31,8 @@ class Graph:
 
     async def generate(
         self, requests: Sequence[GenerateRequest], references: Sequence[Reference], seconds: float
-    ) -> list[Picture]:
-        """One picture per request; all have the same prompt and references, which are encoded once.
+    ) -> list[Picture | Video]:
+        """One picture or video per request; all have the same prompt and references, which are encoded once.
 
         Raises DeadlineExceeded after `seconds`, StageLost if a stage died twice, or what a stage raised.
         """
@@ -45,7 +45,7 @@ class Graph:
                 encoded = tasks.create_task(self._encoded(journey, requests[0], fitted))
                 made = [tasks.create_task(self._make(journey, request, conditioning, encoded)) for request in requests]
         except TimeoutError:
-            raise DeadlineExceeded(f"no picture within {seconds:g} s") from None
+            raise DeadlineExceeded(f"not made within {seconds:g} s") from None
         except ExceptionGroup as group:
             raise _first(group) from None
         return [task.result() for task in made]
@@ -63,13 +63,13 @@ class Graph:
         request: GenerateRequest,
         conditioning: asyncio.Task[DeploymentResponse],
         encoded: asyncio.Task[Any],
-    ) -> Picture:
+    ) -> Picture | Video:
         stages, inputs = self._stages, (await conditioning, await encoded)
         latents = await journey.call(stages["denoise"], "run", request, *inputs)
         if "refine" in stages and (await latents).history:
             latents = await journey.call(stages["refine"], "run", request, *inputs, latents)
-        picture: Picture = await (await journey.call(stages["decode"], "run", request, latents))
-        return picture
+        made: Picture | Video = await (await journey.call(stages["decode"], "run", request, latents))
+        return made
 
 
 class Journey:

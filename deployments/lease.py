@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ray.exceptions import RayActorError, RayTaskError
 
 from deployments.coordinator import Member, Moved
+from lightx2v.core import Progress
 from lightx2v.errors import StaleEpoch
 from lightx2v.residency.lease import Lease
 
@@ -48,6 +49,8 @@ class Lessee:
         self._epoch = ""
         self._joining = asyncio.Lock()
         self._context = Context()
+        self._news: tuple[str, Progress] | None = None
+        self._telling: asyncio.Task[None] | None = None
 
     async def start(self) -> asyncio.Task[None]:
         """Joins, and obeys from then on in the task that is returned."""
@@ -71,6 +74,12 @@ class Lessee:
         """Notes what the stage has resident after its run."""
         self._weights = nbytes
 
+    def advance(self, request_id: str, progress: Progress) -> None:
+        """Lets the coordinator know how far a run is: the latest, one message at a time, and nobody waits for it."""
+        self._news = request_id, progress
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.get_running_loop().create_task(self._tell(), context=self._context)
+
     async def room(self) -> int:
         """Replicas of this stage that the card has room for."""
         room: int = await self._call("room", self._member.holder.model, self._member.holder.stage)
@@ -89,6 +98,11 @@ class Lessee:
             await self._apart(self._call("abandon", self._id, fenced=True))
             raise
         return lease
+
+    async def _tell(self) -> None:
+        while self._lease is not None and self._news is not None:
+            news, self._news = self._news, None
+            await self._call("advance", self._id, *news, fenced=True)
 
     async def _apart(self, call: Coroutine[Any, Any, None]) -> None:
         """Runs to its end even if the request is cancelled meanwhile. Ray takes what a request calls down with it, and

@@ -48,6 +48,7 @@ class StageServer:
 
     async def __init__(self, stage: StageName, model: str, settings: EngineSettings, cuda: bool) -> None:  # type: ignore[misc]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=stage)
+        self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
         self._memory = asyncio.Lock()
         self._broken: torch.AcceleratorError | None = None
@@ -112,11 +113,14 @@ class StageServer:
     ) -> Any:
         arguments: list[Any] = [request, *unpack(inputs), cancelled.is_set]
         if isinstance(self._stage, StepStage):
-            arguments.append(partial(self._log_progress, request))
+            arguments.append(partial(self._report, request))
         return pack(self._stage.perform(grant, getattr(self._stage, job), *arguments))
 
-    def _log_progress(self, request: GenerateRequest, progress: Progress) -> None:
+    def _report(self, request: GenerateRequest, progress: Progress) -> None:
+        """Only of videos: a picture is the answer to its request, so nobody can ask how far it is."""
         log.debug("request %s: step %d of %d", request.id, progress.step, progress.total)
+        if request.frames > 1:
+            self._loop.call_soon_threadsafe(self._lessee.advance, request.id, progress)
 
     def _moved(self) -> Moved:
         return Moved(self._device.h2d_bytes, self._device.d2h_bytes)

@@ -36,6 +36,18 @@ class ModelNotFound(LightError):
     code = "model_not_found"
 
 
+class VideoNotFound(LightError):
+    """No video of that id, or one that was deleted, has expired or failed."""
+
+    code = "video_not_found"
+
+
+class VideoNotReady(LightError):
+    """A video that is still being made."""
+
+    code = "video_not_ready"
+
+
 class InvalidSettings(LightError):
     """A setting that cannot be understood or honoured; found before anything is loaded."""
 
@@ -87,7 +99,7 @@ class StaleEpoch(LightError):
 
 
 class Cancelled(LightError):
-    """The caller went away; raised between two denoising steps."""
+    """The caller went away, or cancelled a video; raised between two denoising steps."""
 
     code = "cancelled"
 

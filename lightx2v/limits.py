@@ -28,6 +28,8 @@ class Limits:
     max_steps: int = 100
     max_guidance: float = 100.0
     max_frames: int = 161
+    max_video_pixels: int = 161 * 1280 * 720
+    """In all frames: ten seconds of 720p. Attention's work grows with its square; the host holds 3 bytes of each."""
     max_prompt_chars: int = 32_768
     max_references: int = 8
     max_json_bytes: int = 1 << 20
@@ -41,6 +43,9 @@ class Limits:
         `clip`: of a model that makes videos."""
         self._check_size(request.size, multiple)
         self._check_frames(request.frames, clip)
+        if request.frames > 1:
+            area = request.size.width * request.size.height
+            _at_most(self.max_video_pixels // area, request.frames, "num_frames", f" of {request.size}")
         if not request.prompt.strip():
             raise InvalidRequest("prompt: must not be empty", "prompt")
         if not 0 <= request.seed < SEEDS:

@@ -46,6 +46,7 @@ class StepStage(Stage[D]):
         before, after = self.component.others(request)
         total = before + self.passes(request) + after
         with self._adapters.beside(request):
+            report(Progress(before, total))
             for done, latents in enumerate(steps, start=before + 1):
                 last = latents
                 report(Progress(done, total))

@@ -104,6 +104,22 @@ def test_bad_images(server: Server, damage: str) -> None:
     refused(server.edit([images[damage]]), "image")
 
 
+def test_a_video_of_a_model_that_makes_pictures(server: Server) -> None:
+    reference = {"input_reference": ("a.png", png(noise(Size(64, 64))), "image/png")}
+    refused(server.http.post("/v1/videos", data={"prompt": "a circle"}, files=reference), "model")
+    refused(server.http.post("/v1/videos", json={"prompt": "a circle"}), "model")
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_bad_bodies_of_videos(server: Server, body: bytes) -> None:
+    assert server.http.post("/v1/videos", content=body, headers={"Content-Type": JSON}).status_code == 400
+
+
+def test_an_edit_of_nothing(server: Server) -> None:
+    form = {"prompt": (None, "a circle")}
+    refused(server.http.post("/v1/images/edits", files=form), "image")
+
+
 def test_too_many_images(server: Server) -> None:
     assert server.edit([png(noise(Size(64, 64)))] * 20).status_code == 400
 

@@ -82,7 +82,7 @@ def check(answers: list[httpx.Response], pipeline: Pipeline) -> None:
             assert answer.json()["error"]["code"] == "stage_lost"
         else:
             expected = pipeline.generate(asked(PROMPT, Size(64, 64), seed, STEPS))
-            assert np.array_equal(made(answer), expected.pixels)
+            np.testing.assert_array_equal(made(answer), expected.pixels)
 
 
 def test_one_request_alone_survives_the_death_of_its_stage(tight: Server, pipeline: Pipeline) -> None:

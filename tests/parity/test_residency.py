@@ -67,4 +67,4 @@ def test_same_bits_under_every_setting(variant: str, settings: dict[str, Any], r
     checkpoint = request.getfixturevalue(variant)
     expected = make(checkpoint, cpu_offload=False)
     given = settings or {"gpu_budget": BUDGETS[variant]}
-    assert np.array_equal(make(checkpoint, **given).pixels, expected.pixels)
+    np.testing.assert_array_equal(make(checkpoint, **given).pixels, expected.pixels)

@@ -28,7 +28,7 @@ def test_text_to_image_is_the_pipelines_picture(server: Server, pipeline: Pipeli
     answer = server.generate(PROMPT, size="96x64", seed=7, num_inference_steps=3)
     assert answer.status_code == 200
     expected = pipeline.generate(asked(PROMPT, Size(96, 64), 7, steps=3))
-    assert np.array_equal(made(answer), expected.pixels)
+    np.testing.assert_array_equal(made(answer), expected.pixels)
 
 
 def test_two_references_of_different_sizes(server: Server, pipeline: Pipeline) -> None:
@@ -38,7 +38,7 @@ def test_two_references_of_different_sizes(server: Server, pipeline: Pipeline) -
     sizes = tuple(picture.size for picture in pictures)
     expected = pipeline.generate(asked(PROMPT, sizes[0], 3, references=sizes), [Reference(one) for one in pictures])
     assert answer.json()["size"] == "96x64"
-    assert np.array_equal(made(answer), expected.pixels)
+    np.testing.assert_array_equal(made(answer), expected.pixels)
 
 
 def test_seeds(server: Server) -> None:
@@ -70,7 +70,7 @@ def test_concurrent_requests_do_not_mix(server: Server, pipeline: Pipeline) -> N
         answers = list(pool.map(lambda item: server.generate(item[1], seed=item[0]), enumerate(prompts)))
     for seed, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         expected = pipeline.generate(asked(prompt, Size(64, 64), seed))
-        assert np.array_equal(made(answer), expected.pixels)
+        np.testing.assert_array_equal(made(answer), expected.pixels)
 
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])

@@ -73,7 +73,7 @@ def test_alternating_requests_give_what_each_model_gives_alone(
         pictures = list(pool.map(ask, turns))
     for (model, seed), picture in zip(turns, pictures, strict=True):
         expected = pipelines[model].generate(asked(PROMPT, SIZE, seed, steps=STEPS))
-        assert np.array_equal(picture, expected.pixels), (model, seed)
+        np.testing.assert_array_equal(picture, expected.pixels, f"{model}, seed {seed}")
     card = shared.card()
     assert card["peak_granted_bytes"] <= card["budget_bytes"] == budget
     assert card["shrinks_total"] > 0

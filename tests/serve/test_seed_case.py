@@ -92,12 +92,12 @@ def one_of_many(server: Server, pipeline: Pipeline, turn: int) -> None:
         references = [Reference(noise(size, turn)) for size in REFERENCES]
         answer = server.edit([png(reference.fitted) for reference in references], PROMPT, seed=str(turn))
         expected = pipeline.generate(asked(PROMPT, LARGE, turn, references=REFERENCES), references)
-        assert np.array_equal(made(answer), expected.pixels)
+        np.testing.assert_array_equal(made(answer), expected.pixels)
     else:
         size = LARGE if turn % 4 == 1 else Size(64, 64)
         answer = server.generate(PROMPT, size=str(size), seed=turn)
         expected = pipeline.generate(asked(PROMPT, size, turn))
-        assert np.array_equal(made(answer), expected.pixels)
+        np.testing.assert_array_equal(made(answer), expected.pixels)
 
 
 def cancel_in_mid_denoise(server: Server) -> None:

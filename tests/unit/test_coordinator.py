@@ -18,7 +18,7 @@ import pytest
 
 from deployments import coordinator as module
 from deployments.coordinator import Coordinator, Member, Moved
-from lightx2v.core import STAGES, Policy, StageName
+from lightx2v.core import STAGES, Policy, Progress, StageName
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StageLost, StaleEpoch
 from lightx2v.residency.lease import Holder, Lease
 from lightx2v.residency.plan import StageSize
@@ -145,6 +145,37 @@ async def test_a_lease_is_granted_and_released(card: FakeCard, processes: Proces
     await release(coordinator, lease, 60, Moved(60, 0))
     assert (await running(coordinator), await granted(coordinator)) == ([], 60)
     assert (await coordinator.report())["h2d_bytes_total"] == 60
+
+
+async def test_the_progress_of_a_run_is_known_while_it_lasts(card: FakeCard, processes: Processes) -> None:
+    coordinator, one, other = Coordinator("card"), member(processes()), member(processes(), "encode", 30)
+    epoch = await join(coordinator, one, other)
+    lease = await within(await ask(coordinator, one))
+    for step in (1, 2):
+        await coordinator.advance(epoch, one.holder.id, "a", Progress(step, 4))
+    await coordinator.advance(epoch, other.holder.id, "b", Progress(1, 4))
+    assert [await coordinator.progress(name) for name in "ab"] == [Progress(2, 4), None], "b does not run"
+    await release(coordinator, lease, 60)
+    await coordinator.advance(epoch, one.holder.id, "a", Progress(3, 4))
+    assert await coordinator.progress("a") is None
+    with pytest.raises(StaleEpoch):
+        await coordinator.advance("another", one.holder.id, "a", Progress(4, 4))
+
+
+async def test_the_progress_of_the_dead_is_forgotten(card: FakeCard, processes: Processes) -> None:
+    coordinator, process = Coordinator("card"), processes()
+    one = member(process)
+    epoch = await join(coordinator, one)
+    await within(await ask(coordinator, one))
+    await coordinator.advance(epoch, one.holder.id, "a", Progress(1, 4))
+    process.kill()
+    process.wait()
+
+    async def forgotten() -> None:
+        while await coordinator.progress("a"):
+            await asyncio.sleep(0)
+
+    await within(forgotten())
 
 
 async def test_the_oldest_request_is_served_first(card: FakeCard, processes: Processes) -> None:

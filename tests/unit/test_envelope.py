@@ -12,7 +12,8 @@ from ray.exceptions import RayTaskError
 from starlette.exceptions import HTTPException
 
 from deployments.envelope import NEUTRAL, STATUS, error_response
-from deployments.schema import images_body, models_body, parse_form, to_requests
+from deployments.parsing import parse_form
+from deployments.schema import ImageRequest, images_body, models_body, to_requests
 from lightx2v import errors
 from lightx2v.core import Size
 from lightx2v.errors import InvalidRequest
@@ -77,7 +78,7 @@ def test_half_a_surrogate_pair_in_a_message_is_replaced() -> None:
 
 @pytest.mark.parametrize(("kind", "attribute"), [("b64_json", "b64_json"), ("url", "url")])
 def test_openai_reads_the_answer(kind: str, attribute: str) -> None:
-    request = parse_form({**TWO, "response_format": kind, "output_format": "jpeg"})
+    request = parse_form(ImageRequest, {**TWO, "response_format": kind, "output_format": "jpeg"})
     body = images_body(request, to_requests(request, TINY, Limits()), [b"one", b"two"], created=1)
     answer = ImagesResponse.model_validate(json.loads(json.dumps(body)))
     assert (answer.size, answer.output_format, answer.created) == ("64x48", "jpeg", 1)
@@ -88,7 +89,7 @@ def test_openai_reads_the_answer(kind: str, attribute: str) -> None:
 
 
 def test_every_request_needs_its_picture() -> None:
-    request = parse_form(TWO)
+    request = parse_form(ImageRequest, TWO)
     with pytest.raises(ValueError, match="zip"):
         images_body(request, to_requests(request, TINY, Limits()), [b"one"], created=1)
 

@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from deployments import coordinator as module
 from deployments.coordinator import Coordinator, Member, Moved
 from deployments.lease import Lessee, Terms
-from lightx2v.core import StageName
+from lightx2v.core import Progress, StageName
 from lightx2v.errors import LightError, OutOfMemory
 from lightx2v.residency.lease import Holder, Lease
 from lightx2v.residency.plan import StageSize
@@ -154,6 +154,13 @@ async def settled(actor: Remote, expected: dict[str, int]) -> None:
             await asyncio.sleep(0)
 
 
+async def told(actor: Remote, expected: Progress, request_id: str = "a") -> None:
+    """Returns when the coordinator knows of that."""
+    async with asyncio.timeout(2):
+        while await actor.coordinator.progress(request_id) != expected:
+            await asyncio.sleep(0)
+
+
 async def rests(actor: Remote) -> bool:
     return await running(actor.coordinator) == [] and (await actor.coordinator.report())["waiting"] == 0
 
@@ -167,6 +174,46 @@ async def test_a_lease_ends_with_its_block() -> None:
     assert await rests(card.actor)
     assert await resident(card.actor) == {"denoise": 60}
     assert (await card.actor.coordinator.report())["h2d_bytes_total"] == 7
+
+
+async def test_the_latest_progress_is_told_one_message_at_a_time() -> None:
+    card = Card()
+    stage = Stage(card, "denoise")
+    await stage.lessee.start()
+    async with stage.lessee.lease(0, TERMS):
+        for step in range(50):
+            stage.lessee.advance("a", Progress(step, 50))
+        await told(card.actor, Progress(49, 50))
+        assert card.actor.calls.count("advance") == 1
+        reply = card.actor.held["advance"] = asyncio.Event()
+        for step in (1, 2, 3):
+            stage.lessee.advance("b", Progress(step, 4))
+            await told(card.actor, Progress(1, 4), "b")
+        reply.set()
+        await told(card.actor, Progress(3, 4), "b")
+        assert card.actor.calls.count("advance") == 3
+
+
+async def test_progress_is_told_to_a_successor() -> None:
+    card = Card()
+    stage = Stage(card, "denoise")
+    await stage.lessee.start()
+    async with stage.lessee.lease(0, TERMS):
+        successor = card.die()
+        stage.lessee.advance("a", Progress(1, 4))
+        await told(successor, Progress(1, 4))
+
+
+async def test_progress_after_the_run_is_told_to_nobody() -> None:
+    card = Card()
+    stage = Stage(card, "denoise")
+    await stage.lessee.start()
+    async with stage.lessee.lease(0, TERMS):
+        stage.lessee.advance("a", Progress(1, 4))
+    stage.lessee.advance("a", Progress(2, 4))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert card.actor.calls.count("advance") <= 1
 
 
 async def test_a_failing_run_leaves_nothing_leased() -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deployments.media import OutputFormat, encode_picture
+from deployments.media import OutputFormat, encode
 from lightx2v.core import Picture
 from lightx2v.errors import InvalidRequest
 from lightx2v.picture import MAX_PICTURE_PIXELS, decode_picture
@@ -198,7 +198,7 @@ def test_pillow_and_warnings_are_left_as_they_were() -> None:
 def test_a_picture_survives_its_file(kind: OutputFormat, error: float) -> None:
     rows, columns = np.mgrid[0:48, 0:64]
     pixels = np.dstack([rows * 4, columns * 3, rows + columns]).astype(np.uint8)
-    data = encode_picture(Picture(pixels), kind)
+    data = encode(Picture(pixels), kind)
     with Image.open(BytesIO(data)) as opened:
         assert (opened.format or "").lower() == kind
     again = np.asarray(decode_picture(data), dtype=float)

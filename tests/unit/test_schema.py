@@ -12,16 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from deployments import schema
+from deployments import parsing
 from deployments.envelope import error_response
-from deployments.schema import (
-    FIELDS,
-    IGNORED,
-    ImageRequest,
-    parse_form,
-    parse_json,
-    to_requests,
-)
+from deployments.parsing import parse_form, parse_json
+from deployments.schema import ImageRequest, to_requests
 from lightx2v.core import STRENGTH, Size
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import RANDOM_SEEDS, SEEDS, Limits
@@ -29,24 +23,26 @@ from lightx2v.models.flux2.recipe import Flux2Recipe
 from lightx2v.models.registry import Recipe
 from lightx2v.models.zimage.recipe import ZImageRecipe
 
+FIELDS = tuple(ImageRequest.model_fields)
+KEYS = (*FIELDS, *ImageRequest.IGNORED, *ImageRequest.UNSUPPORTED)
 TINY = Flux2Recipe(distilled=True, size=Size(64, 48), steps=4, guidance=1.0, multiple=16)
 STARTED = ZImageRecipe(Size(64, 48), steps=8, guidance=0.0, multiple=16, shift=3.0)
 
 
 def parsed(**values: Any) -> ImageRequest:
-    return parse_json(json.dumps({"prompt": "a cat", **values}).encode())
+    return parse_json(ImageRequest, json.dumps({"prompt": "a cat", **values}).encode())
 
 
 def refused(body: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        parse_json(body)
+        parse_json(ImageRequest, body)
     assert len(str(caught.value)) < 500
     assert len(caught.value.param or "") <= 80
     return caught.value
 
 
 def test_a_prompt_is_enough() -> None:
-    request = parse_json(b'{"prompt": "a cat"}')
+    request = parse_json(ImageRequest, b'{"prompt": "a cat"}')
     assert (request.n, request.seed, request.size, request.response_format) == (1, None, None, "b64_json")
 
 
@@ -67,9 +63,9 @@ def test_every_field_is_understood_from_json_and_from_a_form() -> None:
         "lora_scale": -0.5,
     }
     assert set(values) == set(FIELDS)
-    request = parse_json(json.dumps(values).encode())
+    request = parse_json(ImageRequest, json.dumps(values).encode())
     assert request.size == Size(1024, 768)
-    assert request == parse_form({key: str(value) for key, value in values.items()})
+    assert request == parse_form(ImageRequest, {key: str(value) for key, value in values.items()})
 
 
 def test_null_is_absent() -> None:
@@ -77,8 +73,8 @@ def test_null_is_absent() -> None:
 
 
 def test_what_has_no_meaning_here_is_ignored() -> None:
-    assert parsed(**{key: {"any": ["thing"]} for key in IGNORED}, stream=False) == parsed()
-    assert parse_form({"prompt": "a cat", "stream": "false", "quality": "high"}) == parsed()
+    assert parsed(**{key: {"any": ["thing"]} for key in ImageRequest.IGNORED}, stream=False) == parsed()
+    assert parse_form(ImageRequest, {"prompt": "a cat", "stream": "false", "quality": "high"}) == parsed()
 
 
 BAD: dict[str, list[Any]] = {
@@ -170,7 +166,7 @@ def test_only_one_short_key_is_compared_with_the_known(body: str, monkeypatch: p
         compared.append(key)
         return []
 
-    monkeypatch.setattr(schema, "get_close_matches", compare)
+    monkeypatch.setattr(parsing, "get_close_matches", compare)
     refused(BODIES[body])
     assert len(compared) == 1
     assert len(compared[0]) <= 80
@@ -214,7 +210,7 @@ def test_a_message_says_what_was_got_and_what_is_allowed() -> None:
 )
 def test_a_bad_form_is_refused(fields: dict[str, str]) -> None:
     with pytest.raises(InvalidRequest):
-        parse_form(fields)
+        parse_form(ImageRequest, fields)
 
 
 JSON = st.recursive(
@@ -226,14 +222,16 @@ JSON = st.recursive(
 @given(st.binary(max_size=64) | st.text(max_size=64).map(str.encode))
 def test_no_bytes_do_more_than_be_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        parse_json(body)
+        parse_json(ImageRequest, body)
 
 
 @settings(max_examples=300)
-@given(st.dictionaries(st.sampled_from((*FIELDS, *IGNORED, "stream", "mask")) | st.text(), JSON, max_size=5))
+@given(
+    st.dictionaries(st.sampled_from((*FIELDS, *ImageRequest.IGNORED, "stream", "mask")) | st.text(), JSON, max_size=5)
+)
 def test_no_json_does_more_than_be_refused(values: dict[str, Any]) -> None:
     with suppress(InvalidRequest):
-        to_requests(parse_json(json.dumps(values).encode()), TINY, Limits())
+        to_requests(parse_json(ImageRequest, json.dumps(values).encode()), TINY, Limits())
 
 
 def test_pictures_of_a_request_have_consecutive_seeds() -> None:
@@ -326,7 +324,7 @@ def test_the_longest_prompts_fit_the_json_limit() -> None:
     longest = "\U0010ffff" * limits.max_prompt_chars
     body = json.dumps({"prompt": longest, "negative_prompt": longest}).encode()
     assert len(body) < limits.max_json_bytes
-    assert to_requests(parse_json(body), TINY, limits)[0].prompt == longest
+    assert to_requests(parse_json(ImageRequest, body), TINY, limits)[0].prompt == longest
 
 
 def test_a_request_is_frozen() -> None:

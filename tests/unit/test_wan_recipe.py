@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deployments.schema import parse_json, to_requests
+from deployments.parsing import parse_json
+from deployments.schema import ImageRequest, to_requests
 from lightx2v.checkpoint import read_stages
 from lightx2v.config import EngineSettings
 from lightx2v.core import Clip, GenerateRequest, Size
@@ -131,7 +132,7 @@ def test_a_request_names_one_scale_for_both(experts: Path, guidance: float | Non
     """That the model's own two apply is said by None."""
     body = {"prompt": "a cat"} | ({} if guidance is None else {"guidance_scale": guidance})
     recipe = read_recipe(experts)
-    (request,) = to_requests(parse_json(json.dumps(body).encode()), recipe, Limits())
+    (request,) = to_requests(parse_json(ImageRequest, json.dumps(body).encode()), recipe, Limits())
     assert (request.guidance, request.refine_guidance) == (guidance or recipe.guidance, guidance)
 
 

@@ -1,0 +1,103 @@
+"""From a body to a request of some kind: nothing is guessed, and what is unknown is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lightx2v.errors import InvalidRequest
+
+
+class Body(BaseModel):
+    """What a kind of request takes are its fields."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    IGNORED: ClassVar[frozenset[str]] = frozenset()
+    """Documented by OpenAI, without meaning for an open model; accepted so that stock clients work."""
+
+    UNSUPPORTED: ClassVar[Mapping[str, str]] = {}
+    """Documented by OpenAI, with what is said to who asks for it; `false` does not ask."""
+
+
+B = TypeVar("B", bound=Body)
+
+
+def parse_json(kind: type[B], body: bytes) -> B:
+    """`null` means absent, as OpenAI documents it. Raises InvalidRequest."""
+    try:
+        values = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not JSON in UTF-8: {error}"[:200]) from None
+    if not isinstance(values, dict):
+        raise InvalidRequest(f"the body must be a JSON object, got {shown(values)}")
+    present = _known(kind, {key: value for key, value in values.items() if value is not None})
+    try:
+        return kind.model_validate(present)
+    except ValidationError as error:
+        raise _first(error) from None
+
+
+def parse_form(kind: type[B], fields: Mapping[str, str]) -> B:
+    """The text fields of a form, where numbers come as strings. Raises InvalidRequest."""
+    try:
+        return kind.model_validate_strings(_known(kind, fields))
+    except ValidationError as error:
+        raise _first(error) from None
+
+
+def shown(value: object) -> str:
+    """At most 80 characters of what the caller sent."""
+    if not isinstance(value, str | int | float):
+        return f"a {type(value).__name__}"
+    text = repr(value[:80] if isinstance(value, str) else value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise InvalidRequest(f"{shown(key)} is given twice", key[:80])
+        values[key] = value
+    return values
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidRequest(f"{name} is not a number in JSON")
+
+
+def _known(kind: type[Body], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is ignored. Checked before pydantic, which would describe each of 10^5 unknown keys."""
+    known: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in kind.model_fields:
+            known[key] = value
+        elif key in kind.UNSUPPORTED and value not in (False, "false"):
+            raise InvalidRequest(f"{key} {kind.UNSUPPORTED[key]}", key)
+        elif key not in kind.IGNORED and key not in kind.UNSUPPORTED:
+            raise InvalidRequest(f"unknown parameter {shown(key)}; {_nearest(kind, key[:80])}", key[:80])
+    return known
+
+
+def _nearest(kind: type[Body], key: str) -> str:
+    fields = tuple(kind.model_fields)
+    within = [field for field in fields if len(key) > 2 and key in field]
+    near = within or get_close_matches(key, fields, n=1)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
+
+
+def _first(error: ValidationError) -> InvalidRequest:
+    """The first complaint, with what was got."""
+    first = error.errors(include_url=False)[0]
+    param = str(first["loc"][0])
+    if first["type"] == "missing":
+        return InvalidRequest(f"{param} is required", param)
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
+    return InvalidRequest(f"{param}: {message}, got {shown(first['input'])}", param)

@@ -1,0 +1,121 @@
+"""What the videos API takes, refuses and answers; what it shares with pictures is tested with these."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from openai.types import Video, VideoDeleteResponse
+
+from deployments.jobs import Jobs
+from deployments.parsing import parse_form, parse_json
+from deployments.video_schema import VideoRequest, check_model, deleted_body, to_request, video_body
+from lightx2v.core import Clip, GenerateRequest, Size
+from lightx2v.errors import InvalidRequest
+from lightx2v.limits import Limits
+from lightx2v.models.flux2.recipe import Flux2Recipe
+from lightx2v.models.wan.recipe import WanRecipe
+
+WAN = WanRecipe(Size(832, 480), 50, 5.0, 16, Clip(81, 4, 16))
+FLUX = Flux2Recipe(distilled=True, size=Size(64, 48), steps=4, guidance=1.0, multiple=16)
+
+
+def asked(**values: Any) -> VideoRequest:
+    return parse_json(VideoRequest, json.dumps({"prompt": "a cat", **values}).encode())
+
+
+def made(**values: Any) -> GenerateRequest:
+    return to_request(asked(**values), WAN, Limits())
+
+
+def test_a_prompt_is_enough() -> None:
+    request = made()
+    assert (request.frames, request.size, request.steps, request.guidance) == (81, Size(832, 480), 50, 5.0)
+
+
+def test_every_field_is_understood_from_json_and_from_a_form() -> None:
+    values = {
+        "prompt": "a cat 🐈",
+        "model": "wan",
+        "size": "832x480",
+        "seconds": "2.5",
+        "num_frames": 41,
+        "seed": 2**63 - 1,
+        "num_inference_steps": 8,
+        "guidance_scale": 2.5,
+        "negative_prompt": "dog",
+        "lora": "oil",
+        "lora_scale": -0.5,
+    }
+    assert set(values) == set(VideoRequest.model_fields)
+    assert asked(**values) == parse_form(VideoRequest, {key: str(value) for key, value in values.items()})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "frames"), [("5", 81), (5, 81), ("4", 65), (2.5, 41), ("0.01", 5), ("0.6", 9), (10, 161)]
+)
+def test_seconds_are_the_nearest_frames_that_the_model_makes(seconds: object, frames: int) -> None:
+    assert made(seconds=seconds).frames == frames
+
+
+BAD: list[tuple[str, Any]] = [
+    *(("seconds", value) for value in ["", "0", "0.0", 0, -1, "-1", "1e3", "4s", "٤", "nan", True, [], "9" * 9, 1e-9]),
+    *(("seconds", value) for value in ["10.2", "12", 9999]),
+    *(("num_frames", value) for value in [0, -1, 1, 2, 80, 165, 10**30, "81", 81.0, True]),
+    *(("size", value) for value in ["64", "100x100", "4096x4096"]),
+    ("input_reference", {"image_url": "data:,"}),
+    ("n", 1),
+    ("strength", 0.5),
+    ("response_format", "url"),
+]
+
+
+@pytest.mark.parametrize(("param", "value"), BAD, ids=lambda value: repr(value)[:24])
+def test_a_bad_field_is_refused_by_name(param: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        made(**{param: value})
+    assert caught.value.param == param
+
+
+def test_seconds_or_frames() -> None:
+    with pytest.raises(InvalidRequest, match="not both"):
+        made(seconds="5", num_frames=81)
+
+
+def test_frames_is_near_to_what_it_is_called() -> None:
+    with pytest.raises(InvalidRequest, match="did you mean num_frames"):
+        made(frames=81)
+
+
+def test_frames_and_area_together_are_bounded() -> None:
+    assert made(num_frames=161, size="1280x720").frames == 161
+    with pytest.raises(InvalidRequest, match="at most 71 of 1920x1088") as caught:
+        made(num_frames=73, size="1920x1088")
+    assert caught.value.param == "num_frames"
+    assert made(num_frames=69, size="1920x1088").frames == 69
+
+
+def test_a_model_of_pictures_is_refused_before_any_is_read() -> None:
+    with pytest.raises(InvalidRequest, match="images/generations") as caught:
+        check_model(FLUX, 1)
+    assert caught.value.param == "model"
+
+
+def test_a_picture_is_refused_by_a_model_that_takes_none() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_model(WAN, 1)
+    assert caught.value.param == "input_reference"
+
+
+async def test_openai_reads_the_answers() -> None:
+    async def work() -> bytes:
+        return b"mp4"
+
+    job = Jobs().start("wan", made(seconds="2.5", size="720x1280", seed=3), WAN.clip, work())
+    await asyncio.wait([job.task])
+    video = Video.model_validate(video_body(job), strict=True)
+    assert (video.id, video.status, video.progress, video.seconds) == (job.id, "completed", 100, "2.5")
+    assert video.model_extra == {"seed": 3, "num_frames": 41}
+    assert VideoDeleteResponse.model_validate(deleted_body(job.id)).deleted
