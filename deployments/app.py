@@ -34,6 +34,7 @@ def compose(models: Sequence[AppSettings], server: type[StageServer]) -> Applica
     served = [Served(settings, _stages(settings, server, len(models))) for settings in models]
     ingress = serve.deployment(Ingress).options(
         name="ingress",
+        num_replicas=1,  # the jobs of `deployments.jobs` are in its memory
         max_ongoing_requests=4 * sum(settings.max_queue for settings in models),
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         ray_actor_options={"num_cpus": 0},
