@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from lightx2v.core import GenerateRequest, Picture, Size
@@ -54,12 +55,22 @@ class KLAutoencoder(Autoencoder):
 
     def posterior(self, pixels: np.ndarray[Any, Any], device: torch.device) -> Any:
         """The distribution of the latents, [1, channels, height, width], of RGB in bytes."""
-        levels = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / 255 * 2 - 1
-        return self.module.encode(levels.to(device, self.dtype)).latent_dist
+        return self.module.encode(to_samples(pixels)[None].to(device, self.dtype)).latent_dist
 
     def picture(self, latents: torch.Tensor) -> Picture:
         """Of latents as the encoder gave them. Raises NonFinite rather than return a picture of nothing."""
         return to_picture(self.module.decode(latents).sample[0])
+
+
+def resize(picture: Picture, size: Size) -> np.ndarray[Any, Any]:
+    """Its pixels in another size."""
+    resized = Image.fromarray(picture.pixels).resize((size.width, size.height), Image.Resampling.LANCZOS)
+    return np.asarray(resized)
+
+
+def to_samples(pixels: np.ndarray[Any, Any]) -> torch.Tensor:
+    """RGB in bytes, [height, width, 3], to [3, height, width] from -1 to 1."""
+    return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1) / 255 * 2 - 1
 
 
 def to_picture(samples: torch.Tensor) -> Picture:

@@ -86,6 +86,21 @@ def check_reference(size: Size) -> None:
         )
 
 
+def fit_to_area(image: Image.Image, area: int) -> Image.Image:
+    """A reference picture in RGB, shrunk to at most `area` pixels.
+
+    Raises InvalidRequest if a side is below 64 pixels or one side is more than 8 times the other.
+    """
+    from PIL.Image import Resampling
+
+    check_reference(Size(*image.size))
+    image = image.convert("RGB")
+    scaled = scale_to_area(Size(*image.size), area)
+    if scaled == Size(*image.size):
+        return image
+    return image.resize((scaled.width, scaled.height), Resampling.LANCZOS)
+
+
 def scale_to_area(size: Size, area: int) -> Size:
     """`size` shrunk, its aspect kept and its sides truncated, to at most `area` pixels."""
     if size.width * size.height <= area:
@@ -98,6 +113,8 @@ def check_request(request: GenerateRequest, recipe: Recipe, limits: Limits) -> N
     """Raises InvalidRequest for what may not be asked of anyone, or not of this model."""
     limits.check(request, recipe.multiple, recipe.clip)
     references = len(request.references)
+    if references < recipe.min_references:
+        raise InvalidRequest("image: this model starts from a picture, and none is given", "image")
     if references > recipe.max_references:
         raise InvalidRequest(f"image: this model takes at most {recipe.max_references}, got {references}", "image")
 

@@ -46,6 +46,10 @@ class Recipe(Protocol):
         """So many reference pictures are looked at."""
 
     @property
+    def min_references(self) -> int:
+        """Without so many nothing can be made."""
+
+    @property
     def starts_from_picture(self) -> bool:
         """Whether a reference is where the steps begin, so that a request has a strength."""
 
@@ -125,7 +129,7 @@ FAMILIES = (
     ),
     Family(
         "wan",
-        ("WanPipeline",),
+        ("WanPipeline", "WanImageToVideoPipeline"),
         "wan.recipe:read_recipe",
         ("wan.encoder:WanTextEncoder", "wan.denoiser:WanDenoiser", "wan.autoencoder:WanAutoencoder"),
     ),

@@ -51,7 +51,11 @@ def open_device(kind: Literal["cuda", "cpu"], settings: EngineSettings, card: st
 
 
 def planning_request(settings: EngineSettings) -> GenerateRequest:
-    """The request that the plan is made for: all defaults, no references. Others make others give way meanwhile."""
+    """The request that the plan is made for: all defaults, no more references than must be. Others make others give way
+    meanwhile."""
     recipe = read_recipe(settings)
     frames = recipe.clip.frames if recipe.clip else 1
-    return GenerateRequest("plan", "", recipe.size, recipe.steps, 0, recipe.guidance, frames=frames)
+    references = (recipe.size,) * recipe.min_references
+    return GenerateRequest(
+        "plan", "", recipe.size, recipe.steps, 0, recipe.guidance, references=references, frames=frames
+    )

@@ -6,7 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import (
+    AutoencoderKLWan,
+    DiffusionPipeline,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+)
 from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
 from tests.checkpoints.randomise import randomise
@@ -51,6 +58,7 @@ TRANSFORMER: dict[str, Any] = {
 SIZES: dict[str, dict[str, Any]] = {
     "1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
     "14b": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
+    "i2v-14b": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40, "in_channels": 36},
 }
 VAE: dict[str, Any] = {
     "base_dim": 96,
@@ -63,16 +71,31 @@ VAE: dict[str, Any] = {
 
 def write_wan(folder: Path, *, max_shard_size: str = "5GB") -> Path:
     """A Wan 2.1 checkpoint of 0.8 million parameters. The same bytes at every call."""
+    pipeline = WanPipeline(**_parts(), vae=make_vae(), transformer=make_transformer())
+    return _save(pipeline, folder, "64x48", max_shard_size)
+
+
+def write_wan_i2v(folder: Path) -> Path:
+    """Of a picture to video, without an image encoder."""
+    transformer = make_transformer(in_channels=36)
+    parts = _parts() | {"vae": make_vae(), "image_encoder": None, "image_processor": None}
+    return _save(WanImageToVideoPipeline(**parts, transformer=transformer), folder, "64x48")
+
+
+def _parts() -> dict[str, Any]:
+    """What is the same in all."""
     tokenizer = make_tokenizer()
-    pipeline = WanPipeline(
-        tokenizer=tokenizer,
-        text_encoder=make_text_encoder(len(tokenizer)),
-        vae=make_vae(),
-        scheduler=UniPCMultistepScheduler(**SCHEDULER),
-        transformer=make_transformer(),
-    )
+    text_encoder = make_text_encoder(len(tokenizer))
+    return {
+        "tokenizer": tokenizer,
+        "text_encoder": text_encoder,
+        "scheduler": UniPCMultistepScheduler(**SCHEDULER),
+    }
+
+
+def _save(pipeline: DiffusionPipeline, folder: Path, size: str, max_shard_size: str = "5GB") -> Path:
     pipeline.save_pretrained(folder, max_shard_size=max_shard_size)
-    defaults = {"size": "64x48", "num_frames": 9, "num_inference_steps": 4}
+    defaults = {"size": size, "num_frames": 9, "num_inference_steps": 4}
     (folder / "generation_config.json").write_text(json.dumps(defaults))
     return folder
 
@@ -109,6 +132,6 @@ def make_vae() -> AutoencoderKLWan:
     return randomise(AutoencoderKLWan(**VAE | {"base_dim": 8, "num_res_blocks": 1}), seed=2)
 
 
-def make_transformer() -> WanTransformer3DModel:
+def make_transformer(**shape: Any) -> WanTransformer3DModel:
     widths = {"num_attention_heads": 2, "attention_head_dim": 28, "num_layers": 3, "ffn_dim": 96, "text_dim": FEATURES}
-    return randomise(WanTransformer3DModel(**TRANSFORMER | widths), seed=3)
+    return randomise(WanTransformer3DModel(**TRANSFORMER | widths | shape), seed=3)

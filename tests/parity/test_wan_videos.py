@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock, patch
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
+from PIL import Image
 
-from lightx2v.core import GenerateRequest, Video
-from tests.parity.reference import LATENTS, PIXELS, generate, load_reference, make_request
+from lightx2v.config import EngineSettings
+from lightx2v.core import GenerateRequest, Picture, Size, Video
+from lightx2v.models.wan.recipe import read_recipe
+from lightx2v.pipeline import Pipeline
+from lightx2v.stages.build import planning_request
+from tests.parity.reference import LATENTS, PIXELS, generate, load_reference, make_image, make_request
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +26,25 @@ def oracle(wan: Path) -> WanPipeline:
     return load_reference(wan)
 
 
+@pytest.fixture(scope="module")
+def i2v_oracle(wan_i2v: Path) -> WanImageToVideoPipeline:
+    return load_reference(wan_i2v)
+
+
 def reference_generate(
-    pipeline: WanPipeline, request: GenerateRequest
+    pipeline: DiffusionPipeline, request: GenerateRequest, **picture: Image.Image
 ) -> tuple[torch.Tensor, npt.NDArray[np.floating]]:
-    """The last latents, [tokens, channels], and the video, [frames, height, width, 3] from 0 to 1."""
-    last: dict[str, torch.Tensor] = {}
-    video = pipeline(
+    """The latents that are decoded, [tokens, channels], and the video, [frames, height, width, 3] from 0 to 1."""
+    config, decoded = pipeline.vae.config, Mock(wraps=pipeline.vae.decode)
+    with patch.object(pipeline.vae, "decode", decoded):
+        video = _call(pipeline, request, **picture)
+    latents = decoded.call_args.args[0][0].flatten(1).transpose(0, 1)
+    return (latents - torch.tensor(config.latents_mean)) / torch.tensor(config.latents_std), video
+
+
+def _call(pipeline: DiffusionPipeline, request: GenerateRequest, **picture: Image.Image) -> npt.NDArray[np.floating]:
+    video: npt.NDArray[np.floating] = pipeline(
+        **picture,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         width=request.size.width,
@@ -33,14 +53,17 @@ def reference_generate(
         num_inference_steps=request.steps,
         guidance_scale=request.guidance,
         generator=torch.Generator("cpu").manual_seed(request.seed),
-        callback_on_step_end=lambda _pipeline, _step, _time, tensors: last.update(tensors) or tensors,
     ).frames[0]
-    return last["latents"][0].flatten(1).transpose(0, 1), video
+    return video
 
 
-def compare(checkpoint: Path, oracle: WanPipeline, request: GenerateRequest) -> None:
-    latents, made = generate(checkpoint, request)
-    expected_latents, expected = reference_generate(oracle, request)
+def compare(
+    checkpoint: Path, oracle: DiffusionPipeline, request: GenerateRequest, image: Image.Image | None = None
+) -> None:
+    fitted = [] if image is None else [Picture(np.asarray(read_recipe(checkpoint).fit_reference(image)))]
+    request = replace(request, references=tuple(picture.size for picture in fitted))
+    latents, made = generate(checkpoint, request, fitted)
+    expected_latents, expected = reference_generate(oracle, request, **({} if image is None else {"image": image}))
     assert latents.frames == (request.frames - 1) // 4 + 1
     assert (latents.tokens - expected_latents).abs().max().item() <= LATENTS
     assert np.abs(made.pixels / 255 - expected).max() <= (PIXELS + 0.5) / 255
@@ -71,6 +94,23 @@ def test_a_prompt_beyond_the_limit(wan: Path, oracle: WanPipeline) -> None:
     compare(wan, oracle, make_request(32, 32, frames=5, prompt="a red circle " * 300))
 
 
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("frames", [1, 9, 17])
+def test_picture_to_video(wan_i2v: Path, i2v_oracle: DiffusionPipeline, frames: int, guidance: float) -> None:
+    request = make_request(64, 48, frames=frames, guidance=guidance)
+    compare(wan_i2v, i2v_oracle, request, make_image(1, 80, 64))
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (100, 75), (200, 90)])
+def test_pictures_of_any_size(wan_i2v: Path, i2v_oracle: DiffusionPipeline, width: int, height: int) -> None:
+    request = make_request(48, 80, frames=5, guidance=3.5, negative_prompt="blurry")
+    compare(wan_i2v, i2v_oracle, request, make_image(2, width, height))
+
+
+def test_the_plan_is_for_what_must_be_given(wan_i2v: Path) -> None:
+    assert planning_request(EngineSettings(model=str(wan_i2v))).references == (Size(64, 48),)
+
+
 def test_one_frame_is_a_picture_and_more_are_a_video(wan: Path) -> None:
     picture, video = (generate(wan, make_request(32, 32, frames=frames, steps=1))[1] for frames in (1, 5))
     assert picture.pixels.shape == (32, 32, 3)
@@ -80,9 +120,6 @@ def test_one_frame_is_a_picture_and_more_are_a_video(wan: Path) -> None:
 
 def test_requests_leave_nothing_behind(wan: Path) -> None:
     """Neither the solver's history nor the decoder's memory of frames."""
-    from lightx2v.config import EngineSettings
-    from lightx2v.pipeline import Pipeline
-
     pipeline = Pipeline(EngineSettings(model=str(wan), dtype="float32", device="cpu"))
     request, other = make_request(32, 32, frames=9, guidance=5.0), make_request(48, 32, frames=5, seed=1)
     first = pipeline.generate(request).pixels

@@ -35,6 +35,7 @@ class QwenImageRecipe:
     guidance: float
     multiple: int
     max_references: int = 0
+    min_references: int = 0
     starts_from_picture: bool = False
     clip: Clip | None = None
 
