@@ -59,6 +59,13 @@ SIZES: dict[str, dict[str, Any]] = {
     "1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
     "14b": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
     "i2v-14b": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40, "in_channels": 36},
+    "ti2v-5b": {
+        "num_attention_heads": 24,
+        "ffn_dim": 14336,
+        "num_layers": 30,
+        "in_channels": 48,
+        "out_channels": 48,
+    },
 }
 VAE: dict[str, Any] = {
     "base_dim": 96,
@@ -66,6 +73,18 @@ VAE: dict[str, Any] = {
     "dim_mult": [1, 2, 4, 4],
     "num_res_blocks": 2,
     "temperal_downsample": [False, True, True],
+}
+
+
+VAE_22: dict[str, Any] = VAE | {
+    "base_dim": 160,
+    "decoder_base_dim": 256,
+    "z_dim": 48,
+    "is_residual": True,
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,
+    "scale_factor_spatial": 16,
 }
 
 
@@ -80,6 +99,13 @@ def write_wan_i2v(folder: Path) -> Path:
     transformer = make_transformer(in_channels=36)
     parts = _parts() | {"vae": make_vae(), "image_encoder": None, "image_processor": None}
     return _save(WanImageToVideoPipeline(**parts, transformer=transformer), folder, "64x48")
+
+
+def write_wan_ti2v(folder: Path) -> Path:
+    """Of text, or a picture, to video: a timestep per token, and the autoencoder of Wan 2.2."""
+    vae = make_vae(**VAE_22 | {"base_dim": 12, "decoder_base_dim": 8, "num_res_blocks": 1, "z_dim": 16})
+    transformer = make_transformer()
+    return _save(WanPipeline(**_parts(), vae=vae, transformer=transformer, expand_timesteps=True), folder, "64x64")
 
 
 def _parts() -> dict[str, Any]:
@@ -102,12 +128,14 @@ def _save(pipeline: DiffusionPipeline, folder: Path, size: str, max_shard_size: 
 
 def write_configurations(folder: Path, size: str) -> Path:
     """The published ones, and a small tokenizer."""
+    expand = size == "ti2v-5b"
+    statistics = {"latents_mean": [0.0] * 48, "latents_std": [1.0] * 48}
     configurations = {
-        "model_index.json": {"_class_name": "WanPipeline", "boundary_ratio": None, "expand_timesteps": False},
+        "model_index.json": {"_class_name": "WanPipeline", "boundary_ratio": None, "expand_timesteps": expand},
         "scheduler/scheduler_config.json": {"_class_name": "UniPCMultistepScheduler"} | SCHEDULER,
         "text_encoder/config.json": UMT5_XXL,
         "transformer/config.json": TRANSFORMER | SIZES[size],
-        "vae/config.json": VAE,
+        "vae/config.json": VAE_22 | statistics if expand else VAE,
     }
     for name, values in configurations.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -128,8 +156,8 @@ def make_text_encoder(vocabulary: int) -> UMT5EncoderModel:
     return randomise(UMT5EncoderModel(UMT5Config(**UMT5_XXL | widths)), seed=1)
 
 
-def make_vae() -> AutoencoderKLWan:
-    return randomise(AutoencoderKLWan(**VAE | {"base_dim": 8, "num_res_blocks": 1}), seed=2)
+def make_vae(**shape: Any) -> AutoencoderKLWan:
+    return randomise(AutoencoderKLWan(**VAE | {"base_dim": 8, "num_res_blocks": 1} | shape), seed=2)
 
 
 def make_transformer(**shape: Any) -> WanTransformer3DModel:

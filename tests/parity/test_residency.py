@@ -23,6 +23,7 @@ BUDGETS = {
     "qwen_image": 5_900_000,
     "wan": 10_550_000,
     "wan_i2v": 10_550_000,
+    "wan_ti2v": 10_550_000,
 }
 """Too few bytes for all of a stage at once."""
 
@@ -32,7 +33,7 @@ def make(checkpoint: Path, **settings: Any) -> Picture | Video:
     recipe = find_family(checkpoint).recipe(checkpoint)
     taken = enumerate(SIZES[: recipe.max_references])
     images = [Picture(np.asarray(make_image(seed, *size))) for seed, size in taken]
-    width, height, frames = (32, 48, 9) if recipe.clip else (80, 64, 1)
+    width, height, frames = (32, 64, 9) if recipe.clip else (80, 64, 1)
     sizes = tuple(image.size for image in images)
     request = make_request(width, height, frames=frames, guidance=4.0, negative_prompt="grey " * 40, references=sizes)
     engine = EngineSettings(model=str(checkpoint), dtype="float32", device="cpu", **settings)

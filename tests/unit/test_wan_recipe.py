@@ -48,6 +48,15 @@ def test_a_picture_to_video(checkpoint: Path) -> None:
     assert find_family(checkpoint).recipe(checkpoint) == I2V
 
 
+def test_a_timestep_per_token(checkpoint: Path) -> None:
+    write(checkpoint, "model_index.json", _class_name="WanPipeline", expand_timesteps=True)
+    write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=48)
+    write(checkpoint, "vae/config.json", z_dim=48, scale_factor_spatial=16)
+    assert read_recipe(checkpoint) == WanRecipe(
+        Size(1280, 704), 50, 5.0, 32, Clip(121, 4, 24), max_references=1, expand_timesteps=True
+    )
+
+
 def test_other_channels_are_refused(checkpoint: Path) -> None:
     write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=48)
     with pytest.raises(InvalidCheckpoint, match="48 channels"):
@@ -66,7 +75,7 @@ def test_overrides_that_cannot_be(checkpoint: Path, frames: object) -> None:
         read_recipe(checkpoint)
 
 
-@pytest.mark.parametrize("variant", [{"boundary_ratio": 0.875}, {"expand_timesteps": True}])
+@pytest.mark.parametrize("variant", [{"boundary_ratio": 0.875}])
 def test_other_wans_are_refused(checkpoint: Path, variant: dict[str, object]) -> None:
     write(checkpoint, "model_index.json", _class_name="WanPipeline", **variant)
     with pytest.raises(InvalidCheckpoint, match=next(iter(variant))):

@@ -14,7 +14,7 @@ from lightx2v.layers.rope import Rope, rope_table
 from lightx2v.models.component import Denoiser
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.flow import guide
-from lightx2v.models.wan.condition import Beside, Condition
+from lightx2v.models.wan.condition import Beside, Condition, FirstFrame
 from lightx2v.models.wan.latents import to_grid, to_latents
 from lightx2v.models.wan.recipe import MAX_TOKENS, VAE, WanRecipe, read_recipe
 from lightx2v.models.wan.schedule import Schedule
@@ -55,7 +55,7 @@ class WanDenoiser(Denoiser):
         widths = max(ATTENTION_WIDTHS, OUTER_WIDTHS + 2 * self.shape.ffn_dim / width)
         per_token = int(MARGIN * widths * width) * self.dtype.itemsize
         rope = self.shape.attention_head_dim * torch.float32.itemsize
-        channels = 10 * self.shape.out_channels + 2 * self.shape.in_channels
+        channels = 6 * self.shape.out_channels + 2 * self.shape.in_channels
         solver = channels * math.prod(self._grid(request)) * torch.float32.itemsize
         text = branches * MAX_TOKENS * (self.shape.text_dim + 6 * width) * self.dtype.itemsize
         return tokens * (branches * per_token + rope) + solver + text
@@ -73,7 +73,7 @@ class WanDenoiser(Denoiser):
     def steps(
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> Iterator[Latents]:
-        condition = self._condition(references, device)
+        condition = self._condition(request, references, device)
         velocity = self._velocity(request, conditioning, condition, device)
         solver = self.schedule.solver(request.steps)
         latents = self._noise(request).to(device)
@@ -100,10 +100,12 @@ class WanDenoiser(Denoiser):
         generator = torch.Generator("cpu").manual_seed(request.seed)
         return torch.randn((1, self.shape.out_channels, *self._grid(request)), generator=generator)
 
-    def _condition(self, references: Sequence[Latents], device: torch.device) -> Condition:
+    def _condition(self, request: GenerateRequest, references: Sequence[Latents], device: torch.device) -> Condition:
         if not references:
             return Condition()
         given = to_grid(references[0])[None].to(device)
+        if self.recipe.expand_timesteps:
+            return FirstFrame(given, self._grid(request)[0])
         return Beside(given, self.recipe.clip.multiple)
 
     def _velocity(

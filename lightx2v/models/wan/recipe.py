@@ -24,8 +24,9 @@ LATENTS = 16
 MAX_TOKENS = 512
 """Prompts are cut to it; the transformer sees zeros in place of what is missing."""
 
-FRAMES, RATE = 81, 16
-"""Five seconds, as the models were trained."""
+SIZE, FRAMES, RATE = Size(832, 480), 81, 16
+EXPANDED_SIZE, EXPANDED_FRAMES, EXPANDED_RATE = Size(1280, 704), 121, 24
+"""Five seconds, as the models were trained; those with a timestep per token have an autoencoder that shrinks more."""
 
 REFERENCE_AREA = 2048 * 2048
 """The most pixels that a reference keeps on its way to the autoencoder, which resizes it to the request's size."""
@@ -45,6 +46,8 @@ class WanRecipe:
     max_references: int = 0
     min_references: int = 0
     starts_from_picture: bool = False
+    expand_timesteps: bool = False
+    """Whether a reference is the first latent frame, at a timestep of its own; else it comes in channels."""
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """The picture in RGB, in its own size if that is not beyond every video that can be made of it.
@@ -71,33 +74,41 @@ class WanRecipe:
 def read_recipe(checkpoint: Path) -> WanRecipe:
     """The recipe of a checkpoint; a `generation_config.json` at its root overrides the family's defaults.
 
-    Raises InvalidCheckpoint for a Wan that is not a Wan 2.1 of text or a picture to video.
+    Raises InvalidCheckpoint for a Wan that is not one of text or a picture to video, with one transformer.
     """
     _check_variant(checkpoint)
     vae = read_configuration(checkpoint, VAE)
     patch = require(read_configuration(checkpoint, TRANSFORMER), "patch_size", checkpoint / TRANSFORMER)
-    references = int(_sees_picture(checkpoint, vae))
+    expanded, beside = _expands(checkpoint), _has_channels(checkpoint, vae)
     recipe = WanRecipe(
-        size=Size(832, 480),
+        size=EXPANDED_SIZE if expanded else SIZE,
         steps=50,
         guidance=5.0,
         multiple=vae.get("scale_factor_spatial", 8) * patch[-1],
-        clip=Clip(FRAMES, vae.get("scale_factor_temporal", 4), RATE),
-        max_references=references,
-        min_references=references,
+        clip=_clip(vae, expanded),
+        max_references=int(expanded or beside),
+        min_references=int(beside),
+        expand_timesteps=expanded,
     )
     return _override_frames(override(recipe, checkpoint), checkpoint)
 
 
 def _check_variant(checkpoint: Path) -> None:
     index, file = read_configuration(checkpoint, INDEX), checkpoint / INDEX
-    if index.get("expand_timesteps"):
-        raise InvalidCheckpoint(f"{file}: a Wan with a timestep per token (expand_timesteps) is not supported")
     if index.get("boundary_ratio") is not None:
         raise InvalidCheckpoint(f"{file}: a Wan of two transformers (boundary_ratio) is not supported")
 
 
-def _sees_picture(checkpoint: Path, vae: dict[str, Any]) -> bool:
+def _expands(checkpoint: Path) -> bool:
+    return bool(read_configuration(checkpoint, INDEX).get("expand_timesteps"))
+
+
+def _clip(vae: dict[str, Any], expanded: bool) -> Clip:
+    multiple = vae.get("scale_factor_temporal", 4)
+    return Clip(EXPANDED_FRAMES, multiple, EXPANDED_RATE) if expanded else Clip(FRAMES, multiple, RATE)
+
+
+def _has_channels(checkpoint: Path, vae: dict[str, Any]) -> bool:
     """Whether the transformer has channels for a picture's latents and their mask beside those for the noise."""
     channels, file = read_configuration(checkpoint, TRANSFORMER).get("in_channels", LATENTS), checkpoint / TRANSFORMER
     latents, mask = vae.get("z_dim", LATENTS), vae.get("scale_factor_temporal", 4)
