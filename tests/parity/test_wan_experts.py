@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline
@@ -21,6 +20,7 @@ from lightx2v.models.wan.refiner import WanRefiner
 from lightx2v.models.wan.schedule import Schedule, remember
 from lightx2v.pipeline import Pipeline
 from tests.checkpoints.wan import make_transformer, write_wan
+from tests.parity.oracle_wan import reference_generate
 from tests.parity.reference import LATENTS, PIXELS, bind, generate, load_reference, make_request
 
 
@@ -32,24 +32,6 @@ def oracle(wan_experts: Path) -> WanPipeline:
 @pytest.fixture(scope="module")
 def pipeline(wan_experts: Path) -> Pipeline:
     return Pipeline(EngineSettings(model=str(wan_experts), dtype="float32", device="cpu"))
-
-
-def reference_generate(oracle: WanPipeline, request: GenerateRequest) -> tuple[torch.Tensor, npt.NDArray[np.floating]]:
-    """The last latents, [tokens, channels], and the video, [frames, height, width, 3] from 0 to 1."""
-    last: dict[str, torch.Tensor] = {}
-    video = oracle(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        width=request.size.width,
-        height=request.size.height,
-        num_frames=request.frames,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance,
-        guidance_scale_2=request.refine_guidance,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        callback_on_step_end=lambda _pipeline, _step, _time, tensors: last.update(tensors) or tensors,
-    ).frames[0]
-    return last["latents"][0].flatten(1).transpose(0, 1), video
 
 
 def compare(pipeline: Pipeline, oracle: WanPipeline, request: GenerateRequest) -> None:
