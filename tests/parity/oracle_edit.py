@@ -7,19 +7,15 @@ encoder which tokens are pictures', so that it falls back to positions on one ax
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from diffusers import QwenImageEditPlusPipeline
 from PIL import Image
 from transformers import BatchFeature
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from lightx2v.core import GenerateRequest
 from lightx2v.models.qwen_image.edit_encoder import PAD
 
 MERGED = 4
@@ -58,23 +54,3 @@ def tell_pictures_apart(text_encoder: Any) -> None:
         return forward(*arguments, **given)
 
     text_encoder.forward = told
-
-
-def reference_edit(
-    pipeline: QwenImageEditPlusPipeline, request: GenerateRequest, images: Sequence[Image.Image]
-) -> tuple[torch.Tensor, npt.NDArray[np.uint8]]:
-    """Its last latents and its picture."""
-    last: dict[str, torch.Tensor] = {}
-    picture = pipeline(
-        image=list(images),
-        prompt=request.prompt,
-        negative_prompt=(request.negative_prompt or " ") if request.guidance > 1 else None,
-        true_cfg_scale=request.guidance,
-        width=request.size.width,
-        height=request.size.height,
-        num_inference_steps=request.steps,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        callback_on_step_end=lambda _pipeline, _step, _time, tensors: last.update(tensors) or tensors,
-        callback_on_step_end_tensor_inputs=["latents"],
-    ).images[0]
-    return last["latents"][0], np.asarray(picture)

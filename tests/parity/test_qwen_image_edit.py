@@ -29,7 +29,8 @@ from lightx2v.models.recipe import check_request, make_reference
 from lightx2v.models.registry import find_family
 from lightx2v.pipeline import Pipeline
 from lightx2v.stages.build import planning_request
-from tests.parity.oracle_edit import load_edit_reference, reference_edit
+from tests.parity.oracle_edit import load_edit_reference
+from tests.parity.oracle_qwen_image import reference_generate
 from tests.parity.reference import LATENTS, PIXELS, generate, make_image, make_request
 from tests.parity.test_qwen_image_parts import features, load
 
@@ -79,7 +80,7 @@ def compare(checkpoint: Path, images: Sequence[Image.Image], **fields: object) -
     references = make_references(checkpoint, images)
     request = edit_request(references, **fields)
     latents, picture = generate(checkpoint, request, references)
-    expected_latents, expected = reference_edit(load_edit_reference(checkpoint), request, images)
+    expected_latents, expected = reference_generate(load_edit_reference(checkpoint), request, image=images)
     assert (latents.tokens - expected_latents).abs().max().item() <= LATENTS
     assert np.abs(picture.pixels.astype(int) - expected.astype(int)).max() <= PIXELS
 

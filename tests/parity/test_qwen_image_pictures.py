@@ -5,37 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-import torch
 from diffusers import QwenImagePipeline
 
 from lightx2v.core import GenerateRequest
+from tests.parity.oracle_qwen_image import reference_generate
 from tests.parity.reference import LATENTS, PIXELS, generate, load_reference, make_request
 
 
 @pytest.fixture(scope="module")
 def reference(qwen_image: Path) -> QwenImagePipeline:
     return load_reference(qwen_image)
-
-
-def reference_generate(
-    pipeline: QwenImagePipeline, request: GenerateRequest
-) -> tuple[torch.Tensor, npt.NDArray[np.uint8]]:
-    """Its convention for a guided request without a negative prompt is a space."""
-    last: dict[str, torch.Tensor] = {}
-    picture = pipeline(
-        prompt=request.prompt,
-        negative_prompt=(request.negative_prompt or " ") if request.guidance > 1 else None,
-        true_cfg_scale=request.guidance,
-        width=request.size.width,
-        height=request.size.height,
-        num_inference_steps=request.steps,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        callback_on_step_end=lambda _pipeline, _step, _time, tensors: last.update(tensors) or tensors,
-        callback_on_step_end_tensor_inputs=["latents"],
-    ).images[0]
-    return last["latents"][0], np.asarray(picture)
 
 
 def compare(checkpoint: Path, pipeline: QwenImagePipeline, request: GenerateRequest) -> None:
