@@ -31,7 +31,7 @@ def compose(models: Sequence[AppSettings], server: type[StageServer]) -> Applica
     """As `build`, with any stage server; what cannot work is refused here, before a process is started."""
     for settings in models:
         read_recipe(settings)
-    served = [Served(settings, _stages(settings, server, len(models))) for settings in models]
+    served = [_serve(settings, server, len(models)) for settings in models]
     ingress = serve.deployment(Ingress).options(
         name="ingress",
         num_replicas=1,  # the jobs of `deployments.jobs` are in its memory
@@ -42,10 +42,17 @@ def compose(models: Sequence[AppSettings], server: type[StageServer]) -> Applica
     return ingress.bind(served)
 
 
-def _stages(settings: AppSettings, server: type[StageServer], models: int) -> dict[StageName, Application]:
-    """The deployments of one of so many models, which divide the cards' fractions."""
+def _serve(settings: AppSettings, server: type[StageServer], models: int) -> Served:
+    """One of so many models. On GPUs its first requests would be slow, so they are rehearsed."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
     cuda = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
+    return Served(settings, _stages(settings, server, models, gpus, cuda), cuda or settings.compiles(cuda))
+
+
+def _stages(
+    settings: AppSettings, server: type[StageServer], models: int, gpus: int, cuda: bool
+) -> dict[StageName, Application]:
+    """The deployments of one of so many models, which divide the cards' fractions."""
     part, suffix = (1 / models if cuda else 0), (f"-{settings.model_id}" if models > 1 else "")
     stages, cards, most = read_stages(settings), max(1, gpus), settings.max_replicas
     if cuda:

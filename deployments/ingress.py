@@ -82,9 +82,9 @@ class Ingress:
         """200 when an image can be made, 503 with the reason otherwise."""
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
-                await asyncio.gather(*(model.graph.ready() for model in self._models))
+                await asyncio.gather(*(model.ready() for model in self._models))
         except (TimeoutError, *LOST):
-            return JSONResponse({"status": "starting", "reason": "a stage does not answer yet"}, 503)
+            return JSONResponse({"status": "starting", "reason": "its stages are being started"}, 503)
         except LightError as error:
             return JSONResponse({"status": "failed", "reason": str(error)}, 503)
         return JSONResponse({"status": "ok"})
@@ -104,6 +104,8 @@ class Ingress:
     @asynccontextmanager
     async def _living(self, _: Starlette) -> AsyncIterator[None]:
         """Around the life of the replica."""
+        for model in self._models:
+            model.start()
         yield
         await self._videos.close()
 

@@ -13,6 +13,7 @@ from statistics import fmean
 from ray.serve.handle import DeploymentHandle
 
 from deployments.graph import Graph
+from deployments.rehearsal import Rehearsal
 from deployments.settings import AppSettings
 from lightx2v.checkpoint import read_recipe
 from lightx2v.core import Reference, StageName
@@ -61,6 +62,7 @@ class Served:
 
     settings: AppSettings
     stages: Mapping[StageName, DeploymentHandle]
+    is_rehearsed: bool
 
 
 class Model:
@@ -71,8 +73,20 @@ class Model:
         self.recipe = read_recipe(served.settings)
         self.limits = Limits(loras=tuple(served.settings.loras))
         self.graph = Graph(served.stages)
+        self.rehearsal = Rehearsal(served.settings, self.recipe, self.graph)
+        self.is_rehearsed = served.is_rehearsed
         self.admission = Admission(served.settings.max_queue)
         self.timeout_seconds = served.settings.request_timeout_seconds
+
+    def start(self) -> None:
+        """To be called when there is an event loop to work in."""
+        if self.is_rehearsed:
+            self.rehearsal.start()
+
+    async def ready(self) -> None:
+        """Returns when a request would be served without delay; raises what keeps the model from it."""
+        await self.graph.ready()
+        await self.rehearsal.over()
 
     def fit(self, data: bytes) -> Reference:
         """An uploaded reference, decoded and fitted. Raises InvalidRequest."""

@@ -26,10 +26,11 @@ from deployments.directory import find_coordinator
 from deployments.lease import Job, Lessee, Terms
 from deployments.probes import CPU_CARD, open_probe
 from deployments.wire import pack, unpack
+from lightx2v.checkpoint import planning_request
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Progress, StageName
 from lightx2v.residency.lease import Holder
-from lightx2v.stages.build import load_stage, open_device, planning_request
+from lightx2v.stages.build import load_stage, open_device
 from lightx2v.stages.denoise import StepStage
 from lightx2v.stages.stage import Grant
 from lightx2v.weights.device import LIBRARY_BYTES

@@ -69,9 +69,21 @@ class EngineSettings(Settings):
     conditioning_cache: int = Field(default=256 << 20, ge=0)
     """Host bytes for what the encoder made of the latest prompts; one that comes again is not encoded again."""
 
+    compile: bool | Literal["auto"] = "auto"
+    """Whether blocks are compiled when they are first used. auto: on a GPU, unless they stream part by part."""
+
     loras: dict[str, str] = Field(default_factory=dict)
     """By the name that a request chooses it with: a safetensors file, a folder or hub id with one, or a file in a hub
     repository, `owner/repository/file.safetensors`. On the command line `name=path,name=path`."""
+
+    @property
+    def by_phase(self) -> bool:
+        """Whether the parts of a block come and go one by one."""
+        return self.cpu_offload is True and self.offload_granularity == "phase"
+
+    def compiles(self, cuda: bool) -> bool:
+        """Whether blocks are compiled on such a device."""
+        return cuda and not self.by_phase if self.compile == "auto" else self.compile
 
     @property
     def policy(self) -> Policy:
@@ -110,6 +122,12 @@ class EngineSettings(Settings):
     def _lazy_load_needs_offload(self) -> EngineSettings:
         if self.lazy_load and self.cpu_offload is not True:
             raise ValueError("lazy_load needs cpu_offload: true (without it the weights would be read once and stay)")
+        return self
+
+    @model_validator(mode="after")
+    def _phases_are_not_compiled(self) -> EngineSettings:
+        if self.compile is True and self.by_phase:
+            raise ValueError("compile: true needs whole blocks; leave it out, or set offload_granularity: block")
         return self
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Full attention. In: [batch, tokens, heads, head_dim] each; out: [batch, tokens, heads * head_dim]."""
     attended = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
     return attended.transpose(1, 2).flatten(2)
+
+
+def exact_masks() -> AbstractContextManager[None]:
+    """Within, a token that a mask lets see nothing gets nothing. Of cuDNN's kernel it gets a mean of what is hidden."""
+    return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size, Video
+from lightx2v.layers.compiled import compile_blocks
 from lightx2v.models.registry import Recipe
 
 
@@ -52,6 +53,10 @@ class Component(ABC):
     def flops(self, request: GenerateRequest) -> float:
         """Operations of one use of all blocks, behind which weights can move; 0 where nothing is known of it."""
         return 0.0
+
+    def compile(self) -> None:
+        """Has what computes most compiled when it is first used."""
+        compile_blocks(self.module, self.blocks)
 
 
 class TextEncoder(Component):
@@ -124,6 +129,9 @@ class Refiner(Denoiser):
 
 class Autoencoder(Component):
     folder = "vae"
+
+    def compile(self) -> None:
+        """Nothing: its blocks are not of one kind, and a family knows best which are worth it."""
 
     @abstractmethod
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import torch
 
-from lightx2v.checkpoint import read_recipe, resolve, resolve_loras
+from lightx2v.checkpoint import resolve, resolve_loras
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, StageName
+from lightx2v.core import StageName
 from lightx2v.models.registry import find_family
 from lightx2v.stages.decode import DecodeStage
 from lightx2v.stages.denoise import DenoiseStage, RefineStage
@@ -51,14 +51,3 @@ def open_device(kind: Literal["cuda", "cpu"], settings: EngineSettings, card: st
         return CudaDevice()
     torch.set_num_threads(os.cpu_count() or 1)
     return CpuDevice(CpuCard(card, settings.gpu_budget) if settings.gpu_budget else None)
-
-
-def planning_request(settings: EngineSettings) -> GenerateRequest:
-    """The request that the plan is made for: all defaults, and no more references than are needed. Others make others
-    give way meanwhile."""
-    recipe = read_recipe(settings)
-    frames = recipe.clip.frames if recipe.clip else 1
-    references = (recipe.size,) * recipe.min_references
-    return GenerateRequest(
-        "plan", "", recipe.size, recipe.steps, 0, recipe.guidance, references=references, frames=frames
-    )

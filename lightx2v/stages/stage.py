@@ -50,9 +50,9 @@ class Stage(Generic[C]):
     def __init__(self, component: C, checkpoint: Path, settings: EngineSettings, device: Device) -> None:
         self.component = component
         self.device = device
-        blocks = component.blocks
-        if settings.cpu_offload is True and settings.offload_granularity == "phase":
-            blocks = _phases(component)
+        blocks = _phases(component) if settings.by_phase else component.blocks
+        if settings.compiles(cuda=device.torch_device.type == "cuda"):
+            component.compile()
         layout = make_layout(component, read_index(checkpoint / component.folder), blocks)
         source = OnDisk(layout) if settings.lazy_load else HostCopy(layout, device.pinned)
         self._residence = Residence(component, layout, source, device)

@@ -53,13 +53,15 @@ class Adapters:
 
     @contextmanager
     def beside(self, request: GenerateRequest) -> Iterator[None]:
-        """Within, the module computes with the request's LoRA. Raises InvalidRequest if there is none of its name."""
+        """Within, the module computes with the request's LoRA. Raises InvalidRequest if there is none of its name.
+
+        Not in compiled code, which does not see hooks that come later."""
         if request.lora is None:
             yield
             return
         adapter = self._find(request.lora)
         states = self._arrived(adapter)
-        with ExitStack() as hooks:
+        with torch.compiler.set_stance("force_eager"), ExitStack() as hooks:
             for branch in adapter.lora.branches:
                 up = states[branch.up.name][branch.first : branch.last]
                 hook = _adding(states[branch.down.name], up, branch.scale * request.lora_scale)

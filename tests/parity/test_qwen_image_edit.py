@@ -15,6 +15,7 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from lightx2v.__main__ import main
+from lightx2v.checkpoint import planning_request
 from lightx2v.config import EngineSettings
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Reference, Size
 from lightx2v.errors import InvalidRequest
@@ -28,7 +29,6 @@ from lightx2v.models.qwen_image.vision import Grid, mix, to_patches
 from lightx2v.models.recipe import check_request, make_reference
 from lightx2v.models.registry import find_family
 from lightx2v.pipeline import Pipeline
-from lightx2v.stages.build import planning_request
 from tests.parity.oracle_edit import load_edit_reference
 from tests.parity.oracle_qwen_image import reference_generate
 from tests.parity.reference import LATENTS, PIXELS, generate, make_image, make_request

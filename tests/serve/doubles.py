@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from ray.serve.deployment import Application
 
 from deployments.app import compose
@@ -18,6 +19,23 @@ class NeverReleases(StageServer):
         if self._stage.name == "denoise":
             return int(self._stage.resident)
         return await super().give_way(limit)
+
+
+class Traced(StageServer):
+    """Runs what would be compiled as it was traced: on CPUs the code itself takes minutes to make."""
+
+    async def __init__(self, *args: Any) -> None:  # type: ignore[misc]
+        compiled = torch.compile
+
+        def trace(forward: Any, *, options: Any, **keywords: Any) -> Any:
+            return compiled(forward, backend="eager", **keywords)
+
+        torch.compile = trace  # type: ignore[assignment]
+        await super().__init__(*args)
+
+
+def traced(args: dict[str, Any]) -> Application:
+    return compose(parse_models(args), Traced)
 
 
 def never_releases(args: dict[str, Any]) -> Application:

@@ -12,6 +12,7 @@ from transformers import MistralConfig
 from transformers.models.mistral.modeling_mistral import MistralModel
 
 from lightx2v.core import Picture
+from lightx2v.layers.attention import exact_masks
 from lightx2v.models.configuration import require
 from lightx2v.models.flux2.encoder import Flux2TextEncoder
 
@@ -34,7 +35,8 @@ class MistralTextEncoder(Flux2TextEncoder):
     prefix = "language_model.model."
 
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        features = super().encode(prompt, pictures, device)
+        with exact_masks():
+            features = super().encode(prompt, pictures, device)
         padding, prompted = features[:1], features[1:]
         return torch.cat((padding.expand(self.max_tokens - len(prompted), -1), prompted))
 

@@ -11,6 +11,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 from transformers.vision_utils import get_vision_position_ids
 
 from lightx2v.core import GenerateRequest, Picture
+from lightx2v.layers.compiled import compile_blocks
 from lightx2v.models.configuration import read_configuration, require
 from lightx2v.models.language import CONFIG
 from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
@@ -44,6 +45,10 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
         depth = self.module.visual.config.depth
         self.blocks = (*(f"{VISION}.blocks.{index}" for index in range(depth)), *self.blocks)
         self.pad = self.tokenizer.convert_tokens_to_ids(PAD)
+
+    def compile(self) -> None:
+        """Of its eyes nothing: a loop over windows, whose number is data, cannot be traced."""
+        compile_blocks(self.module, [block for block in self.blocks if not block.startswith(VISION)])
 
     def source(self, name: str) -> str:
         return name if name.startswith(f"{VISION}.") else super().source(name)

@@ -1,0 +1,65 @@
+"""The first pictures of a model, made at the start and thrown away: what is compiled or loaded when it is first used
+costs no user time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+from PIL import Image
+
+from deployments.graph import LOST, Graph
+from lightx2v.checkpoint import planning_request
+from lightx2v.config import EngineSettings
+from lightx2v.core import GenerateRequest, Reference, Size
+from lightx2v.errors import LightError
+from lightx2v.models.recipe import make_reference
+from lightx2v.models.registry import Recipe
+
+STEPS = 2
+"""Enough for both transformers of a model that has two."""
+
+SECONDS = 1800.0
+GREY = (127, 127, 127)
+
+log = logging.getLogger(__name__)
+
+
+class Rehearsal:
+    """Of one model. It fails when its requests do, and then says so in the log: others may still be served."""
+
+    def __init__(self, settings: EngineSettings, recipe: Recipe, graph: Graph) -> None:
+        self._settings, self._recipe, self._graph = settings, recipe, graph
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def over(self) -> None:
+        """Returns when it has ended, if it was ever begun."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for request, references in self._requests():
+                    tasks.create_task(self._graph.generate([request], references, SECONDS))
+        except* (LightError, *LOST) as group:
+            log.error("the rehearsal failed, so the first requests may be slow: %s", group.exceptions)
+
+    def _requests(self) -> Iterator[tuple[GenerateRequest, list[Reference]]]:
+        """One as it is planned for, and one with a reference where a model can do without."""
+        recipe = self._recipe
+        frames = recipe.clip.multiple + 1 if recipe.clip else 1
+        planned = replace(planning_request(self._settings), id="rehearsal", steps=STEPS, frames=frames)
+        for count in sorted({recipe.min_references, min(1, recipe.max_references)}):
+            references = [_blank(recipe)] * count
+            yield replace(planned, references=tuple(one.fitted.size for one in references)), references
+
+
+def _blank(recipe: Recipe) -> Reference:
+    size: Size = recipe.size
+    return make_reference(Image.new("RGB", (size.width, size.height), GREY), recipe)
