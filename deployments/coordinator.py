@@ -18,7 +18,7 @@ from deployments.probes import open_probe
 from lightx2v.core import Policy, Progress, StageName
 from lightx2v.errors import LightError, OutOfMemory, StageLost, StaleEpoch
 from lightx2v.residency import plan as plans
-from lightx2v.residency.lease import Granted, Holder, Lease, Need, Refused, Shrink
+from lightx2v.residency.lease import Event, Fetch, Holder, Lease, Need, Refused, Shrink, Wish
 from lightx2v.residency.ledger import Ledger
 from lightx2v.residency.plan import Shares, StageSize
 
@@ -68,7 +68,7 @@ class Coordinator:
         self._shares: dict[str, Shares | OutOfMemory] = {}
         self._moved: defaultdict[str, Moved] = defaultdict(Moved)
         self._tickets: dict[str, asyncio.Future[Lease]] = {}
-        self._orders: defaultdict[str, asyncio.Queue[Shrink]] = defaultdict(asyncio.Queue)
+        self._orders: defaultdict[str, asyncio.Queue[Shrink | Fetch]] = defaultdict(asyncio.Queue)
         self._timer: asyncio.TimerHandle | None = None
         self._watches: set[asyncio.Task[None]] = set()
         self._asked: dict[str, str] = {}
@@ -130,8 +130,8 @@ class Coordinator:
         self._forget(holder_id)
         self._pump()
 
-    async def orders(self, epoch: str, holder_id: str) -> Shrink:
-        """Waits until this process has to give way."""
+    async def orders(self, epoch: str, holder_id: str) -> Shrink | Fetch:
+        """Waits until this process has to give way, or may fetch what it needs next."""
         self._fence(epoch, holder_id)
         return await self._orders[holder_id].get()
 
@@ -180,6 +180,7 @@ class Coordinator:
             "grants_total": ledger.grants_total,
             "shrinks_total": ledger.shrinks_total,
             "evictions_total": ledger.evictions_total,
+            "fetches_total": ledger.fetches_total,
             "waiting": ledger.waiting,
             "epoch": self._epoch,
             "coordinator_pid": os.getpid(),
@@ -225,6 +226,16 @@ class Coordinator:
                 self._shares[model] = _shares(members, self._ledger.budget - contexts)
             except OutOfMemory as error:
                 self._shares[model] = error
+        for member in self._members.values():
+            self._ledger.expect(member.holder.id, self._wish(member))
+
+    def _wish(self, member: Member) -> Wish | None:
+        """What it will be granted for its next run; nothing where the settings say when weights come and go."""
+        shares = self._shares[member.holder.model]
+        if isinstance(shares, OutOfMemory) or member.policy != "auto":
+            return None
+        share = shares[member.holder.stage]
+        return Wish(share.placed, plans.running(member.size, share) - share.placed)
 
     def _foreign(self) -> int:
         """Bytes of processes that are not ours. 0 where the driver lists other pids than this namespace's."""
@@ -248,8 +259,8 @@ class Coordinator:
         if (due := self._ledger.next_deadline()) is not None:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._pump)
 
-    def _carry_out(self, event: Granted | Shrink | Refused) -> None:
-        if isinstance(event, Shrink):
+    def _carry_out(self, event: Event) -> None:
+        if isinstance(event, Shrink | Fetch):
             self._orders[event.holder].put_nowait(event)
             return
         if isinstance(event, Refused):

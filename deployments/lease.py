@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from deployments.coordinator import Member, Moved
 from lightx2v.core import Progress
 from lightx2v.errors import StaleEpoch
-from lightx2v.residency.lease import Lease
+from lightx2v.residency.lease import Fetch, Lease
 
 Job = Literal["run", "encode"]
 """What a stage can be asked for; only the autoencoder's encodes."""
@@ -36,13 +36,19 @@ class Lessee:
     """One stage process and its card's coordinator.
 
     `find` gives the coordinator, anew after it died; `drop` brings the device weights down to a number of bytes and
-    returns what is left, and is never called while a lease is running; `moved` reads the counters.
+    `fetch` up to it, both return what is there then and are never called while a lease is running; `moved` reads the
+    counters.
     """
 
     def __init__(
-        self, member: Member, find: Callable[[], Any], drop: Callable[[int], Awaitable[int]], moved: Callable[[], Moved]
+        self,
+        member: Member,
+        find: Callable[[], Any],
+        drop: Callable[[int], Awaitable[int]],
+        fetch: Callable[[int], Awaitable[int]],
+        moved: Callable[[], Moved],
     ) -> None:
-        self._member, self._find, self._drop, self._moved = member, find, drop, moved
+        self._member, self._find, self._drop, self._fetch, self._moved = member, find, drop, fetch, moved
         self._id = member.holder.id
         self._weights = 0
         self._lease: Lease | None = None
@@ -112,7 +118,11 @@ class Lessee:
     async def _obey(self) -> None:
         while True:
             order = await self._call("orders", self._id, fenced=True)
-            self._weights = await self._drop(self._weights - order.nbytes)
+            if isinstance(order, Fetch):
+                self._weights = order.weights
+                self._weights = await self._fetch(order.weights)
+            else:
+                self._weights = await self._drop(self._weights - order.nbytes)
             await self._call("shrunk", self._id, self._weights, order.order, fenced=True)
 
     async def _call(self, method: str, *args: object, fenced: bool = False) -> Any:

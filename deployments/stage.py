@@ -60,7 +60,7 @@ class StageServer:
         context = context_bytes(card_id) if cuda else 0
         holder = Holder(uuid.uuid4().hex, model, stage, os.getpid(), context, self._stage.reachable)
         member = Member(holder, size, settings.policy, settings.gpu_budget)
-        self._lessee = Lessee(member, partial(find_coordinator, card_id), self.give_way, self._moved)
+        self._lessee = Lessee(member, partial(find_coordinator, card_id), self.give_way, self.fetch, self._moved)
         self._obedience = await self._lessee.start()
 
     async def call(self, job: Job, request: GenerateRequest, terms: Terms, *inputs: Any) -> Any:
@@ -79,6 +79,11 @@ class StageServer:
         """Keeps at most `limit` bytes of weights on the device; returns what is left."""
         async with self._memory:
             return int(await self._in_thread(self._stage.drop, max(0, limit)))
+
+    async def fetch(self, limit: int) -> int:
+        """Brings weights to the device, until there are at most `limit` bytes; returns what is there or on its way."""
+        async with self._memory:
+            return int(await self._in_thread(self._stage.fetch, limit))
 
     async def ready(self) -> None:
         """Returns when this stage could serve a request; raises what keeps it from that."""

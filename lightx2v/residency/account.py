@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightx2v.residency.lease import Holder, Lease, Need
+from lightx2v.residency.lease import Holder, Lease, Need, Wish
 
 
 @dataclass(slots=True)
 class Order:
-    """A holder has been asked to come down to `to` bytes of weights; past `due` it is overdue."""
+    """A holder has been asked to come down to `to` bytes of weights, or allowed to come up to them; past `due` it is
+    overdue."""
 
     id: str
     to: int
     due: float
     overdue: bool = False
+    grows: bool = False
 
 
 @dataclass(slots=True)
@@ -29,6 +31,9 @@ class Account:
     before: int = 0
     """Weights held when the lease was granted."""
     order: Order | None = None
+    wish: Wish | None = None
+    offered: int = 0
+    """The most it was allowed to fetch since its last run."""
     dying: bool = False
 
     @property

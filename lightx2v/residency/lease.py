@@ -52,6 +52,14 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """What a holder would have before its next run: `weights`. That run will take `beside` on top."""
+
+    weights: int
+    beside: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """The right to run: at most `weights` on the card, and `workspace` (with the slot) until the release."""
 
@@ -85,6 +93,15 @@ class Shrink:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetch:
+    """The idle holder may come up to `weights`, and is to report what it holds then."""
+
+    holder: str
+    weights: int
+    order: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The ticket is void."""
 
@@ -92,4 +109,4 @@ class Refused:
     error: OutOfMemory | DeadlineExceeded
 
 
-Event = Granted | Shrink | Refused
+Event = Granted | Shrink | Fetch | Refused

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from lightx2v.core import STAGES
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
 from lightx2v.residency.account import Account, Order, Ticket
-from lightx2v.residency.lease import Event, Granted, Holder, Lease, Need, Refused, Shrink
+from lightx2v.residency.lease import Event, Fetch, Granted, Holder, Lease, Need, Refused, Shrink, Wish
+from lightx2v.residency.prefetch import offers
 
 
 class IntegrityError(AssertionError):
@@ -32,8 +33,10 @@ class Ledger:
         self.grants_total = 0
         self.shrinks_total = 0
         self.evictions_total = 0
+        self.fetches_total = 0
         self._accounts: dict[str, Account] = {}
         self._waiting: dict[str, Ticket] = {}
+        self._last: Holder | None = None
         self._turn = count(1)
         self._open = False
         self._allowed = max(budget, 0)
@@ -68,11 +71,16 @@ class Ledger:
         self.budget = budget
         self._reveal()
 
+    def expect(self, holder_id: str, wish: Wish | None) -> None:
+        """What the holder is to have before its next run, as far as memory is free; None: nothing."""
+        account = self._accounts[holder_id]
+        account.wish, account.offered = wish, 0
+
     def request(self, holder_id: str, need: Need, age: float, deadline: float, epoch: str) -> str:
         """A ticket, which is also the id of the lease to come. `age`: when the user's request was admitted."""
         account = self._living(holder_id, epoch)
         self._require(account, need)
-        if account.deaf:
+        if account.order is not None and account.order.overdue and not account.order.grows:
             account.order = None
         turn = next(self._turn)
         ticket = Ticket(f"{self.epoch}:{turn}", holder_id, need, (age, turn), deadline)
@@ -88,15 +96,16 @@ class Ledger:
             self._settle(account, weights, limit)
 
     def shrunk(self, holder_id: str, weights: int, epoch: str, order: str | None = None) -> None:
-        """An idle holder dropped weights and holds `weights` now. The answer to an order that has lapsed is ignored."""
+        """An idle holder dropped or fetched weights and holds `weights` now. The answer to an order that has lapsed is
+        ignored."""
         account = self._living(holder_id, epoch)
         outstanding = account.order
-        if account.active or (order is not None and (outstanding is None or outstanding.id != order)):
+        if account.active or not _answers(order, outstanding):
             return
         if outstanding is not None and weights <= outstanding.to:
             account.order = None
-            self.shrinks_total += 1
-            self.evictions_total += weights == 0
+            self.shrinks_total += not outstanding.grows
+            self.evictions_total += weights == 0 and not outstanding.grows
         self._settle(account, weights, account.weights)
 
     def cancel(self, ticket_id: str, epoch: str) -> None:
@@ -135,6 +144,8 @@ class Ledger:
             events += self._serve(ticket, now)
             if ticket.id in self._waiting:
                 break
+        if self._open and not self._waiting and self._last is not None:
+            events += self._fetch(self._last, now)
         return events
 
     def next_deadline(self) -> float | None:
@@ -184,6 +195,7 @@ class Ledger:
         beside = ticket.need.beside(weights, account.holder.reachable)
         account.lease = Lease(ticket.id, ticket.holder, weights, beside, min(ticket.need.keep, weights))
         account.before, account.weights, account.used = account.weights, weights, next(self._turn)
+        account.offered, self._last = 0, account.holder
         del self._waiting[ticket.id]
         self.grants_total += 1
         self.peak_granted = max(self.peak_granted, self.granted)
@@ -210,6 +222,16 @@ class Ledger:
         order_id = f"{self.epoch}:{next(self._turn)}"
         account.order = Order(order_id, account.weights - nbytes, now + self.patience)
         return Shrink(account.holder.id, nbytes, order_id)
+
+    def _fetch(self, last: Holder, now: float) -> Iterator[Fetch]:
+        """Nobody waits: what is free is for who runs next. It counts as held from now on."""
+        for account, to in list(offers(self._accounts.values(), last, self.free)):
+            order_id = f"{self.epoch}:{next(self._turn)}"
+            account.order = Order(order_id, to, now + self.patience, grows=True)
+            account.weights = account.offered = to
+            self.fetches_total += 1
+            self.peak_granted = max(self.peak_granted, self.granted)
+            yield Fetch(account.holder.id, to, order_id)
 
     def _room(self) -> int:
         """What one holder can have if all others drop their weights, but for the dead."""
@@ -269,6 +291,13 @@ class Ledger:
     def _leased(self, lease_id: str) -> Account | None:
         living = (account for account in self._accounts.values() if not account.dying)
         return next((account for account in living if account.lease and account.lease.id == lease_id), None)
+
+
+def _answers(order: str | None, outstanding: Order | None) -> bool:
+    """Whether a report is of now: one that nobody asked for may precede what the holder is about to fetch."""
+    if order is None:
+        return outstanding is None or not outstanding.grows
+    return outstanding is not None and outstanding.id == order
 
 
 def _keep_value(waiter: Holder, account: Account) -> tuple[bool, int, int]:

@@ -102,6 +102,15 @@ class Stage(Generic[C]):
         self._residence.drop(nbytes)
         return self.resident
 
+    def fetch(self, nbytes: int) -> int:
+        """Brings weights until at most `nbytes` are resident; returns what is, some of it still on its way."""
+        try:
+            with torch.inference_mode(), self.device.growth(nbytes - self.resident):
+                self._residence.place(nbytes)
+        except OutOfMemory as error:
+            log.warning("%s fetched nothing: %s", self.name, error)
+        return self.resident
+
     def perform(self, grant: Grant, job: Callable[..., R], request: GenerateRequest, *inputs: Any) -> R:
         """`job` of this stage within `grant`. If memory runs out, once more with the least weights resident: the bytes
         of all others are workspace then. Raises OutOfMemory if there was nothing to give back."""

@@ -50,6 +50,11 @@ class Device(ABC):
     def workspace(self, growth: int, nbytes: int) -> AbstractContextManager[None]:
         """Room for `growth` more bytes of slabs and for `nbytes` of activations; their sum holds inside."""
 
+    @contextmanager
+    def growth(self, nbytes: int) -> Iterator[None]:
+        """Room for so many more bytes of slabs, outside of a run. Nothing is waited for."""
+        yield
+
     @abstractmethod
     def total(self) -> int:
         """Bytes of memory that the device has."""
@@ -169,8 +174,7 @@ class CudaDevice(Device):
 
     @contextmanager
     def workspace(self, growth: int, nbytes: int) -> Iterator[None]:
-        limit = self._slab_bytes + growth + nbytes + LIBRARY_BYTES
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / self._total), self.torch_device)
+        self._hold(self._slab_bytes + growth + nbytes)
         try:
             yield
         except torch.OutOfMemoryError as error:
@@ -179,6 +183,16 @@ class CudaDevice(Device):
             ) from error
         finally:
             torch.cuda.synchronize(self.torch_device)
+
+    @contextmanager
+    def growth(self, nbytes: int) -> Iterator[None]:
+        self._hold(self._slab_bytes + nbytes)
+        yield
+
+    def _hold(self, nbytes: int) -> None:
+        """torch's allocator to so many bytes."""
+        fraction = (nbytes + LIBRARY_BYTES) / self._total
+        torch.cuda.set_per_process_memory_fraction(min(1.0, fraction), self.torch_device)
 
     def copy(self, host: torch.Tensor, slab: torch.Tensor, after: Moment) -> Moment:
         self.h2d_bytes += host.nbytes

@@ -79,7 +79,8 @@ def test_twenty_requests(tight: Server, pipeline: Pipeline, budget: int) -> None
     assert card["peak_granted_bytes"] <= card["budget_bytes"] == budget
     assert card["d2h_bytes_total"] == 0
     assert card["shrinks_total"] > 0
-    assert all(stage["resident_bytes"] == stage["planned_bytes"] for stage in card["stages"])
+    assert card["fetches_total"] > 0
+    assert all(stage["resident_bytes"] >= stage["planned_bytes"] for stage in card["stages"])
 
 
 def one_of_many(server: Server, pipeline: Pipeline, turn: int) -> None:

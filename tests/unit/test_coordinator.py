@@ -20,7 +20,7 @@ from deployments import coordinator as module
 from deployments.coordinator import Coordinator, Member, Moved
 from lightx2v.core import STAGES, Policy, Progress, StageName
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StageLost, StaleEpoch
-from lightx2v.residency.lease import Holder, Lease
+from lightx2v.residency.lease import Fetch, Holder, Lease, Shrink
 from lightx2v.residency.plan import StageSize
 
 T = TypeVar("T")
@@ -136,6 +136,11 @@ async def within(awaitable: Awaitable[T], seconds: float = 4.0) -> T:
         return await awaitable
 
 
+def shrink(order: Shrink | Fetch) -> Shrink:
+    assert isinstance(order, Shrink)
+    return order
+
+
 async def test_a_lease_is_granted_and_released(card: FakeCard, processes: Processes) -> None:
     coordinator, one = Coordinator("card"), member(processes())
     epoch = await join(coordinator, one)
@@ -197,7 +202,7 @@ async def test_who_must_give_way_is_told_and_the_grant_follows(card: FakeCard, p
     orders = asyncio.create_task(coordinator.orders(epoch, resting.holder.id))
     await release(coordinator, await within(await ask(coordinator, resting)), 60)
     asked = await ask(coordinator, waiter)
-    order = await within(orders)
+    order = shrink(await within(orders))
     assert (order.holder, order.nbytes) == (resting.holder.id, 20)
     assert (await running(coordinator), await granted(coordinator)) == ([], 60)
     await coordinator.shrunk(epoch, resting.holder.id, 40, order.order)
@@ -205,6 +210,23 @@ async def test_who_must_give_way_is_told_and_the_grant_follows(card: FakeCard, p
     assert await granted(coordinator) == 100
     report = await coordinator.report()
     assert (report["shrinks_total"], report["evictions_total"]) == (1, 0)
+
+
+async def test_who_runs_next_fetches_while_another_runs(card: FakeCard, processes: Processes) -> None:
+    """As much as it will be granted, where that and its workspace are free; under a policy of `auto`."""
+    coordinator = Coordinator("card")
+    encode = member(processes(), "encode", 30, policy="auto")
+    denoise = member(processes(), "denoise", 40, workspace=20, policy="auto")
+    epoch = await join(coordinator, encode, denoise)
+    lease = await within(await ask(coordinator, encode, workspace=10))
+    order = await within(coordinator.orders(epoch, denoise.holder.id))
+    assert isinstance(order, Fetch)
+    assert (order.holder, order.weights, await granted(coordinator)) == (denoise.holder.id, 40, 80)
+    await coordinator.shrunk(epoch, denoise.holder.id, 40, order.order)
+    await release(coordinator, lease, 30)
+    assert (await within(await ask(coordinator, denoise, workspace=20))).weights == 40
+    report = await coordinator.report()
+    assert (report["fetches_total"], report["shrinks_total"], report["granted_bytes"]) == (1, 0, 90)
 
 
 async def test_two_experts_are_never_both_there_where_one_fits(card: FakeCard, processes: Processes) -> None:
@@ -216,7 +238,7 @@ async def test_two_experts_are_never_both_there_where_one_fits(card: FakeCard, p
     for turn in range(4):
         runner, resting = experts[turn % 2], experts[(turn + 1) % 2]
         asked = await ask(coordinator, runner, float(turn), workspace=40)
-        order = await within(coordinator.orders(epoch, resting.holder.id))
+        order = shrink(await within(coordinator.orders(epoch, resting.holder.id)))
         assert (order.nbytes, asked.done(), await granted(coordinator)) == (60, False, 60)
         await coordinator.shrunk(epoch, resting.holder.id, 0, order.order)
         await release(coordinator, await within(asked), 60)
@@ -229,7 +251,7 @@ async def test_an_order_waits_for_who_listens_later(card: FakeCard, processes: P
     epoch = await join(coordinator, resting, waiter)
     await release(coordinator, await within(await ask(coordinator, resting)), 60)
     await ask(coordinator, waiter)
-    assert (await within(coordinator.orders(epoch, resting.holder.id))).nbytes == 20
+    assert shrink(await within(coordinator.orders(epoch, resting.holder.id))).nbytes == 20
 
 
 async def test_who_does_not_give_way_is_named_to_the_waiter(
@@ -317,7 +339,7 @@ async def test_others_give_way_for_a_waiter_while_the_driver_holds_on_to_the_dea
     for one in (victim, other):
         await release(coordinator, await within(await ask(coordinator, one)), 50)
     asked = await ask(coordinator, waiter)
-    assert (await within(coordinator.orders(epoch, victim.holder.id))).nbytes == 50
+    assert shrink(await within(coordinator.orders(epoch, victim.holder.id))).nbytes == 50
     process.kill()
     order = await within(coordinator.orders(epoch, other.holder.id))
     await coordinator.shrunk(epoch, other.holder.id, 0, order.order)
@@ -548,7 +570,7 @@ async def test_who_rejoins_with_weights_is_asked_for_them(
     epoch = await join(coordinator, waiter)
     asked = await ask(coordinator, waiter)
     await coordinator.join(resting, 60, None, NOTHING)
-    order = await within(coordinator.orders(epoch, resting.holder.id))
+    order = shrink(await within(coordinator.orders(epoch, resting.holder.id)))
     assert (order.nbytes, await granted(coordinator)) == (20, 60)
     await coordinator.shrunk(epoch, resting.holder.id, 40, order.order)
     await within(asked)
@@ -663,7 +685,7 @@ async def test_under_load_the_budget_holds_and_nobody_starves(card: FakeCard, pr
 
     async def obey(name: str) -> None:
         while True:
-            order = await coordinator.orders(epoch, name)
+            order = shrink(await coordinator.orders(epoch, name))
             held[name] = max(0, held[name] - order.nbytes)
             await coordinator.shrunk(epoch, name, held[name], order.order)
 

@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from deployments import coordinator as module
 from deployments.coordinator import Coordinator, Member, Moved
 from deployments.lease import Lessee, Terms
-from lightx2v.core import Progress, StageName
+from lightx2v.core import Policy, Progress, StageName
 from lightx2v.errors import LightError, OutOfMemory
 from lightx2v.residency.lease import Holder, Lease
 from lightx2v.residency.plan import StageSize
@@ -94,17 +94,21 @@ class Card:
 class Stage:
     """A stage process of `nbytes` of weights: what a StageServer does with its lessee."""
 
-    def __init__(self, card: Card, name: StageName, nbytes: int = 60, keep: bool = True) -> None:
+    def __init__(self, card: Card, name: StageName, nbytes: int = 60, policy: Policy = "whole") -> None:
         holder = Holder(name, "klein", name, os.getpid(), 0, nbytes)
         size = StageSize(name, (nbytes,), 0, 0, nbytes, 1)
         self.resident = 0
         self.drops: list[int] = []
-        member = Member(holder, size, "whole" if keep else "model", None)
-        self.lessee = Lessee(member, card.find, self.drop, lambda: Moved(7, 0))
+        member = Member(holder, size, policy, None)
+        self.lessee = Lessee(member, card.find, self.drop, self.fetch, lambda: Moved(7, 0))
 
     async def drop(self, limit: int) -> int:
         self.drops.append(limit)
         self.resident = min(self.resident, limit)
+        return self.resident
+
+    async def fetch(self, limit: int) -> int:
+        self.resident = max(self.resident, limit)
         return self.resident
 
     async def run(self, until: asyncio.Event | None = None, began: asyncio.Event | None = None) -> Lease:
@@ -130,7 +134,7 @@ def fake_card(monkeypatch: pytest.MonkeyPatch) -> FakeCard:
 
 async def contended(card: Card, waiter: Stage) -> tuple[asyncio.Event, asyncio.Task[Lease], asyncio.Task[Lease]]:
     """A stage runs until the event is set, and `waiter` waits for its memory; both runs."""
-    runner = Stage(card, "denoise", keep=False)
+    runner = Stage(card, "denoise", policy="model")
     for stage in (runner, waiter):
         await stage.lessee.start()
     until, began = asyncio.Event(), asyncio.Event()
@@ -174,6 +178,17 @@ async def test_a_lease_ends_with_its_block() -> None:
     assert await rests(card.actor)
     assert await resident(card.actor) == {"denoise": 60}
     assert (await card.actor.coordinator.report())["h2d_bytes_total"] == 7
+
+
+async def test_who_runs_next_fetches_and_says_what_it_holds() -> None:
+    card = Card()
+    encode, denoise = Stage(card, "encode", 30, policy="auto"), Stage(card, "denoise", 60, policy="auto")
+    for stage in (encode, denoise):
+        await stage.lessee.start()
+    await within(encode.run())
+    await settled(card.actor, {"encode": 30, "denoise": 60})
+    assert (denoise.resident, denoise.drops) == (60, [])
+    assert (await within(denoise.run())).weights == 60
 
 
 async def test_the_latest_progress_is_told_one_message_at_a_time() -> None:
@@ -221,7 +236,7 @@ async def test_progress_after_the_run_is_told_to_nobody() -> None:
 
 async def test_a_failing_run_leaves_nothing_leased() -> None:
     card = Card()
-    stage = Stage(card, "denoise", keep=False)
+    stage = Stage(card, "denoise", policy="model")
     await stage.lessee.start()
 
     async def fail() -> None:
@@ -294,7 +309,7 @@ async def test_who_rests_joins_the_successor_with_its_weights() -> None:
 
 async def test_who_runs_joins_the_successor_with_its_lease() -> None:
     card = Card()
-    runner, other = Stage(card, "denoise", keep=False), Stage(card, "encode", keep=False)
+    runner, other = Stage(card, "denoise", policy="model"), Stage(card, "encode", policy="model")
     for stage in (runner, other):
         await stage.lessee.start()
     until, began = asyncio.Event(), asyncio.Event()
@@ -316,7 +331,7 @@ async def test_who_runs_joins_the_successor_with_its_lease() -> None:
 
 async def test_who_waits_waits_on_at_the_successor(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Card()
-    waiter = Stage(card, "encode", keep=False)
+    waiter = Stage(card, "encode", policy="model")
     until, run, waiting = await contended(card, waiter)
     monkeypatch.setattr(module, "SETTLE_SECONDS", 0.1)
     successor = card.die()
@@ -346,7 +361,7 @@ async def test_a_coordinator_that_dies_while_it_is_joined() -> None:
 async def test_a_run_that_ends_while_the_successor_is_joined_is_released(cancelled: bool) -> None:
     """Its lease is on its way to the successor already, so the successor has to hear of the end as well."""
     card = Card()
-    stage = Stage(card, "denoise", keep=False)
+    stage = Stage(card, "denoise", policy="model")
     await stage.lessee.start()
     until, began = asyncio.Event(), asyncio.Event()
     run = asyncio.create_task(stage.run(until, began))
@@ -385,7 +400,7 @@ async def test_a_release_that_dies_with_its_coordinator_is_known_to_the_successo
 
 async def test_a_waiter_that_is_cancelled_abandons() -> None:
     card = Card()
-    waiter = Stage(card, "encode", keep=False)
+    waiter = Stage(card, "encode", policy="model")
     until, run, waiting = await contended(card, waiter)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -399,7 +414,7 @@ async def test_a_waiter_that_is_cancelled_abandons() -> None:
 
 async def test_a_waiter_that_is_cancelled_before_it_hears_of_its_grant_abandons() -> None:
     card = Card()
-    stage = Stage(card, "denoise", keep=False)
+    stage = Stage(card, "denoise", policy="model")
     await stage.lessee.start()
     card.actor.held["lease"] = asyncio.Event()
     waiting = asyncio.create_task(stage.run())

@@ -8,7 +8,7 @@ import pytest
 
 from lightx2v.core import StageName
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
-from lightx2v.residency.lease import Event, Granted, Holder, Lease, Need, Refused, Shrink
+from lightx2v.residency.lease import Event, Fetch, Granted, Holder, Lease, Need, Refused, Shrink, Wish
 from lightx2v.residency.ledger import IntegrityError, Ledger
 
 FAR = 1e9
@@ -374,3 +374,79 @@ def test_holding_more_than_granted_is_counted_and_reported() -> None:
     assert ledger.granted == 110
     with pytest.raises(IntegrityError, match="110 bytes"):
         ledger.check()
+
+
+def three(budget: int, last: StageName, **weights: int) -> Ledger:
+    """Encoder, transformer and decoder of 50 bytes each at rest, of which `last` has just run; each wishes for all of
+    its weights, and needs 10 bytes beside them."""
+    ledger = Ledger(budget, "e1")
+    for stage in ("encode", "denoise", "decode"):
+        ledger.join(holder(stage, stage, reachable=50), weights.get(stage, 0))
+    lease = grant(ledger, last, need(weights.get(last, 0)))
+    ledger.release(lease.id, weights.get(last, 0), "e1")
+    for name in ledger.holders:
+        ledger.expect(name, Wish(50, 10))
+    return ledger
+
+
+def fetches(ledger: Ledger) -> list[tuple[str, int]]:
+    events = ledger.advance(0.0)
+    assert all(isinstance(event, Fetch) for event in events)
+    return [(event.holder, event.weights) for event in events if isinstance(event, Fetch)]
+
+
+@pytest.mark.parametrize(
+    ("budget", "last", "expected"),
+    [
+        (160, "decode", [("encode", 50), ("denoise", 50), ("decode", 50)]),
+        (130, "encode", [("denoise", 50), ("decode", 30)]),
+        (90, "decode", [("encode", 40)]),
+        (70, "denoise", [("decode", 20)]),
+        (59, "decode", [("encode", 9)]),
+        (50, "decode", []),
+    ],
+)
+def test_who_runs_next_fetches_first_and_leaves_room_for_its_run(
+    budget: int, last: StageName, expected: list[tuple[str, int]]
+) -> None:
+    at_rest: dict[str, int] = {"encode": 40} if last != "decode" else {"decode": 40}
+    assert fetches(three(budget, last, **at_rest)) == expected
+
+
+def test_nobody_fetches_while_somebody_waits() -> None:
+    ledger = three(160, "decode")
+    ask(ledger, "encode", need(50, workspace=100))
+    ask(ledger, "denoise", need(50, workspace=100))
+    (event,) = ledger.advance(0.0)
+    assert isinstance(event, Granted)
+
+
+def test_a_run_waits_for_what_its_process_was_told_to_fetch() -> None:
+    """Else it could fetch after the run, what by then is another's."""
+    ledger = three(100, "decode")
+    (fetch,) = [event for event in ledger.advance(0.0) if isinstance(event, Fetch)][:1]
+    ask(ledger, "encode", need(50, workspace=10))
+    assert ledger.advance(5.0) == []
+    ledger.shrunk("encode", 0, "e1")
+    assert ledger.granted >= 50, "a report that nobody asked for is from before"
+    ledger.shrunk("encode", 30, "e1", fetch.order)
+    assert any(isinstance(event, Granted) for event in ledger.advance(5.0))
+
+
+def test_nobody_is_offered_again_what_he_could_not_use() -> None:
+    ledger = three(90, "decode")
+    (fetch,) = [event for event in ledger.advance(0.0) if isinstance(event, Fetch) and event.holder == "encode"]
+    ledger.shrunk("encode", 17, "e1", fetch.order)
+    assert ("encode", fetch.weights) not in fetches(ledger)
+    assert ledger.holders["encode"].weights == 17
+
+
+def test_what_was_fetched_gives_way_like_all_else() -> None:
+    ledger = three(110, "decode")
+    for event in ledger.advance(0.0):
+        assert isinstance(event, Fetch)
+        ledger.shrunk(event.holder, event.weights, "e1", event.order)
+    ledger.join(holder("other", "denoise", model="wan"))
+    ask(ledger, "other", need(100))
+    orders = ledger.advance(0.0)
+    assert sum(nbytes for _, nbytes in shrinks(orders)) == ledger.granted - 10

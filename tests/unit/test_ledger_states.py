@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from lightx2v.core import STAGES, StageName
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
-from lightx2v.residency.lease import Event, Granted, Holder, Lease, Need, Shrink
+from lightx2v.residency.lease import Event, Fetch, Granted, Holder, Lease, Need, Shrink, Wish
 from lightx2v.residency.ledger import Ledger
 
 
@@ -25,7 +25,7 @@ class Process:
     lease: Lease | None = None
     ticket: str | None = None
     wants: Need | None = None
-    order: Shrink | None = None
+    order: Shrink | Fetch | None = None
     alive: bool = True
 
     @property
@@ -107,12 +107,8 @@ class Card(RuleBasedStateMachine):
         assert following is None or following > self.now
 
     def apply(self, event: Event) -> None:
-        if isinstance(event, Shrink):
-            process = next(process for process in self.processes if process.holder.id == event.holder)
-            assert process.alive
-            assert process.lease is None
-            assert 0 < event.nbytes <= self.ledger.holders[event.holder].weights
-            process.order = event
+        if isinstance(event, Shrink | Fetch):
+            self.order(event)
             return
         waiter = self.waiters.pop(event.ticket)
         process, process.ticket = waiter.process, None
@@ -132,6 +128,20 @@ class Card(RuleBasedStateMachine):
             assert waiter.deadline <= self.now
         else:
             self.refused(wants, process)
+
+    def order(self, event: Shrink | Fetch) -> None:
+        process = next(process for process in self.processes if process.holder.id == event.holder)
+        account = self.ledger.holders[event.holder]
+        assert process.alive
+        assert process.lease is None
+        if isinstance(event, Shrink):
+            assert 0 < event.nbytes <= account.weights
+        else:
+            assert not self.waiters
+            assert account.wish is not None
+            assert process.weights < event.weights <= account.wish.weights
+            assert self.ledger.free >= account.wish.beside, "its run is not to wait for what it fetched"
+        process.order = event
 
     def refused(self, wants: Need, process: Process) -> None:
         """Only who cannot fit beside the contexts, or needs bytes of one that was given its time."""
@@ -187,12 +197,19 @@ class Card(RuleBasedStateMachine):
         self.answer(process, data.draw(st.integers(0, 10)))
 
     def answer(self, process: Process, more: int) -> None:
-        """It drops what it was asked, and `more` to make whole units. Once it runs again, nothing."""
+        """It drops or fetches what it was asked, less `more` to make whole units. Once it runs again, nothing."""
         order, process.order = process.order, None
         assert order is not None
-        if process.lease is None:
+        if isinstance(order, Fetch):
+            process.weights = max(process.weights, order.weights - more)
+        elif process.lease is None:
             process.weights = max(0, process.weights - order.nbytes - more)
         self.ledger.shrunk(process.holder.id, process.weights, self.ledger.epoch, order.order)
+
+    @on(lambda process: process.alive)
+    def wish(self, process: Process, data: st.DataObject) -> None:
+        weights, beside = data.draw(st.integers(0, process.holder.reachable)), data.draw(st.integers(0, 20))
+        self.ledger.expect(process.holder.id, Wish(weights, beside))
 
     @on(Process.idle)
     def drop_unasked(self, process: Process, data: st.DataObject) -> None:

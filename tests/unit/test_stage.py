@@ -75,3 +75,22 @@ def test_it_says_so_when_there_is_nothing_left_to_give(stage: Hungry, has_more: 
     with pytest.raises(OutOfMemory, match="activations"):
         stage.perform(Grant(weights, stage.reachable - weights, 0), stage.compute, REQUEST, HIDDEN)
     assert (stage.attempts, stage.resident) == (2 if has_more else 1, 0)
+
+
+def test_it_fetches_whole_units_up_to_a_limit_and_runs_with_them(stage: Hungry, state: dict[str, torch.Tensor]) -> None:
+    stage.most = stage.reachable
+    fetched = stage.fetch(stage.reachable - 1)
+    assert stage.rest < fetched < stage.reachable
+    moved = stage.device.h2d_bytes
+    assert moved == fetched
+    grant = Grant(stage.reachable, 0, fetched)
+    assert torch.equal(stage.perform(grant, stage.compute, REQUEST, HIDDEN), expected(state, HIDDEN))
+    assert stage.device.h2d_bytes - moved == stage.reachable - fetched
+    assert stage.drop(0) == 0
+
+
+def test_what_cannot_be_fetched_stays_away(stage: Hungry, caplog: pytest.LogCaptureFixture) -> None:
+    taken = stage.device.allocate(stage.reachable)
+    assert stage.fetch(stage.reachable) == 0
+    assert "fetched nothing" in caplog.text
+    stage.device.free(taken)
