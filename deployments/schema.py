@@ -10,7 +10,7 @@ import re
 import secrets
 import uuid
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -112,14 +112,20 @@ def images_body(
 
     Written out, because nothing in it needs escaping, and a serialiser would look at and copy all of the base64 again.
     """
-    kind = request.output_format.encode()
+    return b"".join(_images_body(request, made, pictures, created))
+
+
+def _images_body(
+    request: ImageRequest, made: Sequence[GenerateRequest], pictures: Sequence[bytes], created: int
+) -> Iterator[bytes]:
+    kind, size = request.output_format.encode(), str(made[0].size).encode()
     key, prefix = (b"url", b"data:image/%b;base64," % kind) if request.response_format == "url" else (b"b64_json", b"")
-    items = (
-        b'{"%b":"%b%b","seed":%d}' % (key, prefix, b64encode(data), one.seed)
-        for one, data in zip(made, pictures, strict=True)
-    )
-    size = str(made[0].size).encode()
-    return b'{"created":%d,"data":[%b],"output_format":"%b","size":"%b"}' % (created, b",".join(items), kind, size)
+    yield b'{"created":%d,"output_format":"%b","size":"%b","data":[' % (created, kind, size)
+    for index, (one, data) in enumerate(zip(made, pictures, strict=True)):
+        yield b'%b{"seed":%d,"%b":"%b' % (b"," if index else b"", one.seed, key, prefix)
+        yield b64encode(data)
+        yield b'"}'
+    yield b"]}"
 
 
 def models_body(names: Iterable[str], created: int) -> dict[str, Any]:
