@@ -18,7 +18,7 @@ from starlette.routing import Route
 from deployments.directory import ask_all
 from deployments.envelope import answering, error_response
 from deployments.graph import LOST
-from deployments.media import encode, read_body, read_form
+from deployments.media import JSON, encode, read_body, read_form
 from deployments.models import Models, Served
 from deployments.parsing import parse_form, parse_json
 from deployments.schema import ImageRequest, images_body, models_body, to_requests
@@ -98,8 +98,9 @@ class Ingress:
             seconds = model.timeout_seconds - (time.monotonic() - start)
             made = await model.graph.generate(requests, references, seconds)
             encoded = [await asyncio.to_thread(encode, picture, asked.output_format) for picture in made]
+            body = await asyncio.to_thread(images_body, asked, requests, encoded, int(time.time()))
         log.info("request %s: %d pictures in %.3f s", requests[0].id, len(made), time.monotonic() - start)
-        return JSONResponse(images_body(asked, requests, encoded, int(time.time())))
+        return Response(body, media_type=JSON)
 
     @asynccontextmanager
     async def _living(self, _: Starlette) -> AsyncIterator[None]:

@@ -8,32 +8,23 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Packed:
-    """A tensor's bytes and how to read them."""
-
-    data: npt.NDArray[np.uint8]
-    dtype: torch.dtype
-    shape: tuple[int, ...]
+from deployments.packed import Packed
 
 
 def pack(value: Any) -> Any:
     """`value` with every host tensor in it, in dataclasses and tuples too, as Packed."""
     if isinstance(value, torch.Tensor):
         data = value.contiguous().reshape(-1).view(torch.uint8).numpy()
-        return Packed(data, value.dtype, tuple(value.shape))
+        return Packed(data, str(value.dtype).removeprefix("torch."), tuple(value.shape))
     return _rebuilt(value, pack)
 
 
 def unpack(value: Any) -> Any:
     """The inverse of `pack`. Copies, because what Ray shares is read-only."""
     if isinstance(value, Packed):
-        return torch.from_numpy(value.data.copy()).view(value.dtype).view(value.shape)
+        return torch.from_numpy(value.data.copy()).view(getattr(torch, value.dtype)).view(value.shape)
     return _rebuilt(value, unpack)
 
 

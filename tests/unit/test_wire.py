@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.wire import Packed, pack, unpack
+from deployments.packed import Packed
+from deployments.wire import pack, unpack
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size
 
 # Every 16-bit pattern: NaNs with payloads, infinities, subnormals and both zeros among them.
@@ -104,6 +107,16 @@ def test_what_stages_exchange(dtype: torch.dtype) -> None:
     assert np.array_equal(reference[1].pixels, picture.pixels)
     assert request == REQUEST
     assert type(request.references) is tuple
+
+
+def test_who_only_passes_it_on_needs_no_torch() -> None:
+    """As the ingress does, in a process of its own."""
+    latents = Latents(torch.ones(2, 2, dtype=torch.bfloat16), 1, 2, history=(torch.ones(1),))
+    script = "import pickle, sys; one = pickle.load(sys.stdin.buffer); print(one, 'torch' in sys.modules)"
+    packed = pickle.dumps(pack((Conditioning(torch.ones(1, 2)), latents)))
+    run = subprocess.run([sys.executable, "-c", script], input=packed, capture_output=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.decode().strip().endswith("False")
 
 
 @pytest.mark.parametrize("value", [None, (), "text", 1, 1.5, b"bytes", ((), (None,))])
