@@ -25,7 +25,7 @@ Seconds = Mapping[StageName, float]
 
 
 def room(size: StageSize, budget: int) -> int:
-    """Bytes for weights of any stage at the moment when this one's workspace is in use; `budget` has no context in it."""
+    """Bytes for weights of any stage while this one's workspace is in use. `budget` leaves the contexts out."""
     return max(0, budget - size.workspace)
 
 
