@@ -14,16 +14,8 @@ from lightx2v.residency.plan import StageSize
 
 GIB, GB = 2**30, 1e9
 HEAD = (
-    "cap",
-    "request",
-    "first, s",
-    "p50, s",
-    "p95, s",
-    "bound, s",
-    "p50 / bound",
-    "GB moved",
-    "peak GiB",
-    "per second",
+    *("cap", "request", "first, s", "p50, s", "p95, s", "bound, s", "p50 / bound", "GB per request", "peak, GiB"),
+    "pictures/s at once, of 1/compute",
 )
 
 
@@ -73,9 +65,7 @@ def table(run: Mapping[str, Any]) -> str:
 def _rows(cap: Mapping[str, Any]) -> list[tuple[str, ...]]:
     peak = f"{cap['peak_bytes'] / GIB:.2f}{'' if cap['within_budget'] else ' (over)'}"
     rate = cap.get("saturated")
-    saturated = (
-        f"{rate['per_second']:.2f}, {rate['of_compute']:.0%} of 1/compute, {rate['clients']} at once" if rate else ""
-    )
+    saturated = f"{rate['per_second']:.2f} with {rate['clients']}, {rate['of_compute']:.0%}" if rate else ""
     return [
         (
             _gib(cap["budget_bytes"]),
