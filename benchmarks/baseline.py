@@ -108,7 +108,7 @@ def measure(checkpoint: Path, how: str, budget: int, size: tuple[int, int], step
     if place.type == "cuda":
         total = torch.cuda.get_device_properties(place).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, (budget - CONTEXT) / total), place)
-    pipe = Flux2KleinPipeline.from_pretrained(checkpoint, torch_dtype=torch.bfloat16)
+    pipe = Flux2KleinPipeline.from_pretrained(checkpoint, dtype=torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)
     width, height = size
     head: dict[str, Any] = {"how": how, "budget_bytes": budget}

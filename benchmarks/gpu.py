@@ -104,7 +104,7 @@ class Run:
         start = datetime.datetime.now(tz=datetime.UTC)
         try:
             with serve(self._settings | {"gpu_budget": budget}, ready=False, log=log) as server:
-                server.wait_ready(READY_SECONDS)
+                await_ready(server)
                 ready = datetime.datetime.now(tz=datetime.UTC) - start
                 for stage in server.card()["stages"]:
                     self._keeper.hold(stage["pid"])
@@ -142,6 +142,17 @@ class Run:
             return head | {"error": f"ended with {ended.returncode}"}
         figures: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
         return figures
+
+
+def await_ready(server: Server) -> None:
+    """Raises RuntimeError, with the server's reason, if it never will be."""
+    health = server.wait_until(lambda: decided(server.http.get("/health").json()), READY_SECONDS, "readiness")
+    if health["status"] == "failed":
+        raise RuntimeError(health["reason"])
+
+
+def decided(health: dict[str, str]) -> dict[str, str] | None:
+    return health if health["status"] in ("ok", "failed") else None
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

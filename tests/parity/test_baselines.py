@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def opened(checkpoint: Path) -> Any:
-    pipe = Flux2KleinPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+    pipe = Flux2KleinPipeline.from_pretrained(checkpoint, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

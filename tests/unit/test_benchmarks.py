@@ -77,7 +77,7 @@ def test_the_rate_counts_from_when_all_had_begun() -> None:
 
 
 def test_the_table() -> None:
-    cap = {"budget_bytes": 16 * GIB, "peak_bytes": 15 * GIB, "within_budget": True}
+    cap: dict[str, Any] = {"budget_bytes": 16 * GIB, "peak_bytes": 15 * GIB, "within_budget": True}
     cap |= {"series": [summarise(SERIES, COMPUTE, 6 * GIB)], "saturated": summarise_rate(0.9, 6, COMPUTE, 6 * GIB)}
     failed = {"budget_bytes": GIB, "error": "too little | of it\nand more"}
     baseline = {"how": "pinned-swap", "budget_bytes": 16 * GIB, "seconds": [1.0, 3.0, 2.0], "peak_bytes": 9 * GIB}
