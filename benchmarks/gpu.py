@@ -1,7 +1,10 @@
-"""klein-9B's shapes under a memory cap, through HTTP, on a real GPU: seconds, bytes moved, and the driver's own count.
+"""A model's requests under memory caps, through HTTP: seconds, bytes moved, the driver's own count, and the bound.
 
 python -m benchmarks.checkpoint /fast/klein-9b --model klein-9b
-python -m benchmarks.gpu /fast/klein-9b --budget 31.35GiB --output benchmarks/results/
+python -m benchmarks.gpu /fast/klein-9b --budgets 31.35GiB,24GiB,16GiB,12GiB --references 2 --output benchmarks/results/
+
+What a request computes and the rate of the link are measured first, in one process with everything on the card;
+`--compute` takes them from an earlier run's file. The host copies are kept from the first to the last cap.
 """
 
 from __future__ import annotations
@@ -9,117 +12,196 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import threading
-import time
-from dataclasses import asdict, dataclass
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pynvml
-import torch
+import httpx
+import yaml
 
+from benchmarks.ask import Ask, numbers
+from benchmarks.card import Watch, contexts
+from benchmarks.load import run_series, saturate
+from benchmarks.report import summarise, summarise_rate, table
+from deployments.keeper import Keeper
+from deployments.probes import open_probe
 from lightx2v.config import parse_bytes
 from lightx2v.core import Size
-from tests.pictures import noise, png
-from tests.server import Server, serve
+from tests.server import ROOT, Server, serve
 
-SIZE = Size(1024, 1024)
-SAMPLE_SECONDS = 0.05
-
-
-class DriverCount:
-    """Samples the driver's count of all processes on the first GPU at 20 Hz, until the block ends."""
-
-    def __init__(self) -> None:
-        pynvml.nvmlInit()
-        self._device = pynvml.nvmlDeviceGetHandleByIndex(0)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self.peak = 0
-
-    def __enter__(self) -> DriverCount:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def now(self) -> int:
-        """Bytes that all processes together hold."""
-        return sum(self.by_process().values())
-
-    def by_process(self) -> dict[int, int]:
-        """Bytes by pid."""
-        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(self._device)
-        return {process.pid: process.usedGpuMemory or 0 for process in processes}
-
-    def _watch(self) -> None:
-        while not self._over.wait(SAMPLE_SECONDS):
-            self.peak = max(self.peak, self.now())
+READY_SECONDS = 400.0
+BASELINE_SECONDS = 240.0
+BASELINES = ("group-offload", "pinned-swap")
+FAILURES = (RuntimeError, TimeoutError, httpx.HTTPError)
+"""Of one cap, after which the others are still worth their time."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """One request's figures."""
+class Run:
+    """What is measured of one checkpoint, on disk after every part of it."""
 
-    kind: str
-    status: int
-    seconds: float
-    h2d_bytes: int
-    resident_after: dict[str, int]
+    def __init__(self, options: argparse.Namespace) -> None:
+        now = datetime.datetime.now(tz=datetime.UTC)
+        self._options = options
+        self._keeper = Keeper()
+        self._settings = {"model": str(options.checkpoint), "device": "cuda"} | dict(options.set)
+        self._file = options.output / f"{now:%Y-%m-%d-%H%M}-{options.checkpoint.name}.json"
+        self._asks = [Ask(options.size, options.steps, options.guidance)]
+        if options.references:
+            self._asks.append(Ask(options.size, options.steps, options.guidance, options.references))
+        self.result: dict[str, Any] = {
+            "date": f"{now:%Y-%m-%d}",
+            "settings": self._settings,
+            "caps": [],
+            "baselines": [],
+        }
+        self.result["asks"] = [asdict(ask) for ask in self._asks]
+
+    def measure(self) -> None:
+        options = self._options
+        compute = self._read_compute() if options.compute else self._measure_compute()
+        self.result |= {"gpu": compute["gpu"], "torch": compute["torch"], "compute": compute}
+        for budget in options.budgets:
+            self._add("caps", self._measure_cap(budget, compute))
+        for how in BASELINES if options.baselines else ():
+            self._add("baselines", self._measure_baseline(how))
+
+    def _add(self, part: str, figures: dict[str, Any]) -> None:
+        self.result[part].append(figures)
+        self._file.write_text(json.dumps(self.result, indent=1) + "\n")
+        print(table({"caps": [], "baselines": []} | {part: [figures]}), flush=True)
+
+    def _read_compute(self) -> dict[str, Any]:
+        compute: dict[str, Any] = json.loads(self._options.compute.read_text())["compute"]
+        return compute
+
+    def _measure_compute(self) -> dict[str, Any]:
+        """In a process of its own, so that none of its memory is on the card afterwards; its host copies stay."""
+        asked = {"settings": self._settings, "asks": [asdict(ask) for ask in self._asks]}
+        command = [sys.executable, "-m", "benchmarks.compute", json.dumps(asked)]
+        with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            self._keeper.hold(process.pid)
+            process.stdin.close()
+        if not line:
+            raise RuntimeError("the computation could not be measured; the reason is above")
+        compute: dict[str, Any] = json.loads(line)
+        print(json.dumps({key: value for key, value in compute.items() if key != "kinds"}), flush=True)
+        for kind, figures in compute["kinds"].items():
+            print(
+                kind, json.dumps(figures["seconds"]), f"{figures['pipeline_seconds']:.3f} s in one process", flush=True
+            )
+        return compute
+
+    def _measure_cap(self, budget: int, compute: dict[str, Any]) -> dict[str, Any]:
+        head = {"budget_bytes": budget}
+        log = self._file.with_name(f"{self._file.stem}-{budget / 2**30:.2f}GiB.log")
+        start = datetime.datetime.now(tz=datetime.UTC)
+        try:
+            with serve(self._settings | {"gpu_budget": budget}, ready=False, log=log) as server:
+                await_ready(server)
+                ready = datetime.datetime.now(tz=datetime.UTC) - start
+                for stage in server.card()["stages"]:
+                    self._keeper.hold(stage["pid"])
+                return head | {"ready_seconds": ready.total_seconds()} | self._ask(server, budget, compute)
+        except FAILURES as error:
+            return head | {"error": str(error)}
+
+    def _ask(self, server: Server, budget: int, compute: dict[str, Any]) -> dict[str, Any]:
+        options, counter = self._options, numbers()
+        probe = open_probe(server.card()["id"])
+        with Watch(probe) as watch:
+            series = [run_series(server, ask, options.requests, counter) for ask in self._asks]
+            card = server.card()
+            room = budget - contexts(card, probe.used())
+            figures: dict[str, Any] = {"series": [summarise(one, compute, room) for one in series], "card": card}
+            if options.saturate:
+                rate = saturate(server, self._asks[0], options.saturate, counter)
+                figures["saturated"] = summarise_rate(rate, options.saturate, compute, room)
+        within = watch.peak <= budget
+        return figures | {"contexts_bytes": budget - room, "peak_bytes": watch.peak, "within_budget": within}
+
+    def _measure_baseline(self, how: str) -> dict[str, Any]:
+        """Under the largest cap."""
+        options = self._options
+        budget, size = max(options.budgets), options.size
+        command = [sys.executable, "-m", "benchmarks.baseline", str(options.checkpoint), "--how", how]
+        command += ["--budget", str(budget), "--size", str(size.width), str(size.height)]
+        command += ["--steps", str(options.steps or 4), "--device", self._settings["device"]]
+        head = {"how": how, "budget_bytes": budget}
+        try:
+            ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=BASELINE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return head | {"error": f"not done after {BASELINE_SECONDS:.0f} s"}
+        if ended.returncode:
+            return head | {"error": f"ended with {ended.returncode}"}
+        figures: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+        return figures
 
 
-def run_one(server: Server, turn: int) -> Request:
-    """Text and two references in turn, each with a prompt of its own."""
-    before, start = server.card()["h2d_bytes_total"], time.monotonic()
-    kind = "two references" if turn % 2 else "text"
-    prompt = f"picture number {turn} of a lighthouse at dawn"
-    if kind == "text":
-        answer = server.generate(prompt, seed=turn, size=str(SIZE))
-    else:
-        answer = server.edit([png(noise(SIZE, seed)) for seed in range(2)], prompt, seed=str(turn), size=str(SIZE))
-    seconds, card = time.monotonic() - start, server.card()
-    resident = {stage["stage"]: stage["resident_bytes"] for stage in card["stages"]}
-    print(f"{turn:2d} {kind:15s} {answer.status_code} {seconds:7.3f} s", flush=True)
-    return Request(kind, answer.status_code, seconds, card["h2d_bytes_total"] - before, resident)
+def await_ready(server: Server) -> None:
+    """Raises RuntimeError, with the server's reason, if it never will be."""
+    health = server.wait_until(lambda: decided(server.http.get("/health").json()), READY_SECONDS, "readiness")
+    if health["status"] == "failed":
+        raise RuntimeError(health["reason"])
 
 
-def measure(checkpoint: Path, budget: int, requests: int) -> dict[str, Any]:
-    """Starts the server, runs the requests one after another, and reads what the card saw."""
-    start = time.monotonic()
-    arguments = {"model": str(checkpoint), "gpu_budget": budget, "device": "cuda"}
-    with DriverCount() as driver, serve(arguments, log=Path("serve.log")) as server:
-        ready = time.monotonic() - start
-        made = [run_one(server, turn) for turn in range(requests)]
-        card, at_rest = server.card(), driver.by_process()
-    return {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "gpu": torch.cuda.get_device_name(0),
-        "torch": torch.__version__,
-        "budget_bytes": budget,
-        "driver_peak_bytes": driver.peak,
-        "driver_at_rest_bytes": at_rest,
-        "within_budget": driver.peak <= budget,
-        "ready_seconds": ready,
-        "requests": [asdict(one) for one in made],
-        "card": card,
-    }
+def decided(health: dict[str, str]) -> dict[str, str] | None:
+    return health if health["status"] in ("ok", "failed") else None
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """'fp8=true' as a name and a value, which is read as YAML. Raises ValueError."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"{text!r}: write name=value")
+    return name, yaml.safe_load(value)
+
+
+def parse_budgets(text: str) -> list[int]:
+    """'24GiB,16GiB' as bytes. Raises ValueError."""
+    return [parse_bytes(part) for part in text.split(",")]
+
+
+def parse_size(text: str) -> Size:
+    """'1024x1024'. Raises ValueError."""
+    width, _, height = text.partition("x")
+    return Size(int(width), int(height))
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--budgets", type=parse_budgets, default=parse_budgets("31.35GiB"), help="caps, one by one")
+    parser.add_argument("--output", type=Path, default=Path(), help="a folder for the JSON and the servers' logs")
+    parser.add_argument("--requests", type=int, default=12, help="of each kind, after a first one")
+    parser.add_argument("--references", type=int, default=0, help="so many pictures in a second kind of request")
+    parser.add_argument("--saturate", type=int, default=0, help="so many clients at once")
+    parser.add_argument("--size", type=parse_size, default=Size(1024, 1024))
+    parser.add_argument("--steps", type=int, help="absent: the model's own, as the next")
+    parser.add_argument("--guidance", type=float)
+    parser.add_argument(
+        "--set", type=parse_setting, action="append", default=[], metavar="NAME=VALUE", help="of configs/flux2.yaml"
+    )
+    parser.add_argument("--compute", type=Path, help="an earlier run's file, whose computation and link hold here too")
+    parser.add_argument("--baselines", action="store_true", help="of FLUX.2 klein only")
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--budget", type=parse_bytes, default=parse_bytes("31.35GiB"))
-    parser.add_argument("--requests", type=int, default=10)
-    parser.add_argument("--output", type=Path, help="a folder for the JSON of the run")
-    options = parser.parse_args()
-    result = measure(options.checkpoint, options.budget, options.requests)
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.output:
-        name = f"{result['date']}-{options.checkpoint.name}-{options.budget / 2**30:.2f}GiB.json"
-        (options.output / name).write_text(text + "\n")
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # a server that was left would keep the card
+    options = parse()
+    options.output.mkdir(parents=True, exist_ok=True)
+    run = Run(options)
+    run.measure()
+    print(f"{run.result['gpu']}, torch {run.result['torch']}, {run.result['date']}\n{table(run.result)}")
 
 
 if __name__ == "__main__":

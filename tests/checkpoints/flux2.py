@@ -21,7 +21,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from benchmarks.checkpoint import SCHEDULER, TRANSFORMER, VAE, Shape, make_tokenizer, train_bpe, write_configurations
+from benchmarks.checkpoint.flux2 import SCHEDULER, TRANSFORMER, VAE, write_configurations
+from benchmarks.checkpoint.shape import Shape
+from benchmarks.checkpoint.tokenizer import make_tokenizer, train_bpe
 from tests.checkpoints.randomise import randomise
 
 HIDDEN = 32

@@ -16,38 +16,12 @@ from diffusers import (
 )
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from benchmarks.checkpoint import make_tokenizer
+from benchmarks.checkpoint.qwen_image import QWEN_7B, SCHEDULER, TRANSFORMER_20B
+from benchmarks.checkpoint.tokenizer import make_tokenizer
 from tests.checkpoints.randomise import randomise
 
-SCHEDULER = {
-    "num_train_timesteps": 1000,
-    "shift": 1.0,
-    "use_dynamic_shifting": True,
-    "base_shift": 0.5,
-    "max_shift": 0.9,
-    "base_image_seq_len": 256,
-    "max_image_seq_len": 8192,
-    "shift_terminal": 0.02,
-    "time_shift_type": "exponential",
-}
 HIDDEN = 64
 """Of the text encoder."""
-
-QWEN_7B: dict[str, Any] = {
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152064,
-    "max_position_embeddings": 128000,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-    "rope_scaling": {"mrope_section": [16, 24, 24], "rope_type": "default", "type": "default"},
-    "use_sliding_window": False,
-    "tie_word_embeddings": False,
-}
-"""As published: at the top of the configuration, in the words of older versions of transformers."""
 
 VISION_7B: dict[str, Any] = {
     "depth": 32,
@@ -64,18 +38,6 @@ VISION_7B: dict[str, Any] = {
     "fullatt_block_indexes": [7, 15, 23, 31],
     "tokens_per_second": 2,
     "temporal_patch_size": 2,
-}
-
-TRANSFORMER_20B: dict[str, Any] = {
-    "patch_size": 2,
-    "in_channels": 64,
-    "out_channels": 16,
-    "num_layers": 60,
-    "attention_head_dim": 128,
-    "num_attention_heads": 24,
-    "joint_attention_dim": 3584,
-    "guidance_embeds": False,
-    "axes_dims_rope": [16, 56, 56],
 }
 
 

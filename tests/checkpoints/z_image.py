@@ -9,44 +9,12 @@ from typing import Any
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from benchmarks.checkpoint import TEXT_ENCODER, make_tokenizer
+from benchmarks.checkpoint.tokenizer import make_tokenizer
+from benchmarks.checkpoint.z_image import QWEN3_4B, TRANSFORMER, VAE
 from tests.checkpoints.randomise import randomise
 
 HIDDEN = 32
 """Of the text encoder; its heads together are twice as wide."""
-
-TRANSFORMER: dict[str, Any] = {
-    "_class_name": "ZImageTransformer2DModel",
-    "all_patch_size": [2],
-    "all_f_patch_size": [1],
-    "in_channels": 16,
-    "dim": 3840,
-    "n_layers": 30,
-    "n_refiner_layers": 2,
-    "n_heads": 30,
-    "n_kv_heads": 30,
-    "norm_eps": 1e-5,
-    "qk_norm": True,
-    "cap_feat_dim": 2560,
-    "rope_theta": 256.0,
-    "t_scale": 1000.0,
-    "axes_dims": [32, 48, 48],
-    "axes_lens": [1536, 512, 512],
-}
-VAE: dict[str, Any] = {
-    "_class_name": "AutoencoderKL",
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [128, 256, 512, 512],
-    "layers_per_block": 2,
-    "latent_channels": 16,
-    "sample_size": 1024,
-    "scaling_factor": 0.3611,
-    "shift_factor": 0.1159,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-}
-QWEN3_4B = TEXT_ENCODER | {"hidden_size": 2560, "intermediate_size": 9728, "tie_word_embeddings": True}
 
 
 def write_z_image(folder: Path, *, turbo: bool = True, sample_size: int = 64, max_shard_size: str = "5GB") -> Path:

@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from benchmarks.checkpoint import SHAPES, Shape, write_checkpoint
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size
 from lightx2v.errors import InvalidCheckpoint, NonFinite
 from lightx2v.models.component import Component
@@ -223,21 +222,3 @@ def test_the_text_encoder_brings_no_vision(checkpoint: Path) -> None:
     assert "lightx2v.models.flux2.encoder" in loaded
     assert not [name for name in loaded if name.startswith(("diffusers", "torchvision"))]
     assert not [name for name in loaded if "modeling_pixtral" in name or "mistral3" in name]
-
-
-def test_a_written_checkpoint_of_any_size_gives_a_picture(tmp_path: Path) -> None:
-    """The benchmarks' checkpoints, here small: complete, sharded, and finite at every stage."""
-    small = SHAPES["klein-9b"]
-    heads = {"num_attention_heads": 2, "num_layers": 1, "num_single_layers": 2, "joint_attention_dim": 192}
-    widths = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
-    vae = {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1}
-    text = small.text_encoder | widths | {"vocab_size": 1000}
-    write_checkpoint(tmp_path, Shape(small.transformer | heads, text, small.vae | vae), shard_nbytes=1_000_000)
-    assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 1
-    encoder, denoiser, autoencoder = (bind(part(tmp_path, torch.bfloat16), tmp_path) for part in PARTS)
-    assert isinstance(encoder, Flux2TextEncoder)
-    assert isinstance(denoiser, Flux2Denoiser)
-    assert isinstance(autoencoder, Flux2Autoencoder)
-    *_, latents = denoiser.steps(make_request(), Conditioning(encoder.encode("a red circle", (), CPU)), (), CPU)
-    assert latents.tokens.float().std() > 0.1
-    assert autoencoder.decode(latents).size == Size(64, 48)

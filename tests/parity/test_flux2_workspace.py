@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.checkpoint import SHAPES, make_tokenizer, write_configurations
+from benchmarks.checkpoint.flux2 import SHAPES, write_configurations
+from benchmarks.checkpoint.tokenizer import make_tokenizer
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Size
 from lightx2v.models.flux2.autoencoder import Flux2Autoencoder
 from lightx2v.models.flux2.denoiser import Flux2Denoiser

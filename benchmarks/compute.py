@@ -1,0 +1,132 @@
+"""What a request computes, by stage, with everything on the card, and the rate of the link: what a bound is made of.
+
+    python -m benchmarks.compute '{"settings": {"model": FOLDER}, "asks": [{"size": {"width": 1024, "height": 1024}}]}'
+
+Prints one line of JSON, and holds the host copies until its input ends.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from benchmarks.ask import Ask, numbers
+from lightx2v.checkpoint import read_recipe
+from lightx2v.config import EngineSettings
+from lightx2v.core import Size, StageName
+from lightx2v.models.registry import Recipe
+from lightx2v.pipeline import Pipeline
+from lightx2v.residency.plan import StageSize
+
+WARMUP, TIMES = 2, 5
+LINK_BYTES, LINK_TIMES = 512 << 20, 8
+JOBS = ("run", "encode")
+
+
+def measure(settings: EngineSettings, asks: list[Ask]) -> dict[str, Any]:
+    """The card, the link's rate, and of each kind of request the stages' sizes and seconds."""
+    cuda = settings.device == "cuda"
+    pipeline, recipe, counter = Pipeline(settings), read_recipe(settings), numbers()
+    clock = Clock(pipeline)
+    return {
+        "gpu": torch.cuda.get_device_name() if cuda else "cpu",
+        "torch": torch.__version__,
+        "kinds": {ask.kind: measure_kind(pipeline, clock, ask, recipe, counter) for ask in asks},
+        "link_bytes_per_second": link_rate(cuda),
+    }
+
+
+class Clock:
+    """Seconds that the stages of a pipeline compute, whatever is done around it."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._seconds: dict[StageName, float] = defaultdict(float)
+        for stage in pipeline._stages.values():
+            for job in JOBS:
+                if hasattr(stage, job):
+                    setattr(stage, job, self._timed(stage.name, getattr(stage, job)))
+
+    def read(self) -> dict[StageName, float]:
+        """By stage, since the last time."""
+        seconds = dict(self._seconds)
+        self._seconds.clear()
+        return seconds
+
+    def _timed(self, name: StageName, job: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*inputs: Any) -> Any:
+            synchronise()
+            start = time.perf_counter()
+            result = job(*inputs)
+            synchronise()
+            self._seconds[name] += time.perf_counter() - start
+            return result
+
+        return run
+
+
+def measure_kind(pipeline: Pipeline, clock: Clock, ask: Ask, recipe: Recipe, counter: Iterator[int]) -> dict[str, Any]:
+    """Each stage's shortest time of a few warm requests. Raises RuntimeError if weights moved meanwhile."""
+    references = ask.pictures(recipe)
+    runs, whole = [], []
+    for turn in range(WARMUP + TIMES):
+        if turn == WARMUP:
+            moved = pipeline._device.h2d_bytes
+        request = ask.request(recipe, next(counter), references)
+        start = time.perf_counter()
+        pipeline.generate(request, references)
+        whole.append(time.perf_counter() - start)
+        runs.append(clock.read())
+    if pipeline._device.h2d_bytes > moved:
+        raise RuntimeError(f"{ask.kind}: not everything fits on this card, so its computation was not measured")
+    return {
+        "seconds": {name: min(run[name] for run in runs[WARMUP:]) for name in runs[-1]},
+        "pipeline_seconds": min(whole[WARMUP:]),
+        "sizes": [asdict(steady(size)) for size in pipeline.sizes(request)],
+    }
+
+
+def steady(size: StageSize) -> StageSize:
+    """A prompt that is new is encoded once; the negative one is known."""
+    return replace(size, uses=1) if size.stage == "encode" else size
+
+
+def link_rate(cuda: bool) -> float:
+    """Bytes per second from pinned memory to the card, the best of a few large copies."""
+    host = torch.ones(LINK_BYTES, dtype=torch.uint8, pin_memory=cuda)
+    there = torch.empty_like(host, device="cuda" if cuda else "cpu")
+    seconds = []
+    for _ in range(LINK_TIMES):
+        synchronise()
+        start = time.perf_counter()
+        there.copy_(host, non_blocking=True)
+        synchronise()
+        seconds.append(time.perf_counter() - start)
+    return LINK_BYTES / min(seconds)
+
+
+def synchronise() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def parse(text: str) -> tuple[EngineSettings, list[Ask]]:
+    values = json.loads(text)
+    known = {key: value for key, value in values["settings"].items() if key in EngineSettings.model_fields}
+    asks = [Ask(**ask | {"size": Size(**ask["size"])}) for ask in values["asks"]]
+    return EngineSettings(**known), asks
+
+
+def main() -> None:
+    print(json.dumps(measure(*parse(sys.argv[1]))), flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Requests one after another, and many at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import httpx
+
+from benchmarks.ask import Ask
+from tests.server import Server
+
+PER_CLIENT = 4
+"""Requests that each client sends when the server is saturated."""
+
+TIMEOUT_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Series:
+    """Requests of one kind, one after another."""
+
+    kind: str
+    first_seconds: float
+    seconds: tuple[float, ...]
+    """Of each after the first."""
+    h2d_bytes: float
+    d2h_bytes: float
+    """Of weights, per request after the first."""
+
+
+def run_series(server: Server, ask: Ask, times: int, numbers: Iterator[int]) -> Series:
+    """`times` requests and a first one. Raises RuntimeError if one fails."""
+    first = timed(server.http, ask, next(numbers))
+    before = server.card()
+    seconds = tuple(timed(server.http, ask, number) for number in islice(numbers, times))
+    after = server.card()
+    h2d, d2h = ((after[key] - before[key]) / times for key in ("h2d_bytes_total", "d2h_bytes_total"))
+    return Series(ask.kind, first, seconds, h2d, d2h)
+
+
+def saturate(server: Server, ask: Ask, clients: int, numbers: Iterator[int]) -> float:
+    """Pictures per second of so many clients at once, each of which sends its next request when it has its answer."""
+    turns = iter(list(islice(numbers, clients * PER_CLIENT)))
+    ends: list[float] = []
+    lock = threading.Lock()
+
+    def send() -> None:
+        with httpx.Client(base_url=server.url, timeout=TIMEOUT_SECONDS) as http:
+            while True:
+                with lock:
+                    number = next(turns, None)
+                if number is None:
+                    return
+                ask.send(http, number)
+                ends.append(time.monotonic())
+
+    with ThreadPoolExecutor(clients) as pool:
+        for sent in [pool.submit(send) for _ in range(clients)]:
+            sent.result()
+    return rate(ends, clients)
+
+
+def rate(ends: Sequence[float], begun: int) -> float:
+    """Per second, after the first `begun` ends: until then not all had come."""
+    ordered = sorted(ends)
+    return (len(ordered) - begun) / (ordered[-1] - ordered[begun - 1])
+
+
+def timed(http: httpx.Client, ask: Ask, number: int) -> float:
+    start = time.monotonic()
+    ask.send(http, number)
+    return time.monotonic() - start

@@ -1,0 +1,77 @@
+"""What no schedule can beat: the least seconds of a request and the most requests per second, from bytes and rates.
+
+What is assumed of a schedule:
+- The stages of a request compute one after another, and nothing of a request computes before the one ahead of it has
+  been answered: one client that sends text after text, each with a prompt that is new.
+- The link may carry weights at any moment, also while a stage computes, while an answer is made and sent, and for a
+  request that has not come yet. Device memory may be shared out anew at any moment, byte by byte. Nothing comes back.
+- A use of a stage reads all of its weights once, and each takes the same time. At one moment of every use, the same in
+  all, its workspace is in use; what stays free of the card then is its `room`. Weights are read from the device only.
+- `stages` of a request are in steady state: what is counted is a period, from one request to the next.
+
+A weight that is not on the device at some moment and is read after it crosses the link in between. So between two
+moments between which all of some weights are read, at least these cross but for what there was room for at the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lightx2v.core import StageName
+from lightx2v.residency.plan import StageSize
+
+Seconds = Mapping[StageName, float]
+"""Of computation that a request takes in each stage, all uses together."""
+
+
+def room(size: StageSize, budget: int) -> int:
+    """Bytes for weights of any stage while this one's workspace is in use. `budget` leaves the contexts out."""
+    return max(0, budget - size.workspace)
+
+
+def least_moved(stages: Sequence[StageSize], budget: int) -> int:
+    """o = max(0, W - R): bytes that cross the link at least, from each request to the next.
+
+    W: bytes of all weights. R: the room of the stage with the largest workspace. After that moment all W are read until
+    the same moment of the next request.
+    """
+    return max(0, _weights(stages) - min(room(size, budget) for size in stages))
+
+
+def least_seconds(stages: Sequence[StageSize], budget: int, link: float, compute: Seconds) -> float:
+    """T: seconds from each request to the next, at least. `link`: bytes per second to the device.
+
+    With n uses of a stage of W_s bytes, of c seconds each, tau seconds of computation in all stages, and R its room:
+
+        T >= (n - 1) max(c, max(0, W_s - R) / link) + max(tau - (n - 1) c, max(0, W - R) / link)
+
+    From the moment of one use to that of the next, W_s are read; from the last use's to that of the next request's
+    first, all of W. The compute of each stretch takes its time, and so does what crosses the link in it. The largest
+    over the stages holds, and o / link.
+    """
+    moving = least_moved(stages, budget) / link
+    return max(moving, *(_seconds_around(size, stages, budget, link, compute) for size in stages))
+
+
+def most_per_second(
+    stages: Sequence[StageSize], budget: int, link: float, compute: Seconds, together: int = 1
+) -> float:
+    """X <= min(1 / tau, k link / o): requests per second, at most, however many wait.
+
+    Stages of different requests take turns at the card's arithmetic. k: `together` requests at most are computed with
+    one passage of the weights.
+    """
+    moved = least_moved(stages, budget)
+    arithmetic = 1 / sum(compute.values())
+    return min(arithmetic, together * link / moved) if moved else arithmetic
+
+
+def _seconds_around(size: StageSize, stages: Sequence[StageSize], budget: int, link: float, compute: Seconds) -> float:
+    again, use, free = size.uses - 1, compute[size.stage] / size.uses, room(size, budget)
+    streaming = again * max(use, max(0, size.total - free) / link)
+    rest = max(sum(compute.values()) - again * use, max(0, _weights(stages) - free) / link)
+    return streaming + rest
+
+
+def _weights(stages: Sequence[StageSize]) -> int:
+    return sum(size.total for size in stages)
