@@ -73,7 +73,7 @@ def _quantise(ref: TensorRef, parts: Mapping[Part, torch.Tensor]) -> None:
     _pread(ref, stored)
     chunks = (matrix.split(ROWS) for matrix in (stored, parts["weight"], parts["scale"]))
     for rows, codes, scales in zip(*chunks, strict=True):
-        made = quantise(rows)
+        made = quantise(rows.float())
         codes.copy_(made.codes.view(codes.dtype))
         scales.copy_(made.scales)
 

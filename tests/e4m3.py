@@ -1,0 +1,53 @@
+"""fp8 by its definition, without torch's: what the engine's rounding and products must be."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import nn
+
+MOST, LEAST_EXPONENT, FRACTION_BITS = 448.0, -6, 3
+BLOCKS = re.compile(r"(^|\.)(transformer_blocks|single_transformer_blocks|layers|blocks|block)\.\d+\.")
+
+
+def rounded(values: torch.Tensor) -> torch.Tensor:
+    """To the nearest number of e4m3, of two the even one."""
+    _, exponents = torch.frexp(values)
+    steps = torch.exp2((exponents - 1).clamp(min=LEAST_EXPONENT).float() - FRACTION_BITS)
+    return torch.round(values / steps) * steps
+
+
+def by_rows(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """fp32 [..., columns], numbers of e4m3, and [..., 1], what each row's are to be multiplied by."""
+    largest = matrix.float().abs().amax(dim=-1, keepdim=True)
+    scales = torch.where(largest > 0, largest, torch.ones_like(largest)) / MOST
+    return rounded(matrix.float() / scales), scales
+
+
+class Emulated(nn.Module):
+    """A linear layer in fp8 that keeps what was put into it, call by call."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.codes, self.scales = by_rows(linear.weight.detach())
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.inputs: list[torch.Tensor] = []
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        self.inputs.append(states)
+        codes, scales = by_rows(states)
+        product = (codes * scales) @ (self.codes * self.scales).T
+        return product if self.bias is None else product + self.bias
+
+
+def emulate(module: nn.Module) -> dict[str, Emulated]:
+    """Replaces the linear layers in blocks whose widths are multiples of 16; by their names."""
+    paths = [path for path, layer in module.named_modules() if BLOCKS.search(path) and isinstance(layer, nn.Linear)]
+    fitting = {path: module.get_submodule(path) for path in paths}
+    fitting = {path: layer for path, layer in fitting.items() if not any(side % 16 for side in layer.weight.shape)}
+    emulated = {path: Emulated(layer) for path, layer in fitting.items()}  # type: ignore[arg-type]
+    for path, layer in emulated.items():
+        module.set_submodule(path, layer)
+    return emulated
