@@ -7,6 +7,8 @@ import re
 import torch
 from torch import nn
 
+from lightx2v.layers.linear import Fp8Linear
+
 MOST, LEAST_EXPONENT, FRACTION_BITS = 448.0, -6, 3
 BLOCKS = re.compile(r"(^|\.)(transformer_blocks|single_transformer_blocks|layers|blocks|block)\.\d+\.")
 
@@ -42,12 +44,23 @@ class Emulated(nn.Module):
         return product if self.bias is None else product + self.bias
 
 
+def kept_in_fp8(linear: nn.Linear) -> Fp8Linear:
+    """The engine's layer in the place of `linear`, its states as they are by definition."""
+    layer = Fp8Linear(linear)
+    codes, scales = by_rows(linear.weight)
+    layer.weight.copy_(codes.to(torch.float8_e4m3fn).view(torch.int8))
+    layer.scale.copy_(scales)
+    return layer
+
+
 def emulate(module: nn.Module) -> dict[str, Emulated]:
     """Replaces the linear layers in blocks whose widths are multiples of 16; by their names."""
-    paths = [path for path, layer in module.named_modules() if BLOCKS.search(path) and isinstance(layer, nn.Linear)]
-    fitting = {path: module.get_submodule(path) for path in paths}
-    fitting = {path: layer for path, layer in fitting.items() if not any(side % 16 for side in layer.weight.shape)}
-    emulated = {path: Emulated(layer) for path, layer in fitting.items()}  # type: ignore[arg-type]
+    linear = {path: layer for path, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    emulated = {
+        path: Emulated(layer)
+        for path, layer in linear.items()
+        if BLOCKS.search(path) and layer.in_features % 16 == layer.out_features % 16 == 0
+    }
     for path, layer in emulated.items():
         module.set_submodule(path, layer)
     return emulated

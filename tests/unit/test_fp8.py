@@ -19,12 +19,12 @@ from lightx2v.stages.build import open_device
 from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.host import HostCopy, OnDisk, _identity
-from lightx2v.weights.index import read_index
+from lightx2v.weights.index import TensorRef, read_index
 from lightx2v.weights.layout import Layout, make_layout
 from lightx2v.weights.read import ROWS
 from lightx2v.weights.residence import Residence
 from tests.checkpoints.lora import write
-from tests.e4m3 import Emulated, by_rows
+from tests.e4m3 import Emulated, by_rows, kept_in_fp8
 from tests.unit.toy import REQUEST, WIDTH, Toy, write_toy
 
 HIDDEN = torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
@@ -74,11 +74,7 @@ def linear(bias: bool, dtype: torch.dtype = torch.float32) -> tuple[nn.Linear, F
     """A layer, and the same in fp8."""
     torch.manual_seed(1)
     layer = nn.Linear(48, 32, bias).to(dtype).requires_grad_(False)
-    kept = Fp8Linear(layer)
-    codes, scales = quantise(layer.weight.float())
-    kept.weight.copy_(codes.view(torch.int8))
-    kept.scale.copy_(scales)
-    return layer, kept
+    return layer, kept_in_fp8(layer)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -165,8 +161,14 @@ def test_a_stored_tensor_is_read_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
     write_toy(tmp_path / "toy")
     layout = toy_layout(tmp_path, keep_in_fp8(Toy()))
-    refs, pread = [], read._pread
-    monkeypatch.setattr(read, "_pread", lambda ref, into: (refs.append(ref), pread(ref, into)))
+    refs: list[TensorRef] = []
+    pread = read._pread
+
+    def noting(ref: TensorRef, into: torch.Tensor) -> None:
+        refs.append(ref)
+        pread(ref, into)
+
+    monkeypatch.setattr(read, "_pread", noting)
     for unit in layout.units:
         read.read_one(unit)
     assert len(refs) == len(set(refs)) == len(Toy().module.state_dict()) - 1
