@@ -44,6 +44,13 @@ class Emulated(nn.Module):
         return product if self.bias is None else product + self.bias
 
 
+def in_block(path: str) -> str:
+    """From the list of blocks on: transformers calls what is around it as it likes."""
+    found = BLOCKS.search(path)
+    assert found is not None, path
+    return path[found.start() :].removeprefix(".")
+
+
 def kept_in_fp8(linear: nn.Linear) -> Fp8Linear:
     """The engine's layer in the place of `linear`, its states as they are by definition."""
     layer = Fp8Linear(linear)

@@ -1,4 +1,4 @@
-"""Which layers of a component are kept in fp8."""
+"""Which layers of a component are kept in fp8, and what room they take to run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from typing import TypeVar
 
 from torch import nn
 
+from lightx2v.core import GenerateRequest
 from lightx2v.layers.linear import MULTIPLE, Fp8Linear
 from lightx2v.models.component import Component
 
 C = TypeVar("C", bound=Component)
+
+WORKSPACE = 1.1
+"""Of what a run needs otherwise: what enters a layer is there scaled and in fp8 as well, for a while."""
 
 
 def keep_in_fp8(component: C) -> C:
@@ -21,6 +25,12 @@ def keep_in_fp8(component: C) -> C:
         component.module.set_submodule(path, Fp8Linear(layer))
     component.fp8_layers = frozenset(layers)
     return component
+
+
+def workspace(component: Component, request: GenerateRequest) -> int:
+    """Device bytes that a run needs beside weights, whatever its layers are kept in."""
+    nbytes = component.workspace(request)
+    return int(WORKSPACE * nbytes) if component.fp8_layers else nbytes
 
 
 def _eligible(component: Component) -> Iterator[tuple[str, nn.Linear]]:

@@ -20,7 +20,7 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import Conditioning
 from lightx2v.models.component import Component
 from lightx2v.pipeline import Pipeline
-from tests.e4m3 import Emulated, emulate
+from tests.e4m3 import Emulated, emulate, in_block
 from tests.parity.reference import LATENTS, load_reference, make_request, reference_generate
 from tests.parity.test_residency import BUDGETS, make
 
@@ -35,9 +35,10 @@ def open_pipeline(checkpoint: Path, **settings: Any) -> Pipeline:
 def follow(component: Component, emulated: dict[str, Emulated]) -> list[str]:
     """Gives our layers what the reference's got, call by call. The list fills with who was called."""
     called: list[str] = []
+    theirs = {in_block(path): layer for path, layer in emulated.items()}
     for path in component.fp8_layers:
-        source = component.source(f"{path}.weight").removesuffix(".weight")
-        given = iter(emulated[source].inputs)
+        source = in_block(component.source(path))
+        given = iter(theirs[source].inputs)
         layer = component.module.get_submodule(path)
         layer.register_forward_pre_hook(_giving(given, source, called))
     return called
@@ -74,7 +75,7 @@ def test_conditioning(variant: str, request: pytest.FixtureRequest) -> None:
         stage = pipeline._stages["encode"]
         called = follow(stage.component, emulated)
         found = pipeline._run("encode", "run", make_request(prompt=PROMPT), (), lambda: False).positive
-        used = {path for path, layer in emulated.items() if layer.inputs}
+        used = {in_block(path) for path, layer in emulated.items() if layer.inputs}
         assert sorted(called) == sorted(set(called))
         assert set(called) <= used
         assert len(called) == len(stage.component.fp8_layers) > 10
@@ -95,7 +96,7 @@ def test_all_steps(variant: str, request: pytest.FixtureRequest) -> None:
         called = follow(pipeline._stages["denoise"].component, emulated)
         inputs = (conditioning, (), lambda: False, lambda _: None)
         found = pipeline._run("denoise", "run", asked, *inputs).tokens
-        assert sorted(called) == sorted(2 * [*emulated])
+        assert sorted(called) == sorted(2 * [in_block(path) for path in emulated])
     torch.testing.assert_close(found, expected, rtol=LATENTS, atol=LATENTS)
     assert (expected - exact).abs().max() > 100 * LATENTS, "or nothing was compared"
 
