@@ -53,6 +53,10 @@ class EngineSettings(Settings):
 
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
 
+    fp8: bool = False
+    """Keeps the linear layers in the blocks of text encoder and transformers in e4m3 with a scale per row: about half
+    the bytes of bfloat16, and faster products on a GPU from compute capability 8.9 on. Pictures change a little."""
+
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: CUDA where there is one."""
 

@@ -42,6 +42,9 @@ class Component(ABC):
     precise: frozenset[str] = frozenset()
     """State names that are fp32 whatever `dtype` is."""
 
+    fp8_layers: frozenset[str] = frozenset()
+    """Paths of linear layers that are kept in fp8, which makes two states of the checkpoint's one (`models.fp8`)."""
+
     def source(self, name: str) -> str:
         """The checkpoint's name of a state of `module`."""
         return name

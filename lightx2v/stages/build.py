@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from lightx2v.checkpoint import resolve, resolve_loras
 from lightx2v.config import EngineSettings
 from lightx2v.core import StageName
+from lightx2v.errors import InvalidSettings
+from lightx2v.models.component import Component
+from lightx2v.models.fp8 import keep_in_fp8
 from lightx2v.models.registry import find_family
 from lightx2v.stages.decode import DecodeStage
 from lightx2v.stages.denoise import DenoiseStage, RefineStage
@@ -17,6 +20,8 @@ from lightx2v.stages.encode import EncodeStage
 from lightx2v.stages.stage import Stage
 from lightx2v.weights.card import CpuCard
 from lightx2v.weights.device import CpuDevice, CudaDevice, Device
+
+C = TypeVar("C", bound=Component)
 
 READS: dict[StageName, tuple[str, ...]] = {
     "encode": ("text_encoder", "tokenizer"),
@@ -26,6 +31,9 @@ READS: dict[StageName, tuple[str, ...]] = {
 }
 """The parts of a checkpoint that a stage's process needs on its disk."""
 
+FP8_CAPABILITY = (8, 9)
+"""Of the first GPUs that multiply in fp8."""
+
 
 def load_stage(name: StageName, settings: EngineSettings, device: Device) -> Stage[Any]:
     """The stage with its weights on the host, nothing of it on the device yet. Raises InvalidCheckpoint."""
@@ -33,12 +41,14 @@ def load_stage(name: StageName, settings: EngineSettings, device: Device) -> Sta
     family = find_family(checkpoint)
     dtype = getattr(torch, settings.dtype)
     if name == "encode":
-        return EncodeStage(family.encoder(checkpoint, dtype), checkpoint, settings, device)
+        encoder = _kept(family.encoder(checkpoint, dtype), settings)
+        return EncodeStage(encoder, checkpoint, settings, device)
     if name == "denoise":
-        denoiser = family.denoiser(checkpoint, dtype)
+        denoiser = _kept(family.denoiser(checkpoint, dtype), settings)
         return DenoiseStage(denoiser, checkpoint, settings, device, resolve_loras(settings))
     if name == "refine":
-        return RefineStage(family.refiner(checkpoint, dtype), checkpoint, settings, device, {})
+        refiner = _kept(family.refiner(checkpoint, dtype), settings)
+        return RefineStage(refiner, checkpoint, settings, device, {})
     return DecodeStage(family.autoencoder(checkpoint, dtype), checkpoint, settings, device)
 
 
@@ -46,8 +56,22 @@ def open_device(kind: Literal["cuda", "cpu"], settings: EngineSettings, card: st
     """The first visible GPU, or the cpu with the settings' budget, shared by all processes that name the same card.
 
     On the cpu all cores compute: the number of threads shows in the last bit, and must not depend on the process.
+
+    Raises InvalidSettings if they want of the GPU what it cannot do.
     """
     if kind == "cuda":
+        _check_fp8(settings)
         return CudaDevice()
     torch.set_num_threads(os.cpu_count() or 1)
     return CpuDevice(CpuCard(card, settings.gpu_budget) if settings.gpu_budget else None)
+
+
+def _kept(component: C, settings: EngineSettings) -> C:
+    return keep_in_fp8(component) if settings.fp8 else component
+
+
+def _check_fp8(settings: EngineSettings) -> None:
+    capability = torch.cuda.get_device_capability()
+    if settings.fp8 and capability < FP8_CAPABILITY:
+        needed, found = (".".join(map(str, pair)) for pair in (FP8_CAPABILITY, capability))
+        raise InvalidSettings(f"fp8: needs a GPU of compute capability {needed} or more, this one has {found}")

@@ -17,6 +17,7 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, StageName
 from lightx2v.errors import Cancelled, OutOfMemory
 from lightx2v.models.component import Component
+from lightx2v.models.fp8 import workspace
 from lightx2v.residency.plan import StageSize
 from lightx2v.weights.device import Device
 from lightx2v.weights.host import HostCopy, OnDisk
@@ -79,7 +80,7 @@ class Stage(Generic[C]):
 
     def workspace(self, request: GenerateRequest) -> int:
         """Device bytes beside weights for `request`."""
-        return self.component.workspace(request)
+        return workspace(self.component, request)
 
     def size(self, request: GenerateRequest) -> StageSize:
         """What the plan must know for a request like this one."""

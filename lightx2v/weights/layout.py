@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
@@ -17,6 +17,10 @@ ALIGNMENT = 256
 """Bytes. Every kernel and every copy engine is content with it."""
 
 REST, HOST = "rest", "host"
+
+Part = Literal["weight", "scale"]
+"""As a layer in fp8 calls what is made of its stored weight: the numbers, by their bits, and each row's scale."""
+PARTS: tuple[Part, ...] = ("weight", "scale")
 
 
 class Loadable(Protocol):
@@ -30,6 +34,7 @@ class Loadable(Protocol):
     unreachable: frozenset[str]
     last_slices: Mapping[str, int]
     precise: frozenset[str]
+    fp8_layers: frozenset[str]
 
     def source(self, name: str) -> str: ...
 
@@ -37,21 +42,24 @@ class Loadable(Protocol):
 @dataclass(frozen=True, slots=True)
 class State:
     """One state of a module before it is laid out. With `last_of`, it is the last slice of the stored tensor along that
-    dimension."""
+    dimension; with `part`, that part of it in fp8."""
 
     name: str
     ref: TensorRef
     dtype: torch.dtype
-    """That of floating-point states; others keep their own."""
+    """That of floating-point states and of parts; others keep their own."""
     last_of: int | None = None
+    part: Part | None = None
 
     @property
     def kept(self) -> torch.dtype:
-        return self.dtype if self.ref.dtype.is_floating_point else self.ref.dtype
+        return self.dtype if self.part or self.ref.dtype.is_floating_point else self.ref.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
         stored = self.ref.shape
+        if self.part == "scale":
+            return (*stored[:-1], 1)
         return stored if self.last_of is None else stored[: self.last_of] + stored[self.last_of + 1 :]
 
 
@@ -65,6 +73,7 @@ class Entry:
     dtype: torch.dtype
     shape: tuple[int, ...]
     last_of: int | None = None
+    part: Part | None = None
 
     @property
     def nbytes(self) -> int:
@@ -136,23 +145,29 @@ def make_unit(name: str, start: int, states: Iterable[State]) -> Unit:
     entries: list[Entry] = []
     offset = 0
     for state in states:
-        entries.append(Entry(state.name, state.ref, offset, state.kept, state.shape, state.last_of))
+        entries.append(Entry(state.name, state.ref, offset, state.kept, state.shape, state.last_of, state.part))
         offset += _align(entries[-1].nbytes)
     return Unit(name, start, offset, tuple(entries))
 
 
 def _find(component: Loadable, index: dict[str, TensorRef], name: str, meta: torch.Tensor) -> State:
-    source = component.source(name)
+    part = _part(component, name)
+    source = component.source(f"{name.removesuffix(part)}weight" if part else name)
     if source not in index:
         raise InvalidCheckpoint(f"{component.folder}: the weights lack the tensor {source}")
-    dtype = torch.float32 if name in component.precise else component.dtype
-    state = State(name, index[source], dtype, component.last_slices.get(name))
+    dtype = meta.dtype if part else torch.float32 if name in component.precise else component.dtype
+    state = State(name, index[source], dtype, component.last_slices.get(name), part)
     if state.shape != tuple(meta.shape):
         raise InvalidCheckpoint(
             f"{state.ref.file}: tensor {source} has shape {list(state.ref.shape)}, the configuration says "
             f"{list(meta.shape)}"
         )
     return state
+
+
+def _part(component: Loadable, name: str) -> Part | None:
+    path, _, attribute = name.rpartition(".")
+    return next((part for part in PARTS if part == attribute), None) if path in component.fp8_layers else None
 
 
 def _owner(name: str, owner: dict[str, str]) -> str:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
 
 from lightx2v.errors import InvalidCheckpoint
+from lightx2v.fp8 import quantise
 from lightx2v.weights.index import TensorRef
-from lightx2v.weights.layout import Entry, Unit, part, view
+from lightx2v.weights.layout import Entry, Part, Unit, part, view
 
 READERS = 8
 CHUNK = 1 << 30
 """Bytes of one read call; Linux takes a little under 2 GiB."""
+ROWS = 1024
+"""So many rows become fp8 at a time: what lies between is in fp32."""
 
 
 def read(units: Iterable[Unit], memory: torch.Tensor) -> None:
@@ -40,9 +43,19 @@ def _readers() -> Iterator[ThreadPoolExecutor]:
 
 
 def _fill(unit: Unit, slab: torch.Tensor, readers: ThreadPoolExecutor) -> None:
-    loads = [readers.submit(_load, entry, view(slab, entry)) for entry in unit.entries]
+    loads = [readers.submit(_load, entry, view(slab, entry)) for entry in unit.entries if entry.part is None]
+    loads += [readers.submit(_quantise, ref, parts) for ref, parts in _parts(unit, slab).items()]
     for load in loads:
         load.result()
+
+
+def _parts(unit: Unit, slab: torch.Tensor) -> dict[TensorRef, dict[Part, torch.Tensor]]:
+    """Where what is made of one stored tensor belongs, so that it is read once."""
+    parts: dict[TensorRef, dict[Part, torch.Tensor]] = {}
+    for entry in unit.entries:
+        if entry.part is not None:
+            parts.setdefault(entry.ref, {})[entry.part] = view(slab, entry)
+    return parts
 
 
 def _load(entry: Entry, into: torch.Tensor) -> None:
@@ -53,6 +66,16 @@ def _load(entry: Entry, into: torch.Tensor) -> None:
     stored = torch.empty(ref.shape, dtype=ref.dtype)
     _pread(ref, stored)
     into.copy_(stored if entry.last_of is None else stored.select(entry.last_of, -1))
+
+
+def _quantise(ref: TensorRef, parts: Mapping[Part, torch.Tensor]) -> None:
+    stored = torch.empty(ref.shape, dtype=ref.dtype)
+    _pread(ref, stored)
+    chunks = (matrix.split(ROWS) for matrix in (stored, parts["weight"], parts["scale"]))
+    for rows, codes, scales in zip(*chunks, strict=True):
+        made = quantise(rows.float())
+        codes.copy_(made.codes.view(codes.dtype))
+        scales.copy_(made.scales)
 
 
 def _pread(ref: TensorRef, into: torch.Tensor) -> None:

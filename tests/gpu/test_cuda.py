@@ -21,6 +21,7 @@ from lightx2v.weights.host import HostCopy
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
 from tests.checkpoints import lora
+from tests.e4m3 import kept_in_fp8
 from tests.pictures import asked, noise
 from tests.unit.toy import Toy, load_toy, write_toy
 
@@ -83,6 +84,43 @@ def test_a_lora_gives_the_same_bits_and_leaves_nothing(
     assert np.array_equal(before, after)
     assert not np.array_equal(before, painted)
     assert all(map(np.array_equal, made[0], streamed))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cpu_offload": True, "offload_granularity": "model"},
+        {"cpu_offload": True, "offload_granularity": "phase"},
+        {"cpu_offload": True, "lazy_load": True},
+        {"gpu_budget": CONTEXT + (40 << 20)},
+    ],
+)
+def test_same_bits_in_fp8_under_every_setting(model: Path, settings: dict[str, Any]) -> None:
+    expected = make(model, fp8=True)
+    for picture, other in zip(make(model, fp8=True, **settings), expected, strict=True):
+        assert np.array_equal(picture.pixels, other.pixels)
+    assert not np.array_equal(make(model)[0].pixels, expected[0].pixels), "or nothing was in fp8"
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16])
+@pytest.mark.parametrize("tokens", [1, 7, 512, 4608])
+def test_a_product_in_fp8_is_the_emulated_one(tokens: int, dtype: torch.dtype, bias: bool) -> None:
+    """Both round their inputs alike, so that only sums and the result, which is bf16, are apart."""
+    torch.manual_seed(0)
+    kept = kept_in_fp8(torch.nn.Linear(1536, 4096 + 16, bias).to(dtype).requires_grad_(False))
+    states = torch.randn(1, tokens, 1536).to(dtype)
+    expected = kept(states)
+    found = kept.cuda()(states.cuda())
+    assert (found.shape, found.dtype) == (expected.shape, dtype)
+    torch.testing.assert_close(found.cpu().float(), expected.float(), rtol=2**-7, atol=2**-7)
+
+
+def test_a_product_in_fp8_compiles_in_one_graph() -> None:
+    kept = kept_in_fp8(torch.nn.Linear(256, 512).bfloat16().requires_grad_(False)).cuda()
+    states = torch.randn(2, 100, 256, dtype=torch.bfloat16, device="cuda")
+    compiled: Any = torch.compile(kept.forward, fullgraph=True)
+    torch.testing.assert_close(compiled(states), kept(states), rtol=2**-4, atol=2**-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

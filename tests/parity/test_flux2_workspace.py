@@ -14,6 +14,7 @@ from benchmarks.checkpoint.tokenizer import make_tokenizer
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Size
 from lightx2v.models.flux2.autoencoder import Flux2Autoencoder
 from lightx2v.models.flux2.denoiser import Flux2Denoiser
+from lightx2v.models.fp8 import keep_in_fp8, workspace
 from lightx2v.models.registry import find_family
 from tests.checkpoints.flux2 import write_dev_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
@@ -66,6 +67,25 @@ def test_denoiser(shapes: Path, references: int, guidance: float) -> None:
         for _ in denoiser.steps(request, conditioning, seen, META):
             pass
     assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_parts_in_fp8(shapes: Path, guidance: float) -> None:
+    """They need more, and the encoder no more than is set aside."""
+    denoiser = keep_in_fp8(Flux2Denoiser(shapes, torch.bfloat16))
+    request = make_request(guidance=guidance)
+    text = torch.empty(512, denoiser.shape.joint_attention_dim)
+    conditioning = Conditioning(text, text if denoiser.recipe.is_guided(request) else None)
+    with LiveBytes(denoiser) as meter:
+        for _ in denoiser.steps(request, conditioning, (), META):
+            pass
+    assert 1.1 * meter.peak < workspace(denoiser, request) < 1.25 * meter.peak
+    encoder: Any = keep_in_fp8(find_family(shapes).encoder(shapes, torch.bfloat16))
+    table = torch.empty(encoder.config.vocab_size, encoder.config.hidden_size, dtype=torch.bfloat16)
+    encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
+    with LiveBytes(encoder) as meter:
+        encoder.encode("a red circle " * 300, (), META)
+    assert 1.1 * meter.peak < workspace(encoder, request)
 
 
 @pytest.mark.parametrize("references", [0, 2])

@@ -17,7 +17,7 @@ MOST_LINES = 500
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"lightx2v.core", "lightx2v.errors"}),
-    frozenset({"lightx2v.config", "lightx2v.limits", "lightx2v.picture", "lightx2v.video"}),
+    frozenset({"lightx2v.config", "lightx2v.fp8", "lightx2v.limits", "lightx2v.picture", "lightx2v.video"}),
     frozenset({"lightx2v.weights", "lightx2v.residency", "lightx2v.layers"}),
     frozenset({"lightx2v.models"}),
     frozenset({"lightx2v.checkpoint"}),
