@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 import torch
-from ray.serve.deployment import Application
 
 from benchmarks.request import WARMUP, quantiles, timed
 from deployments.app import compose
@@ -48,7 +47,7 @@ class Idle(StageServer):
         return pack(outputs(request.prompt)[self._stage.name])
 
 
-def idle(args: dict[str, Any]) -> Application:
+def idle(args: dict[str, Any]) -> Any:
     return compose(parse_models(args), Idle)
 
 
