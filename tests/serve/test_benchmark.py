@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import Run, parse
+from lightx2v.weights.shared import used_by
 from tests.server import ROOT
 
 
@@ -29,6 +32,19 @@ def test_a_cap_that_suffices_and_one_that_does_not(checkpoint: Path, tmp_path: P
     assert suffices["saturated"]["per_second"] > 0
     assert "needs" in fails["error"], "the server's own reason"
     assert run.stdout.count("| 0.02 GiB | text |") == 2, "at once, and in the table at the end"
-    logs = [log.read_text() for log in sorted(tmp_path.glob("*GiB.log"))]
-    assert len(logs) == 2
-    assert not [line for log in logs[-1:] for line in log.splitlines() if ": loaded, " in line], "read from disk again"
+
+
+def test_the_host_copies_outlive_the_process_that_measured(checkpoint: Path, tmp_path: Path) -> None:
+    arguments = [str(checkpoint), "--output", str(tmp_path), "--size", "64x64", "--steps", "1", "--set", "device=cpu"]
+    run = Run(parse(arguments))
+    before = descriptors()
+    run._measure_compute()
+    assert len(descriptors() - before) == 3, "one for each stage"
+
+
+def descriptors() -> set[str]:
+    """The names of the host copies that this process has."""
+    found = used_by(os.getpid())
+    for descriptor in found.values():
+        os.close(descriptor)
+    return set(found)
