@@ -33,8 +33,8 @@ class Ask:
     def kind(self) -> str:
         return f"{self.references} references" if self.references else TEXT
 
-    def send(self, http: httpx.Client, number: int) -> None:
-        """Returns with the answer. Raises RuntimeError if that is no picture."""
+    def send(self, http: httpx.Client, number: int) -> str:
+        """The picture, in base64. Raises RuntimeError if the answer is none."""
         fields: dict[str, Any] = {"prompt": _prompt(number), "seed": number, "size": str(self.size)}
         fields |= {} if self.steps is None else {"num_inference_steps": self.steps}
         fields |= {} if self.guidance is None else {"guidance_scale": self.guidance}
@@ -45,6 +45,8 @@ class Ask:
             answer = http.post("/v1/images/generations", json=fields)
         if answer.status_code != httpx.codes.OK:
             raise RuntimeError(f"{self.kind}: {answer.status_code} {answer.text[:500]}")
+        picture: str = answer.json()["data"][0]["b64_json"]
+        return picture
 
     def request(self, recipe: Recipe, number: int, references: Sequence[Reference]) -> GenerateRequest:
         """The same for the engine; `references` are those of `pictures`."""

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.ask import Ask, numbers
+from benchmarks.splits import measure_splits
 from lightx2v.checkpoint import read_recipe
 from lightx2v.config import EngineSettings
 from lightx2v.core import Size, StageName
@@ -34,12 +35,15 @@ def measure(settings: EngineSettings, asks: list[Ask]) -> dict[str, Any]:
     """The card, the link's rate, and of each kind of request the stages' sizes and seconds."""
     cuda = settings.device == "cuda"
     pipeline, recipe, counter = Pipeline(settings), read_recipe(settings), numbers()
-    clock = Clock(pipeline)
+    clock, link = Clock(pipeline), link_rate(cuda)
+    kinds = {ask.kind: measure_kind(pipeline, clock, ask, recipe, counter) for ask in asks}
+    text = asks[0].request(recipe, next(counter), ())
     return {
         "gpu": torch.cuda.get_device_name() if cuda else "cpu",
         "torch": torch.__version__,
-        "kinds": {ask.kind: measure_kind(pipeline, clock, ask, recipe, counter) for ask in asks},
-        "link_bytes_per_second": link_rate(cuda),
+        "kinds": kinds,
+        "splits": measure_splits(pipeline, text, lambda: clock.read()["denoise"], link),
+        "link_bytes_per_second": link,
     }
 
 

@@ -26,7 +26,7 @@ import yaml
 from benchmarks.ask import Ask, numbers
 from benchmarks.card import Watch, contexts
 from benchmarks.load import run_series, saturate
-from benchmarks.report import summarise, summarise_rate, table
+from benchmarks.report import splits_table, summarise, summarise_rate, table
 from deployments.keeper import Keeper
 from deployments.probes import open_probe
 from lightx2v.config import parse_bytes
@@ -91,7 +91,8 @@ class Run:
         if not line:
             raise RuntimeError("the computation could not be measured; the reason is above")
         compute: dict[str, Any] = json.loads(line)
-        print(json.dumps({key: value for key, value in compute.items() if key != "kinds"}), flush=True)
+        print(json.dumps({key: value for key, value in compute.items() if key not in ("kinds", "splits")}), flush=True)
+        print(splits_table(compute["splits"]), flush=True)
         for kind, figures in compute["kinds"].items():
             print(
                 kind, json.dumps(figures["seconds"]), f"{figures['pipeline_seconds']:.3f} s in one process", flush=True

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
 
 import httpx
@@ -26,6 +27,8 @@ class Series:
 
     kind: str
     first_seconds: float
+    first_sha256: str
+    """Of its picture's file, which is the same under every cap."""
     seconds: tuple[float, ...]
     """Of each after the first."""
     h2d_bytes: float
@@ -35,12 +38,12 @@ class Series:
 
 def run_series(server: Server, ask: Ask, times: int, numbers: Iterator[int]) -> Series:
     """`times` requests and a first one. Raises RuntimeError if one fails."""
-    first = timed(server.http, ask, next(numbers))
+    first, picture = timed(server.http, ask, next(numbers))
     before = server.card()
-    seconds = tuple(timed(server.http, ask, number) for number in islice(numbers, times))
+    seconds = tuple(timed(server.http, ask, number)[0] for number in islice(numbers, times))
     after = server.card()
     h2d, d2h = ((after[key] - before[key]) / times for key in ("h2d_bytes_total", "d2h_bytes_total"))
-    return Series(ask.kind, first, seconds, h2d, d2h)
+    return Series(ask.kind, first, sha256(picture.encode()).hexdigest(), seconds, h2d, d2h)
 
 
 def saturate(server: Server, ask: Ask, clients: int, numbers: Iterator[int]) -> float:
@@ -71,7 +74,8 @@ def rate(ends: Sequence[float], begun: int) -> float:
     return (len(ordered) - begun) / (ordered[-1] - ordered[begun - 1])
 
 
-def timed(http: httpx.Client, ask: Ask, number: int) -> float:
+def timed(http: httpx.Client, ask: Ask, number: int) -> tuple[float, str]:
+    """Seconds, and the picture."""
     start = time.monotonic()
-    ask.send(http, number)
-    return time.monotonic() - start
+    picture = ask.send(http, number)
+    return time.monotonic() - start, picture

