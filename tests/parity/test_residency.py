@@ -26,6 +26,8 @@ BUDGETS = {
     "edit_2511": 10_400_000,
     "wan": 10_550_000,
     "wan_experts": 10_550_000,
+    "wan_i2v": 10_550_000,
+    "wan_i2v_experts": 10_550_000,
 }
 """Too few bytes for all of a stage at once."""
 

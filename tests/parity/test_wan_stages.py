@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import WanImageToVideoPipeline, WanPipeline
 from safetensors.torch import load_file
 
 from lightx2v.core import Conditioning, Latents, Picture
 from lightx2v.errors import InvalidRequest, NonFinite
 from lightx2v.layers.rope import rope_table
 from lightx2v.models.wan.autoencoder import WanAutoencoder
+from lightx2v.models.wan.condition import Beside
 from lightx2v.models.wan.denoiser import WanDenoiser
 from lightx2v.models.wan.encoder import WanTextEncoder
+from lightx2v.models.wan.latents import to_grid
 from lightx2v.models.wan.schedule import Schedule
 from lightx2v.models.wan.transformer import WanShape, WanTransformer
 from lightx2v.weights.index import read_index
@@ -31,6 +33,11 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def oracle(wan: Path) -> WanPipeline:
     return load_reference(wan)
+
+
+@pytest.fixture(scope="module")
+def i2v_oracle(wan_i2v: Path) -> WanImageToVideoPipeline:
+    return load_reference(wan_i2v)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +148,23 @@ def test_values_that_are_not_finite_make_no_video(wan: Path) -> None:
 def test_pictures_are_not_looked_at(wan: Path) -> None:
     with pytest.raises(InvalidRequest, match="text alone"):
         WanAutoencoder(wan, torch.float32).encode(make_request(), Picture(np.asarray(make_image(0, 64, 64))), CPU)
+
+
+@pytest.mark.parametrize("frames", [1, 9])
+def test_encoded_picture(wan_i2v: Path, i2v_oracle: WanImageToVideoPipeline, frames: int) -> None:
+    """Where the transformer looks for it: after the mask."""
+    image = make_image(3, 100, 75)
+    size = {"height": 48, "width": 80}
+    first = i2v_oracle.video_processor.preprocess(image, **size)
+    with torch.no_grad():
+        expected = i2v_oracle.prepare_latents(first, 1, 16, **size, num_frames=frames)[1][0]
+    autoencoder = bind(WanAutoencoder(wan_i2v, torch.float32), wan_i2v)
+    encoded = autoencoder.encode(make_request(80, 48, frames=frames), Picture(np.asarray(image)), CPU)
+    assert (encoded.frames, encoded.rows, encoded.columns) == expected.shape[1:]
+    noise = torch.zeros(1, 16, *expected.shape[1:])
+    shown = Beside(to_grid(encoded)[None], 4).show(noise)[0]
+    torch.testing.assert_close(shown, torch.cat((noise[0], expected)), rtol=0, atol=LATENTS)
+    assert not autoencoder.unreachable
 
 
 def test_all_weights_are_read_but_the_encoders(wan: Path) -> None:

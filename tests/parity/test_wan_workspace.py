@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightx2v.core import Conditioning, GenerateRequest, Size
+from lightx2v.core import Conditioning, GenerateRequest, Latents, Size
 from lightx2v.models.component import Component
 from lightx2v.models.wan.autoencoder import WanAutoencoder
 from lightx2v.models.wan.denoiser import WanDenoiser
@@ -18,7 +18,7 @@ from tests.checkpoints.wan import UMT5_XXL, write_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
 
 LARGE = Size(832, 480)
-TRANSFORMERS = {"1.3b": 1_418_996_800, "14b": 14_288_491_584}
+TRANSFORMERS = {"1.3b": 1_418_996_800, "14b": 14_288_491_584, "i2v-a14b": 14_288_901_184}
 TEXT_ENCODER = 5_680_910_336 - 256_384 * 4096
 """Parameters, counted in the reference's; the text encoder's embedding table apart."""
 
@@ -42,6 +42,12 @@ def conditioning_of(request: GenerateRequest) -> Conditioning:
     return Conditioning(text, text if request.guidance > 1 else None)
 
 
+def references_of(denoiser: WanDenoiser, request: GenerateRequest) -> tuple[Latents, ...]:
+    frames, rows, columns = denoiser._grid(request)
+    latents = Latents(torch.empty(frames * rows * columns, denoiser.shape.out_channels), rows, columns, frames)
+    return (latents,) * denoiser.recipe.min_references
+
+
 def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None:
     denoiser, encoder = WanDenoiser(shapes, torch.bfloat16), WanTextEncoder(shapes, torch.bfloat16)
     states = reachable(denoiser)
@@ -52,14 +58,15 @@ def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None
     assert sum(state.nbytes for state in reachable(encoder).values()) == 2 * TEXT_ENCODER
 
 
-def test_reachable_weights_of_the_second(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("variant", "count"), [("a14b", 14_288_491_584), ("i2v-a14b", 14_288_901_184)])
+def test_reachable_weights_of_the_second(tmp_path: Path, variant: str, count: int) -> None:
     """As many as of the first, from a folder of their own."""
-    shapes = write_configurations(tmp_path, "a14b")
+    shapes = write_configurations(tmp_path, variant)
     first, second = (component(shapes, torch.bfloat16) for component in (WanDenoiser, WanRefiner))
     assert (first.folder, second.folder) == ("transformer", "transformer_2")
     sizes = [{name: state.nbytes for name, state in reachable(one).items()} for one in (first, second)]
     assert sizes[0] == sizes[1]
-    assert sum(state.numel() for state in reachable(second).values()) == TRANSFORMERS["14b"]
+    assert sum(state.numel() for state in reachable(second).values()) == count
 
 
 @pytest.mark.usefixtures("fused_attention")
@@ -67,7 +74,7 @@ def test_reachable_weights_of_the_second(tmp_path: Path) -> None:
 def test_denoiser(shapes: Path, size: Size, frames: int, guidance: float) -> None:
     denoiser, request = WanDenoiser(shapes, torch.bfloat16), make_request(size, frames, guidance)
     with LiveBytes(denoiser) as meter:
-        for _ in denoiser.steps(request, conditioning_of(request), (), META):
+        for _ in denoiser.steps(request, conditioning_of(request), references_of(denoiser, request), META):
             pass
     assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
 
@@ -77,7 +84,7 @@ def test_operations_of_a_step(shapes: Path, guidance: float) -> None:
     """Against PyTorch's own count, which leaves elementwise operations out as ours does."""
     denoiser, request = WanDenoiser(shapes, torch.bfloat16), make_request(frames=17, guidance=guidance)
     with FlopCounterMode(display=False) as counter:
-        next(denoiser.steps(request, conditioning_of(request), (), META))
+        next(denoiser.steps(request, conditioning_of(request), references_of(denoiser, request), META))
     assert counter.get_total_flops() == pytest.approx(denoiser.flops(request), rel=0.02)
 
 
@@ -95,8 +102,13 @@ def test_encoder(shapes: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(("size", "frames"), [(LARGE, 25), (LARGE, 1)])
 def test_autoencoder(tmp_path: Path, dtype: torch.dtype, size: Size, frames: int) -> None:
-    autoencoder = WanAutoencoder(write_configurations(tmp_path, "14b"), dtype)
+    """Encoding takes less than decoding."""
+    autoencoder = WanAutoencoder(write_configurations(tmp_path, "i2v-a14b"), dtype)
+    with LiveBytes(autoencoder) as encoding:
+        clip = torch.empty(1, 3, frames, size.height, size.width, dtype=dtype, device=META)
+        autoencoder.module.encode(clip)
     latents = torch.empty(1, 16, (frames - 1) // 4 + 1, size.height // 8, size.width // 8, dtype=dtype, device=META)
     with LiveBytes(autoencoder) as meter:
         autoencoder.module.decode(latents)
     assert 1.1 * CUDNN * meter.peak < autoencoder.workspace(make_request(size, frames)) < 1.3 * CUDNN * meter.peak
+    assert encoding.peak < meter.peak

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import Clip, GenerateRequest, Size
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest, InvalidSettings
 from lightx2v.limits import Limits
+from lightx2v.models.recipe import check_request
 from lightx2v.models.registry import find_family
 from lightx2v.models.wan.recipe import WanRecipe, read_recipe
 
 RECIPE = WanRecipe(Size(832, 480), 50, 5.0, 16, Clip(81, 4, 16))
+I2V = replace(RECIPE, steps=40, max_references=1, min_references=1)
 
 
 @pytest.fixture
@@ -41,6 +44,18 @@ def asked(frames: int) -> GenerateRequest:
 def test_the_defaults(checkpoint: Path) -> None:
     assert find_family(checkpoint).name == "wan"
     assert read_recipe(checkpoint) == RECIPE
+
+
+def test_a_picture_to_video(checkpoint: Path) -> None:
+    write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=36)
+    write(checkpoint, "model_index.json", _class_name="WanImageToVideoPipeline", boundary_ratio=None)
+    assert find_family(checkpoint).recipe(checkpoint) == I2V
+
+
+def test_other_channels_are_refused(checkpoint: Path) -> None:
+    write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=48)
+    with pytest.raises(InvalidCheckpoint, match="48 channels"):
+        read_recipe(checkpoint)
 
 
 def test_overrides(checkpoint: Path) -> None:
@@ -77,6 +92,14 @@ def test_other_wans_are_refused(checkpoint: Path, variant: dict[str, object]) ->
 def experts(checkpoint: Path) -> Path:
     write(checkpoint, "model_index.json", _class_name="WanPipeline", boundary_ratio=0.875, **SECOND)
     return checkpoint
+
+
+def test_two_transformers_of_a_picture(checkpoint: Path) -> None:
+    index = {"_class_name": "WanImageToVideoPipeline", "boundary_ratio": 0.9, "image_encoder": [None, None]}
+    write(checkpoint, "model_index.json", **index, **SECOND)
+    write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=36)
+    assert read_recipe(checkpoint) == replace(I2V, guidance=3.5, refine_guidance=3.5, boundary=0.9)
+    assert "refine" in read_stages(EngineSettings(model=str(checkpoint)))
 
 
 def test_two_transformers(experts: Path) -> None:
@@ -139,6 +162,35 @@ def test_a_request_names_one_scale_for_both(experts: Path, guidance: float | Non
 def test_no_references(checkpoint: Path) -> None:
     with pytest.raises(InvalidRequest, match="text alone"):
         read_recipe(checkpoint).fit_reference(Image.new("RGB", (64, 64)))
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_how_many_references(count: int) -> None:
+    request = replace(asked(5), references=(Size(64, 64),) * count)
+    with pytest.raises(InvalidRequest, match="image: this model") as caught:
+        check_request(request, I2V, Limits())
+    assert caught.value.param == "image"
+    check_request(replace(request, references=(Size(64, 64),)), I2V, Limits())
+
+
+def test_a_reference_keeps_its_pixels_up_to_a_bound() -> None:
+    assert I2V.fit_reference(Image.new("RGBA", (640, 479))).size == (640, 479)
+    assert I2V.fit_reference(Image.new("RGB", (6000, 3000))).size == (2896, 1448)
+    with pytest.raises(InvalidRequest, match="too small"):
+        I2V.fit_reference(Image.new("RGB", (640, 63)))
+
+
+@pytest.mark.parametrize(
+    ("reference", "size"),
+    [
+        (None, Size(832, 480)),
+        (Size(1664, 960), Size(832, 480)),
+        (Size(64, 64), Size(624, 624)),
+        (Size(75, 100), Size(544, 720)),
+    ],
+)
+def test_the_default_size_has_the_aspect_of_the_picture(reference: Size | None, size: Size) -> None:
+    assert I2V.edit_size([reference] if reference else []) == size
 
 
 @pytest.mark.parametrize("frames", [1, 5, 81, 161])

@@ -6,17 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightx2v.core import Clip, GenerateRequest, Size
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest
 from lightx2v.models.configuration import has_part, read_configuration, require
-from lightx2v.models.recipe import OVERRIDES, override
+from lightx2v.models.recipe import OVERRIDES, fit_to_area, override
 
 if TYPE_CHECKING:
     from PIL import Image
 
 INDEX, TRANSFORMER, VAE = "model_index.json", "transformer/config.json", "vae/config.json"
+
+LATENTS = 16
+"""Channels, where a configuration does not say."""
 
 MAX_TOKENS = 512
 """Prompts are cut to it; the transformer sees zeros in place of what is missing."""
@@ -24,8 +27,25 @@ MAX_TOKENS = 512
 MOST_BOUNDARY = 0.999
 """The first step is always above it."""
 
-FRAMES, RATE = 81, 16
-"""Five seconds, as the models were trained."""
+
+class Habits(NamedTuple):
+    """How Wan's makers use a kind of checkpoint: always for five seconds."""
+
+    steps: int = 50
+    guidance: float = 5.0
+    refine_guidance: float = 0.0
+    size: Size = Size(832, 480)
+    frames: int = 81
+    rate: int = 16
+
+
+OF_TEXT, OF_PICTURE = Habits(), Habits(steps=40)
+EXPERTS_OF_TEXT, EXPERTS_OF_PICTURE = Habits(40, 4.0, 3.0), Habits(40, 3.5, 3.5)
+
+REFERENCE_AREA = 2048 * 2048
+"""The most pixels that a reference keeps on its way to the autoencoder, which resizes it to the request's size."""
+
+TEXT_ALONE = "image: this model makes videos of text alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +68,13 @@ class WanRecipe:
     """In place of the scheduler's: published checkpoints carry the converter's default, not what Wan's makers use."""
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
-        """Always raises InvalidRequest: the model looks at no pictures."""
-        raise InvalidRequest("image: this model makes videos of text alone", "image")
+        """The picture in RGB, in its own size if that is not beyond every video that can be made of it.
+
+        Raises InvalidRequest for one that cannot be used, or if the model looks at no pictures.
+        """
+        if not self.max_references:
+            raise InvalidRequest(TEXT_ALONE, "image")
+        return fit_to_area(image, REFERENCE_AREA)
 
     def see(self, image: Image.Image) -> Image.Image | None:
         """None: the text encoder is blind."""
@@ -60,26 +85,34 @@ class WanRecipe:
         return request.guidance > 1
 
     def edit_size(self, references: Sequence[Size]) -> Size:
-        """The default size: there are no references."""
-        return self.size
+        """About as many pixels as by default, in the picture's aspect and in whole tokens."""
+        if not references:
+            return self.size
+        area, aspect = self.size.width * self.size.height, references[0].width / references[0].height
+        width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        return Size(width - width % self.multiple, height - height % self.multiple)
 
 
 def read_recipe(checkpoint: Path) -> WanRecipe:
     """The recipe of a checkpoint; a `generation_config.json` at its root overrides the family's defaults.
 
-    Raises InvalidCheckpoint for a Wan that is not a Wan 2.1 or 2.2 of text to video.
+    Raises InvalidCheckpoint for a Wan that is not a Wan 2.1 or 2.2 of text or a picture to video.
     """
     boundary = _check_variant(checkpoint)
     vae = read_configuration(checkpoint, VAE)
     patch = require(read_configuration(checkpoint, TRANSFORMER), "patch_size", checkpoint / TRANSFORMER)
+    of_picture = _has_channels(checkpoint, vae)
+    habits = _habits(of_picture, boundary > 0)
     recipe = WanRecipe(
-        size=Size(832, 480),
-        steps=40 if boundary else 50,
-        guidance=4.0 if boundary else 5.0,
+        size=habits.size,
+        steps=habits.steps,
+        guidance=habits.guidance,
         multiple=vae.get("scale_factor_spatial", 8) * patch[-1],
-        clip=Clip(FRAMES, vae.get("scale_factor_temporal", 4), RATE),
+        clip=Clip(habits.frames, vae.get("scale_factor_temporal", 4), habits.rate),
+        min_references=int(of_picture),
+        max_references=int(of_picture),
         boundary=boundary,
-        refine_guidance=3.0 if boundary else 0.0,
+        refine_guidance=habits.refine_guidance,
     )
     return _override_steps(_override_frames(override(recipe, checkpoint), checkpoint), checkpoint)
 
@@ -110,6 +143,21 @@ def _override_steps(recipe: WanRecipe, checkpoint: Path) -> WanRecipe:
     if type(shift) not in (int, float) or not 0 < shift < math.inf:
         raise InvalidCheckpoint(f"{file}: flow_shift must be a positive number, not {shift!r}")
     return replace(recipe, refine_guidance=float(guidance), flow_shift=values.get("flow_shift"))
+
+
+def _habits(of_picture: bool, experts: bool) -> Habits:
+    if experts:
+        return EXPERTS_OF_PICTURE if of_picture else EXPERTS_OF_TEXT
+    return OF_PICTURE if of_picture else OF_TEXT
+
+
+def _has_channels(checkpoint: Path, vae: dict[str, Any]) -> bool:
+    """Whether the transformer has channels for a picture's latents and their mask beside those for the noise."""
+    channels, file = read_configuration(checkpoint, TRANSFORMER).get("in_channels", LATENTS), checkpoint / TRANSFORMER
+    latents, mask = vae.get("z_dim", LATENTS), vae.get("scale_factor_temporal", 4)
+    if channels not in (latents, 2 * latents + mask):
+        raise InvalidCheckpoint(f"{file}: a transformer of {channels} channels (in_channels) is not supported")
+    return bool(channels > latents)
 
 
 def _override_frames(recipe: WanRecipe, checkpoint: Path) -> WanRecipe:
