@@ -64,6 +64,13 @@ TRANSFORMER: dict[str, Any] = {
 SIZES: dict[str, dict[str, Any]] = {
     "1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
     "14b": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
+    "ti2v-5b": {
+        "num_attention_heads": 24,
+        "ffn_dim": 14336,
+        "num_layers": 30,
+        "in_channels": 48,
+        "out_channels": 48,
+    },
 }
 SIZES |= {"a14b": SIZES["14b"], "i2v-a14b": SIZES["14b"] | {"in_channels": 36}}
 VAE: dict[str, Any] = {
@@ -72,6 +79,16 @@ VAE: dict[str, Any] = {
     "dim_mult": [1, 2, 4, 4],
     "num_res_blocks": 2,
     "temperal_downsample": [False, True, True],
+}
+VAE_22: dict[str, Any] = VAE | {
+    "base_dim": 160,
+    "decoder_base_dim": 256,
+    "z_dim": 48,
+    "is_residual": True,
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,
+    "scale_factor_spatial": 16,
 }
 
 
@@ -86,6 +103,13 @@ def write_wan_i2v(folder: Path, *, experts: int = 1) -> Path:
     parts = _parts() | {"vae": make_vae(), "image_encoder": None, "image_processor": None}
     pipeline = WanImageToVideoPipeline(**parts, **_experts(experts, I2V_BOUNDARY, in_channels=36))
     return _save(pipeline, folder, "64x48")
+
+
+def write_wan_ti2v(folder: Path) -> Path:
+    """Of text, or a picture, to video: a timestep per token, and the autoencoder of Wan 2.2."""
+    vae = make_vae(**VAE_22 | {"base_dim": 12, "decoder_base_dim": 8, "num_res_blocks": 1, "z_dim": 16})
+    pipeline = WanPipeline(**_parts(), vae=vae, transformer=make_transformer(), expand_timesteps=True)
+    return _save(pipeline, folder, "64x64")
 
 
 def _parts() -> dict[str, Any]:
@@ -117,20 +141,21 @@ def _save(pipeline: DiffusionPipeline, folder: Path, size: str, max_shard_size: 
 
 def write_configurations(folder: Path, size: str) -> Path:
     """The published ones, and a small tokenizer."""
-    of_picture, experts = size.startswith("i2v"), size.endswith("a14b")
+    of_picture, experts, expands = size.startswith("i2v"), size.endswith("a14b"), size == "ti2v-5b"
     boundary = I2V_BOUNDARY if of_picture else BOUNDARY
+    statistics = {"latents_mean": [0.0] * 48, "latents_std": [1.0] * 48}
     index = {
         "_class_name": "WanImageToVideoPipeline" if of_picture else "WanPipeline",
         "transformer_2": ["diffusers", "WanTransformer3DModel"] if experts else [None, None],
         "boundary_ratio": boundary if experts else None,
-        "expand_timesteps": False,
+        "expand_timesteps": expands,
     }
     configurations = {
         "model_index.json": index,
         "scheduler/scheduler_config.json": {"_class_name": "UniPCMultistepScheduler"} | SCHEDULER,
         "text_encoder/config.json": UMT5_XXL,
         "transformer/config.json": TRANSFORMER | SIZES[size],
-        "vae/config.json": VAE,
+        "vae/config.json": VAE_22 | statistics if expands else VAE,
     }
     if experts:
         configurations["transformer_2/config.json"] = configurations["transformer/config.json"]
@@ -153,8 +178,8 @@ def make_text_encoder(vocabulary: int) -> UMT5EncoderModel:
     return randomise(UMT5EncoderModel(UMT5Config(**UMT5_XXL | widths)), seed=1)
 
 
-def make_vae() -> AutoencoderKLWan:
-    return randomise(AutoencoderKLWan(**VAE | {"base_dim": 8, "num_res_blocks": 1}), seed=2)
+def make_vae(**shape: Any) -> AutoencoderKLWan:
+    return randomise(AutoencoderKLWan(**VAE | {"base_dim": 8, "num_res_blocks": 1} | shape), seed=2)
 
 
 def make_transformer(feed_forward: int = 96, seed: int = 3, **shape: Any) -> WanTransformer3DModel:

@@ -28,6 +28,7 @@ BUDGETS = {
     "wan_experts": 10_550_000,
     "wan_i2v": 10_550_000,
     "wan_i2v_experts": 10_550_000,
+    "wan_ti2v": 10_550_000,
 }
 """Too few bytes for all of a stage at once."""
 
@@ -43,7 +44,7 @@ def make(checkpoint: Path, **settings: Any) -> Picture | Video:
     recipe = find_family(checkpoint).recipe(checkpoint)
     taken = enumerate(SIZES[: recipe.max_references])
     references = [make_reference(make_image(seed, *size), recipe) for seed, size in taken]
-    width, height, frames = (32, 48, 9) if recipe.clip else (80, 64, 1)
+    width, height, frames = (32, 64, 9) if recipe.clip else (80, 64, 1)
     sizes = tuple(reference.fitted.size for reference in references)
     request = make_request(width, height, frames=frames, guidance=4.0, negative_prompt="grey " * 40, references=sizes)
     engine = EngineSettings(model=str(checkpoint), dtype="float32", device="cpu", **settings)

@@ -65,6 +65,19 @@ def test_one_transformer_call(batch: int) -> None:
         torch.testing.assert_close(module(latents, text, time.float(), rope), expected, rtol=0, atol=LATENTS)
 
 
+def test_a_timestep_for_every_frame() -> None:
+    """As the reference has it for every token."""
+    expected_of = make_transformer()
+    shape = WanShape(**{field.name: expected_of.config[field.name] for field in fields(WanShape)})
+    module = WanTransformer(shape)
+    module.load_state_dict(expected_of.state_dict())
+    latents, text, times = torch.randn(2, 16, 3, 4, 6), torch.randn(2, 512, shape.text_dim), torch.tensor([0, 750, 20])
+    rope = rope_table(torch.cartesian_prod(torch.arange(3), torch.arange(2), torch.arange(3)), shape.axes, 10000.0)
+    with torch.no_grad():
+        expected = expected_of(latents, times.repeat_interleave(6).expand(2, -1), text, return_dict=False)[0]
+        torch.testing.assert_close(module(latents, text, times.float(), rope), expected, rtol=0, atol=LATENTS)
+
+
 def test_what_is_precise_in_half_precision(wan: Path) -> None:
     """The same states as in the reference, bit for bit, and nearly the same velocity."""
     expected_of = WanPipeline.from_pretrained(wan, dtype=torch.bfloat16).transformer

@@ -31,6 +31,11 @@ def i2v_oracle(wan_i2v: Path) -> WanImageToVideoPipeline:
     return load_reference(wan_i2v)
 
 
+@pytest.fixture(scope="module")
+def ti2v_oracle(wan_ti2v: Path) -> WanPipeline:
+    return load_reference(wan_ti2v)
+
+
 def compare(
     checkpoint: Path, oracle: DiffusionPipeline, request: GenerateRequest, image: Image.Image | None = None
 ) -> None:
@@ -96,8 +101,22 @@ def test_a_picture_for_two_transformers(
     compare(wan_i2v_experts, i2v_experts_oracle, request, make_image(4, 100, 75))
 
 
-def test_the_plan_is_for_what_must_be_given(wan_i2v: Path) -> None:
+@pytest.mark.parametrize("frames", [1, 9])
+def test_an_expanded_timestep(wan_ti2v: Path, ti2v_oracle: WanPipeline, frames: int) -> None:
+    compare(wan_ti2v, ti2v_oracle, make_request(96, 64, frames=frames, guidance=5.0))
+
+
+@pytest.mark.parametrize(("frames", "guidance"), [(1, 1.0), (5, 1.0), (9, 5.0), (17, 5.0)])
+def test_a_first_frame(wan_ti2v: Path, ti2v_oracle: WanPipeline, frames: int, guidance: float) -> None:
+    of_pictures = WanImageToVideoPipeline(**ti2v_oracle.components, expand_timesteps=True)
+    of_pictures.set_progress_bar_config(disable=True)
+    request = make_request(96, 64, frames=frames, guidance=guidance)
+    compare(wan_ti2v, of_pictures, request, make_image(3, 100, 75))
+
+
+def test_the_plan_is_for_what_must_be_given(wan_i2v: Path, wan_ti2v: Path) -> None:
     assert planning_request(EngineSettings(model=str(wan_i2v))).references == (Size(64, 48),)
+    assert planning_request(EngineSettings(model=str(wan_ti2v))).references == ()
 
 
 def test_one_frame_is_a_picture_and_more_are_a_video(wan: Path) -> None:

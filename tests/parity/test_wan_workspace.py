@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Size
+from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size
 from lightx2v.models.component import Component
 from lightx2v.models.wan.autoencoder import WanAutoencoder
 from lightx2v.models.wan.denoiser import WanDenoiser
@@ -18,7 +19,14 @@ from tests.checkpoints.wan import UMT5_XXL, write_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
 
 LARGE = Size(832, 480)
-TRANSFORMERS = {"1.3b": 1_418_996_800, "14b": 14_288_491_584, "i2v-a14b": 14_288_901_184}
+TRANSFORMERS = {"1.3b": 1_418_996_800, "14b": 14_288_491_584, "i2v-a14b": 14_288_901_184, "ti2v-5b": 4_999_787_712}
+AUTOENCODER, ENCODER, RESIDUAL_AUTOENCODER, OVER_TIME = 126_892_531, 53_596_928, 704_688_668, 1_536_960
+AUTOENCODERS = {
+    "1.3b": AUTOENCODER - ENCODER,
+    "14b": AUTOENCODER - ENCODER,
+    "i2v-a14b": AUTOENCODER,
+    "ti2v-5b": RESIDUAL_AUTOENCODER - OVER_TIME,
+}
 TEXT_ENCODER = 5_680_910_336 - 256_384 * 4096
 """Parameters, counted in the reference's; the text encoder's embedding table apart."""
 
@@ -44,18 +52,22 @@ def conditioning_of(request: GenerateRequest) -> Conditioning:
 
 def references_of(denoiser: WanDenoiser, request: GenerateRequest) -> tuple[Latents, ...]:
     frames, rows, columns = denoiser._grid(request)
+    frames = 1 if denoiser.recipe.expand_timesteps else frames
     latents = Latents(torch.empty(frames * rows * columns, denoiser.shape.out_channels), rows, columns, frames)
-    return (latents,) * denoiser.recipe.min_references
+    return (latents,) * denoiser.recipe.max_references
 
 
 def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None:
     denoiser, encoder = WanDenoiser(shapes, torch.bfloat16), WanTextEncoder(shapes, torch.bfloat16)
     states = reachable(denoiser)
     precise = sum(state.numel() for name, state in states.items() if name in denoiser.precise)
-    count = TRANSFORMERS[request.node.callspec.params["shapes"]]
+    variant = request.node.callspec.params["shapes"]
+    count = TRANSFORMERS[variant]
     assert sum(state.nbytes for state in states.values()) == 2 * count + 2 * precise
     assert precise < count / 250
     assert sum(state.nbytes for state in reachable(encoder).values()) == 2 * TEXT_ENCODER
+    autoencoder = WanAutoencoder(shapes, torch.bfloat16)
+    assert sum(state.nbytes for state in reachable(autoencoder).values()) == 2 * AUTOENCODERS[variant]
 
 
 @pytest.mark.parametrize(("variant", "count"), [("a14b", 14_288_491_584), ("i2v-a14b", 14_288_901_184)])
@@ -70,7 +82,7 @@ def test_reachable_weights_of_the_second(tmp_path: Path, variant: str, count: in
 
 
 @pytest.mark.usefixtures("fused_attention")
-@pytest.mark.parametrize(("size", "frames", "guidance"), [(LARGE, 81, 5.0), (Size(1280, 720), 17, 1.0)])
+@pytest.mark.parametrize(("size", "frames", "guidance"), [(LARGE, 81, 5.0), (Size(1280, 704), 17, 1.0)])
 def test_denoiser(shapes: Path, size: Size, frames: int, guidance: float) -> None:
     denoiser, request = WanDenoiser(shapes, torch.bfloat16), make_request(size, frames, guidance)
     with LiveBytes(denoiser) as meter:
@@ -100,15 +112,17 @@ def test_encoder(shapes: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(("size", "frames"), [(LARGE, 25), (LARGE, 1)])
-def test_autoencoder(tmp_path: Path, dtype: torch.dtype, size: Size, frames: int) -> None:
+@pytest.mark.parametrize("frames", [25, 1])
+@pytest.mark.parametrize("variant", ["i2v-a14b", "ti2v-5b"])
+def test_autoencoder(tmp_path: Path, dtype: torch.dtype, variant: str, frames: int) -> None:
     """Encoding takes less than decoding."""
-    autoencoder = WanAutoencoder(write_configurations(tmp_path, "i2v-a14b"), dtype)
+    autoencoder = WanAutoencoder(write_configurations(tmp_path, variant), dtype)
+    request, config = make_request(frames=frames), autoencoder.module.config
     with LiveBytes(autoencoder) as encoding:
-        clip = torch.empty(1, 3, frames, size.height, size.width, dtype=dtype, device=META)
-        autoencoder.module.encode(clip)
-    latents = torch.empty(1, 16, (frames - 1) // 4 + 1, size.height // 8, size.width // 8, dtype=dtype, device=META)
-    with LiveBytes(autoencoder) as meter:
+        autoencoder.encode(request, Picture(np.zeros((64, 64, 3), np.uint8)), META)
+    rows, columns = (side // config.scale_factor_spatial for side in (LARGE.height, LARGE.width))
+    latents = torch.empty(1, config.z_dim, (frames - 1) // 4 + 1, rows, columns, dtype=dtype, device=META)
+    with LiveBytes(autoencoder) as decoding:
         autoencoder.module.decode(latents)
-    assert 1.1 * CUDNN * meter.peak < autoencoder.workspace(make_request(size, frames)) < 1.3 * CUDNN * meter.peak
-    assert encoding.peak < meter.peak
+    assert 1.1 * CUDNN * decoding.peak < autoencoder.workspace(request) < 1.3 * CUDNN * decoding.peak
+    assert encoding.peak < decoding.peak

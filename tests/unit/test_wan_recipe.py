@@ -52,6 +52,15 @@ def test_a_picture_to_video(checkpoint: Path) -> None:
     assert find_family(checkpoint).recipe(checkpoint) == I2V
 
 
+def test_a_timestep_per_token(checkpoint: Path) -> None:
+    write(checkpoint, "model_index.json", _class_name="WanPipeline", expand_timesteps=True)
+    write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=48)
+    write(checkpoint, "vae/config.json", z_dim=48, scale_factor_spatial=16)
+    assert read_recipe(checkpoint) == WanRecipe(
+        Size(1280, 704), 50, 5.0, 32, Clip(121, 4, 24), max_references=1, expand_timesteps=True
+    )
+
+
 def test_other_channels_are_refused(checkpoint: Path) -> None:
     write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=48)
     with pytest.raises(InvalidCheckpoint, match="48 channels"):
@@ -76,7 +85,7 @@ SECOND = {"transformer_2": ["diffusers", "WanTransformer3DModel"]}
 @pytest.mark.parametrize(
     "variant",
     [
-        {"expand_timesteps": True},
+        {"expand_timesteps": True, "boundary_ratio": 0.875} | SECOND,
         {"boundary_ratio": 0.875},
         {"boundary_ratio": 0.875, "transformer_2": [None, None]},
         *({"boundary_ratio": boundary} | SECOND for boundary in (None, 0.0, 1.0, 0.9999, -0.5, 1, True, "0.9")),

@@ -17,14 +17,16 @@ from lightx2v.models.autoencoder import resize, to_levels
 from lightx2v.models.component import Autoencoder
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.wan.latents import to_grid, to_latents
-from lightx2v.models.wan.recipe import TEXT_ALONE, VAE, read_recipe
+from lightx2v.models.wan.recipe import TEXT_ALONE, read_recipe
+from lightx2v.models.wan.variant import VAE
 
 ENCODER = ("encoder.", "quant_conv.")
 """Without pictures nothing is encoded."""
 
-FRAME_WIDTHS, SHARED_WIDTHS, VIDEO_COPIES = 20, 14, 4
+WIDTHS, RESIDUAL_WIDTHS, VIDEO_COPIES = (20, 14), (38, 4), 4
 """Values at the peak, per pixel: so many of the decoder's narrowest widths for each frame that is decoded together with
-others, and once; and copies of the video. The live tensors are a half of it; convolutions take nearly as much again."""
+others, and once, with shortcuts around its blocks or without; and copies of the video. The live tensors are a half of
+it; convolutions take nearly as much again."""
 
 
 class WanAutoencoder(Autoencoder):
@@ -42,22 +44,27 @@ class WanAutoencoder(Autoencoder):
         self.unreachable = frozenset(filter(self._is_unreachable, self.module.state_dict()))
 
     def workspace(self, request: GenerateRequest) -> int:
-        """Linear in pixels: of the frames that are decoded together, and of the video that grows."""
-        config, pixels = self.module.config, request.size.width * request.size.height
+        """Of decoding, since encoding takes less. Linear in positions of the decoder's last layer: of the frames that
+        are decoded together, and of the video that grows."""
+        config = self.module.config
+        positions = request.size.width * request.size.height // (config.patch_size or 1) ** 2
+        each, once = RESIDUAL_WIDTHS if config.is_residual else WIDTHS
         together = min(request.frames, config.scale_factor_temporal)
-        decode = (together * FRAME_WIDTHS + SHARED_WIDTHS) * (config.decoder_base_dim or config.base_dim)
-        return pixels * (decode + VIDEO_COPIES * request.frames * config.out_channels) * self.dtype.itemsize
+        decode = (together * each + once) * (config.decoder_base_dim or config.base_dim)
+        return positions * (decode + VIDEO_COPIES * request.frames * config.out_channels) * self.dtype.itemsize
 
     @torch.no_grad()
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
-        """The mean of the posterior, normalised, of the picture in the request's size and grey frames after it.
+        """The mean of the posterior, normalised, of the picture in the request's size, with grey frames after it where
+        the transformer sees all frames of it.
 
         Raises InvalidRequest if the model looks at no pictures.
         """
         if not self.recipe.max_references:
             raise InvalidRequest(TEXT_ALONE, "image")
         first = to_levels(resize(picture, request.size)).to(device, self.dtype)
-        clip = F.pad(first[:, :, None], (0, 0, 0, 0, 0, request.frames - 1))
+        frames = 1 if self.recipe.expand_timesteps else request.frames
+        clip = F.pad(first[:, :, None], (0, 0, 0, 0, 0, frames - 1))
         with self._forgetting():
             mean = self.module.encode(clip, return_dict=False)[0].mode()[0].float()
         shift, scale = self._statistics(device)
@@ -76,7 +83,9 @@ class WanAutoencoder(Autoencoder):
         return Video(pixels, self.recipe.clip.rate) if len(pixels) > 1 else Picture(pixels[0])
 
     def _is_unreachable(self, name: str) -> bool:
-        return not self.recipe.max_references and name.startswith(ENCODER)
+        """A single frame meets no convolution over time that makes frames fewer."""
+        is_read = self.recipe.min_references or (self.recipe.max_references and ".time_conv." not in name)
+        return name.startswith(ENCODER) and not is_read
 
     @contextmanager
     def _forgetting(self) -> Iterator[None]:

@@ -16,11 +16,12 @@ from lightx2v.layers.rope import Rope, rope_table
 from lightx2v.models.component import Denoiser
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.flow import guide
-from lightx2v.models.wan.condition import Beside, Condition
+from lightx2v.models.wan.condition import Beside, Condition, FirstFrame
 from lightx2v.models.wan.latents import to_grid, to_latents
-from lightx2v.models.wan.recipe import MAX_TOKENS, VAE, WanRecipe, read_recipe
+from lightx2v.models.wan.recipe import MAX_TOKENS, WanRecipe, read_recipe
 from lightx2v.models.wan.schedule import Schedule, remember
 from lightx2v.models.wan.transformer import WanTransformer, read_shape
+from lightx2v.models.wan.variant import VAE
 
 ROPE_THETA = 10000.0
 
@@ -67,7 +68,7 @@ class WanDenoiser(Denoiser):
         widths = max(ATTENTION_WIDTHS, OUTER_WIDTHS + 2 * self.shape.ffn_dim / width)
         per_token = int(MARGIN * widths * width) * self.dtype.itemsize
         rope = self.shape.attention_head_dim * torch.float32.itemsize
-        channels = 10 * self.shape.out_channels + 2 * self.shape.in_channels
+        channels = 6 * self.shape.out_channels + 2 * self.shape.in_channels
         solver = channels * math.prod(self._grid(request)) * torch.float32.itemsize
         text = branches * MAX_TOKENS * (self.shape.text_dim + 6 * width) * self.dtype.itemsize
         return tokens * (branches * per_token + rope) + solver + text
@@ -84,7 +85,7 @@ class WanDenoiser(Denoiser):
     def steps(
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> Iterator[Latents]:
-        condition = self.condition(references, device)
+        condition = self.condition(request, references, device)
         solver = self.schedule.solver(request.steps)
         return self.walk(request, conditioning, condition, solver, self._noise(request).to(device))
 
@@ -123,10 +124,12 @@ class WanDenoiser(Denoiser):
         generator = torch.Generator("cpu").manual_seed(request.seed)
         return torch.randn((1, self.shape.out_channels, *self._grid(request)), generator=generator)
 
-    def condition(self, references: Sequence[Latents], device: torch.device) -> Condition:
+    def condition(self, request: GenerateRequest, references: Sequence[Latents], device: torch.device) -> Condition:
         if not references:
             return Condition()
         given = to_grid(references[0])[None].to(device)
+        if self.recipe.expand_timesteps:
+            return FirstFrame(given, self._grid(request)[0])
         return Beside(given, self.recipe.clip.multiple)
 
     def _velocity(

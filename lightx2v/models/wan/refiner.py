@@ -29,6 +29,6 @@ class WanRefiner(WanDenoiser, Refiner):
         begun: Latents,
         device: torch.device,
     ) -> Iterator[Latents]:
-        condition = self.condition(references, device)
+        condition = self.condition(request, references, device)
         solver = self.schedule.solver(request.steps, tuple(part.to(device) for part in begun.history))
         return self.walk(request, conditioning, condition, solver, to_grid(begun)[None].to(device))

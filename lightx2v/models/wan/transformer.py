@@ -74,8 +74,8 @@ class WanTransformer(nn.Module):
     def forward(self, latents: torch.Tensor, text: torch.Tensor, timestep: torch.Tensor, rope: Rope) -> torch.Tensor:
         """The velocity of every latent.
 
-        `latents`: [batch, channels, frames, rows, columns]; `text`: [batch, tokens, text_dim]; `timestep`: fp32 [1], up
-        to 1000; `rope`: of the patches, frame by frame.
+        `latents`: [batch, channels, frames, rows, columns]; `text`: [batch, tokens, text_dim]; `timestep`: fp32, up to
+        1000, [1] or [frames], of patches as of latents; `rope`: of the patches, frame by frame.
         """
         patches = self.patch_embedding(latents)
         grid = patches.shape[2:]
@@ -85,7 +85,7 @@ class WanTransformer(nn.Module):
         for block in self.blocks:
             states = block(states, text, shifts, rope)
         shift, scale = (self.scale_shift_table + time[:, None]).chunk(2, dim=1)
-        states = modulated_norm(states.float(), shift, scale, self.eps).to(states.dtype)
+        states = normed(states, shift, scale, self.eps)
         return self._unpatch(self.proj_out(states), grid)
 
     def _unpatch(self, tokens: torch.Tensor, grid: torch.Size) -> torch.Tensor:
@@ -105,7 +105,8 @@ class ConditionEmbedding(nn.Module):
         self.text_embedder = TextEmbedding(shape.text_dim, shape.width)
 
     def forward(self, timestep: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The embedder of time is fp32, and what follows in the precision of `text`. Second comes [1, 6, width]."""
+        """The embedder of time is fp32, and what follows in the precision of `text`. First comes [times, width], second
+        [times, 6, width]."""
         time = self.time_embedder(sinusoid(timestep, self.channels)).to(text.dtype)
         return time, self.time_proj(F.silu(time)).unflatten(1, (6, -1)), self.text_embedder(text)
 
@@ -133,13 +134,10 @@ class WanBlock(nn.Module):
     def forward(self, states: torch.Tensor, text: torch.Tensor, shifts: torch.Tensor, rope: Rope) -> torch.Tensor:
         parts = (self.scale_shift_table + shifts.float()).chunk(6, dim=1)
         within, forward = Shift(*parts[:3]), Shift(*parts[3:])
-        normed = self._norm(states, within)
-        states = gated(states, self.attn1(normed, normed, rope), within)
+        inner = normed(states, within.shift, within.scale, self.eps)
+        states = gated(states, self.attn1(inner, inner, rope), within)
         states = states + self.attn2(self.norm2(states.float()).to(states.dtype), text)
-        return gated(states, self.ffn(self._norm(states, forward)), forward)
-
-    def _norm(self, states: torch.Tensor, by: Shift) -> torch.Tensor:
-        return modulated_norm(states.float(), by.shift, by.scale, self.eps).to(states.dtype)
+        return gated(states, self.ffn(normed(states, forward.shift, forward.scale, self.eps)), forward)
 
 
 class Attention(nn.Module):
@@ -163,6 +161,14 @@ class Attention(nn.Module):
         return heads if rope is None else rotate(heads, rope)
 
 
+def normed(states: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
+    """The modulated norm in fp32, cast back. `shift`, `scale`: [times, 1, width], each for an equal part of the tokens:
+    those of all frames, or of one."""
+    parts = states.unflatten(1, (len(shift), -1))
+    return modulated_norm(parts.float(), shift, scale, eps).to(states.dtype).flatten(1, 2)
+
+
 def gated(states: torch.Tensor, change: torch.Tensor, by: Shift) -> torch.Tensor:
-    """states + gate * change, in fp32 and cast back."""
-    return torch.addcmul(states.float(), change.float(), by.gate).to(states.dtype)
+    """states + gate * change, in fp32 and cast back; gates as shifts in `normed`."""
+    parts, changes = (tensor.unflatten(1, (len(by.gate), -1)).float() for tensor in (states, change))
+    return torch.addcmul(parts, changes, by.gate).to(states.dtype).flatten(1, 2)
