@@ -19,12 +19,12 @@ from lightx2v.weights.card import CpuCard
 from lightx2v.weights.device import CpuDevice, CudaDevice, Device
 
 READS: dict[StageName, tuple[str, ...]] = {
-    "encode": ("text_encoder", "tokenizer"),
+    "encode": ("text_encoder", "tokenizer", "image_encoder"),
     "denoise": ("transformer",),
     "refine": ("transformer_2",),
     "decode": ("vae",),
 }
-"""The parts of a checkpoint that a stage's process needs on its disk."""
+"""The parts of a checkpoint that a stage's process needs on its disk, if they are there."""
 
 
 def load_stage(name: StageName, settings: EngineSettings, device: Device) -> Stage[Any]:

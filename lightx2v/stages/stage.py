@@ -53,7 +53,8 @@ class Stage(Generic[C]):
         blocks = component.blocks
         if settings.cpu_offload is True and settings.offload_granularity == "phase":
             blocks = _phases(component)
-        layout = make_layout(component, read_index(checkpoint / component.folder), blocks)
+        folders = (component.folder, *component.more_folders)
+        layout = make_layout(component, read_index(*(checkpoint / folder for folder in folders)), blocks)
         source = OnDisk(layout) if settings.lazy_load else HostCopy(layout, device.pinned)
         self._residence = Residence(component, layout, source, device)
 

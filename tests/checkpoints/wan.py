@@ -14,7 +14,15 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
-from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
+from safetensors.torch import load_file, save_file
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    T5TokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from tests.checkpoints.randomise import randomise
 
@@ -73,6 +81,17 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 SIZES |= {"a14b": SIZES["14b"], "i2v-a14b": SIZES["14b"] | {"in_channels": 36}}
+SIZES["i2v-14b"] = SIZES["i2v-a14b"] | {"image_dim": 1280, "added_kv_proj_dim": 5120}
+CLIP: dict[str, Any] = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "projection_dim": 1024,
+    "hidden_act": "gelu",
+}
 VAE: dict[str, Any] = {
     "base_dim": 96,
     "z_dim": 16,
@@ -103,6 +122,18 @@ def write_wan_i2v(folder: Path, *, experts: int = 1) -> Path:
     parts = _parts() | {"vae": make_vae(), "image_encoder": None, "image_processor": None}
     pipeline = WanImageToVideoPipeline(**parts, **_experts(experts, I2V_BOUNDARY, in_channels=36))
     return _save(pipeline, folder, "64x48")
+
+
+def write_wan_clip(folder: Path) -> Path:
+    """Of a picture to video, with an image encoder, whose states have the names of the published checkpoints."""
+    shape = {"in_channels": 36, "image_dim": FEATURES, "added_kv_proj_dim": 56}
+    parts = _parts() | {"image_encoder": make_image_encoder(), "image_processor": CLIPImageProcessorPil()}
+    pipeline = WanImageToVideoPipeline(**parts, vae=make_vae(), transformer=make_transformer(**shape))
+    _save(pipeline, folder, "64x48")
+    file = folder / "image_encoder/model.safetensors"
+    states = {f"vision_model.{name}": state for name, state in load_file(file).items()}
+    save_file(states, file, metadata={"format": "pt"})
+    return folder
 
 
 def write_wan_ti2v(folder: Path) -> Path:
@@ -147,6 +178,7 @@ def write_configurations(folder: Path, size: str) -> Path:
     index = {
         "_class_name": "WanImageToVideoPipeline" if of_picture else "WanPipeline",
         "transformer_2": ["diffusers", "WanTransformer3DModel"] if experts else [None, None],
+        "image_encoder": ["transformers", "CLIPVisionModel"] if size == "i2v-14b" else [None, None],
         "boundary_ratio": boundary if experts else None,
         "expand_timesteps": expands,
     }
@@ -157,6 +189,8 @@ def write_configurations(folder: Path, size: str) -> Path:
         "transformer/config.json": TRANSFORMER | SIZES[size],
         "vae/config.json": VAE_22 | statistics if expands else VAE,
     }
+    if size == "i2v-14b":
+        configurations["image_encoder/config.json"] = CLIP
     if experts:
         configurations["transformer_2/config.json"] = configurations["transformer/config.json"]
     for name, values in configurations.items():
@@ -176,6 +210,11 @@ def make_tokenizer() -> T5TokenizerFast:
 def make_text_encoder(vocabulary: int) -> UMT5EncoderModel:
     widths = {"vocab_size": vocabulary, "d_model": FEATURES, "d_kv": 16, "d_ff": 64, "num_layers": 3, "num_heads": 4}
     return randomise(UMT5EncoderModel(UMT5Config(**UMT5_XXL | widths)), seed=1)
+
+
+def make_image_encoder() -> CLIPVisionModel:
+    widths = {"hidden_size": FEATURES, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    return randomise(CLIPVisionModel(CLIPVisionConfig(**CLIP | widths)), seed=5)
 
 
 def make_vae(**shape: Any) -> AutoencoderKLWan:

@@ -29,6 +29,7 @@ BUDGETS = {
     "wan_i2v": 10_550_000,
     "wan_i2v_experts": 10_550_000,
     "wan_ti2v": 10_550_000,
+    "wan_clip": 10_750_000,
 }
 """Too few bytes for all of a stage at once."""
 

@@ -87,6 +87,20 @@ def test_pictures_of_any_size(wan_i2v: Path, i2v_oracle: WanImageToVideoPipeline
 
 
 @pytest.fixture(scope="module")
+def clip_oracle(wan_clip: Path) -> WanImageToVideoPipeline:
+    return load_reference(wan_clip)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize(("width", "height"), [(80, 64), (300, 200), (100, 330)])
+def test_a_picture_that_an_encoder_sees(
+    wan_clip: Path, clip_oracle: WanImageToVideoPipeline, width: int, height: int, guidance: float
+) -> None:
+    request = make_request(64, 48, frames=9, guidance=guidance)
+    compare(wan_clip, clip_oracle, request, make_image(5, width, height))
+
+
+@pytest.fixture(scope="module")
 def i2v_experts_oracle(wan_i2v_experts: Path) -> WanImageToVideoPipeline:
     return load_reference(wan_i2v_experts)
 

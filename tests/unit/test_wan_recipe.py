@@ -19,6 +19,7 @@ from lightx2v.limits import Limits
 from lightx2v.models.recipe import check_request
 from lightx2v.models.registry import find_family
 from lightx2v.models.wan.recipe import WanRecipe, read_recipe
+from lightx2v.models.wan.variant import Sight
 
 RECIPE = WanRecipe(Size(832, 480), 50, 5.0, 16, Clip(81, 4, 16))
 I2V = replace(RECIPE, steps=40, max_references=1, min_references=1)
@@ -59,6 +60,46 @@ def test_a_timestep_per_token(checkpoint: Path) -> None:
     assert read_recipe(checkpoint) == WanRecipe(
         Size(1280, 704), 50, 5.0, 32, Clip(121, 4, 24), max_references=1, expand_timesteps=True
     )
+
+
+CLIP = {"image_encoder": ["transformers", "CLIPVisionModel"]}
+
+
+@pytest.fixture
+def sighted(checkpoint: Path) -> Path:
+    write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=36, image_dim=1280)
+    write(checkpoint, "model_index.json", _class_name="WanImageToVideoPipeline", boundary_ratio=None, **CLIP)
+    write(checkpoint, "image_encoder/config.json", image_size=224, patch_size=14)
+    return checkpoint
+
+
+def test_an_image_encoder(sighted: Path) -> None:
+    assert read_recipe(sighted) == replace(I2V, sight=Sight(224, 257))
+
+
+@pytest.mark.parametrize(("size", "middle"), [((500, 300), (100, 400)), ((300, 500), (0, 300)), ((224, 224), (0, 224))])
+def test_an_image_encoder_sees_the_middle(sighted: Path, size: tuple[int, int], middle: tuple[int, int]) -> None:
+    """Red is what is left or right of it."""
+    image = Image.new("RGBA", size, "red")
+    image.paste((0, 0, 255, 255), (middle[0], 0, middle[1], size[1]))
+    seen = read_recipe(sighted).see(image)
+    assert seen is not None
+    assert (seen.size, seen.mode) == ((224, 224), "RGB")
+    assert seen.crop((3, 0, 221, 224)).getcolors() == [(218 * 224, (0, 0, 255))]
+
+
+@pytest.mark.parametrize("lacks", ["image_encoder", "image_dim"])
+def test_an_image_encoder_that_nobody_listens_to(sighted: Path, lacks: str) -> None:
+    if lacks == "image_dim":
+        write(sighted, "transformer/config.json", patch_size=[1, 2, 2], in_channels=36, image_dim=None)
+    else:
+        write(sighted, "model_index.json", _class_name="WanImageToVideoPipeline", image_encoder=[None, None])
+    with pytest.raises(InvalidCheckpoint, match="image_dim and an image_encoder need each other"):
+        read_recipe(sighted)
+
+
+def test_the_others_see_nothing(checkpoint: Path) -> None:
+    assert read_recipe(checkpoint).see(Image.new("RGB", (64, 64))) is None
 
 
 def test_other_channels_are_refused(checkpoint: Path) -> None:

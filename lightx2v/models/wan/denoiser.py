@@ -25,7 +25,7 @@ from lightx2v.models.wan.variant import VAE
 
 ROPE_THETA = 10000.0
 
-PRECISE = ("condition_embedder.time_embedder.", "scale_shift_table", "norm2.")
+PRECISE = ("condition_embedder.time_embedder.", "scale_shift_table", "norm1.", "norm2.")
 """Parts of the names of states that stay in fp32, as in the reference."""
 
 ATTENTION_WIDTHS, OUTER_WIDTHS, MARGIN = 11.2, 4.4, 1.15
@@ -44,6 +44,7 @@ class WanDenoiser(Denoiser):
         self.shape = read_shape(checkpoint, self.folder)
         self.recipe = read_recipe(checkpoint)
         self.schedule = Schedule(checkpoint)
+        self._seen = self.recipe.sight.tokens if self.recipe.sight else 0
         self._stride = read_configuration(checkpoint, VAE).get("scale_factor_spatial", 8)
         with torch.device("meta"):
             self.module = WanTransformer(self.shape).eval().requires_grad_(False)
@@ -70,16 +71,18 @@ class WanDenoiser(Denoiser):
         rope = self.shape.attention_head_dim * torch.float32.itemsize
         channels = 6 * self.shape.out_channels + 2 * self.shape.in_channels
         solver = channels * math.prod(self._grid(request)) * torch.float32.itemsize
-        text = branches * MAX_TOKENS * (self.shape.text_dim + 6 * width) * self.dtype.itemsize
-        return tokens * (branches * per_token + rope) + solver + text
+        text = MAX_TOKENS * (self.shape.text_dim + 6 * width)
+        seen = self._seen * ((self.shape.image_dim or 0) + 6 * width)
+        context = branches * (text + seen) * self.dtype.itemsize
+        return tokens * (branches * per_token + rope) + solver + context
 
     def flops(self, request: GenerateRequest) -> float:
         """Two for each weight and token, and four for each pair of tokens and each width in attention. The text's
-        tokens meet two matrices of every block."""
-        tokens, width = self._tokens(request), self.shape.width
-        square, attention = 2 * width * width, 4 * width * (tokens + MAX_TOKENS)
+        tokens and the picture's meet two matrices of every block."""
+        tokens, width, context = self._tokens(request), self.shape.width, MAX_TOKENS + self._seen
+        square, attention = 2 * width * width, 4 * width * (tokens + context)
         per_token = 6 * square + 4 * width * self.shape.ffn_dim + attention
-        block = tokens * per_token + 2 * MAX_TOKENS * square
+        block = tokens * per_token + 2 * context * square
         return float(self.branches(request) * len(self.blocks) * block)
 
     def steps(
@@ -141,11 +144,12 @@ class WanDenoiser(Denoiser):
         """
         branches = [_pad(text) for text in (conditioning.positive, conditioning.negative) if text is not None]
         text = torch.stack(branches).to(device, self.dtype)
+        seen = None if conditioning.seen is None else conditioning.seen.to(device, self.dtype).expand(len(text), -1, -1)
         rope, scale = self._rope(request).to(device), self.guidance(request)
 
         def guided(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-            seen = condition.show(latents).to(self.dtype).expand(len(text), -1, -1, -1, -1)
-            velocity = self.module(seen, text, condition.times(timestep).to(device, torch.float32), rope)
+            shown = condition.show(latents).to(self.dtype).expand(len(text), -1, -1, -1, -1)
+            velocity = self.module(shown, text, condition.times(timestep).to(device, torch.float32), rope, seen)
             if len(text) == 1:
                 return velocity
             towards, away = velocity.split(1)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from lightx2v.core import Clip, GenerateRequest, Size
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest
 from lightx2v.models.configuration import read_configuration, require
-from lightx2v.models.recipe import OVERRIDES, fit_to_area, override
-from lightx2v.models.wan.variant import TRANSFORMER, VAE, read_variant
+from lightx2v.models.recipe import OVERRIDES, centre_crop, fit_to_area, override
+from lightx2v.models.wan.variant import TRANSFORMER, VAE, Sight, read_variant
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,6 +46,8 @@ class WanRecipe:
     """In place of the scheduler's: published checkpoints carry the converter's default, not what Wan's makers use."""
     expand_timesteps: bool = False
     """Whether a reference is the first latent frame, at a timestep of its own; else it comes in channels."""
+    sight: Sight | None = None
+    """Of the image encoder, which sees the reference too; None where there is none."""
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """The picture in RGB, in its own size if that is not beyond every video that can be made of it.
@@ -57,8 +59,14 @@ class WanRecipe:
         return fit_to_area(image, REFERENCE_AREA)
 
     def see(self, image: Image.Image) -> Image.Image | None:
-        """None: the text encoder is blind."""
-        return None
+        """The square in the middle of the picture, in RGB, as the image encoder takes it."""
+        from PIL.Image import Resampling
+
+        if self.sight is None:
+            return None
+        side, short = self.sight.side, min(image.size)
+        width, height = (int(side * pixels / short) for pixels in image.size)
+        return centre_crop(image.convert("RGB").resize((width, height), Resampling.BICUBIC), side, side)
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts."""
@@ -92,6 +100,7 @@ def read_recipe(checkpoint: Path) -> WanRecipe:
         boundary=variant.boundary,
         refine_guidance=habits.refine_guidance,
         expand_timesteps=variant.expand_timesteps,
+        sight=variant.sight,
     )
     return _override_steps(_override_frames(override(recipe, checkpoint), checkpoint), checkpoint)
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from lightx2v.core import Size
 from lightx2v.errors import InvalidCheckpoint
-from lightx2v.models.configuration import has_part, read_configuration
+from lightx2v.models.configuration import has_part, read_configuration, require
 
 INDEX, TRANSFORMER, VAE = "model_index.json", "transformer/config.json", "vae/config.json"
+IMAGE_ENCODER = "image_encoder"
 
 LATENTS = 16
 """Channels, where a configuration does not say."""
@@ -35,6 +36,13 @@ EXPERTS_OF_TEXT, EXPERTS_OF_PICTURE = Habits(40, 4.0, 3.0), Habits(40, 3.5, 3.5)
 EXPANDED = Habits(size=Size(1280, 704), frames=121, rate=24)
 
 
+class Sight(NamedTuple):
+    """What an image encoder sees, a square of `side` pixels, and makes of it."""
+
+    side: int
+    tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
     """What tells Wan's models apart."""
@@ -45,6 +53,8 @@ class Variant:
     """Whether the transformer has channels for a picture beside those for the noise."""
     expand_timesteps: bool
     """Whether each token has a timestep, so that a picture can be the first frame."""
+    sight: Sight | None
+    """Of the image encoder; None where there is none."""
 
     @property
     def habits(self) -> Habits:
@@ -58,7 +68,12 @@ class Variant:
 def read_variant(checkpoint: Path) -> Variant:
     """Raises InvalidCheckpoint for a Wan that is not one of text or a picture to video."""
     index, file = read_configuration(checkpoint, INDEX), checkpoint / INDEX
-    variant = Variant(_boundary(index, file), _has_channels(checkpoint), bool(index.get("expand_timesteps")))
+    variant = Variant(
+        _boundary(index, file),
+        _has_channels(checkpoint),
+        bool(index.get("expand_timesteps")),
+        _read_sight(index, checkpoint),
+    )
     if variant.expand_timesteps and (variant.boundary or variant.of_picture):
         raise InvalidCheckpoint(
             f"{file}: with a timestep per token (expand_timesteps) neither a second transformer nor channels for a "
@@ -86,3 +101,17 @@ def _has_channels(checkpoint: Path) -> bool:
     if channels not in (latents, 2 * latents + mask):
         raise InvalidCheckpoint(f"{file}: a transformer of {channels} channels (in_channels) is not supported")
     return bool(channels > latents)
+
+
+def _read_sight(index: dict[str, Any], checkpoint: Path) -> Sight | None:
+    """A token for each of its patches, and one for all."""
+    looks, config = has_part(index, IMAGE_ENCODER), f"{IMAGE_ENCODER}/config.json"
+    if looks != bool(read_configuration(checkpoint, TRANSFORMER).get("image_dim")):
+        raise InvalidCheckpoint(
+            f"{checkpoint / TRANSFORMER}: image_dim and an {IMAGE_ENCODER} need each other; one of them is missing"
+        )
+    if not looks:
+        return None
+    values = read_configuration(checkpoint, config)
+    side, patch = (require(values, key, checkpoint / config) for key in ("image_size", "patch_size"))
+    return Sight(side, (side // patch) ** 2 + 1)
