@@ -43,6 +43,8 @@ def check_model(recipe: Recipe, pictures: int) -> Clip:
     """How long the videos of a model are. Raises InvalidRequest for one that makes none, or not of so many pictures."""
     if recipe.clip is None:
         raise InvalidRequest("model: it makes pictures only; ask for them at /v1/images/generations", "model")
+    if pictures < recipe.min_references:
+        raise InvalidRequest(f"{REFERENCE}: this model needs a picture to begin with", REFERENCE)
     if pictures > recipe.max_references:
         most = recipe.max_references
         raise InvalidRequest(f"{REFERENCE}: this model takes at most {most}, got {pictures}", REFERENCE)

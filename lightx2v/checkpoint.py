@@ -13,7 +13,7 @@ from lightx2v.core import GenerateRequest, StageName
 from lightx2v.errors import InvalidCheckpoint, InvalidSettings
 from lightx2v.models.registry import Recipe, find_family
 
-PARTS = ("text_encoder", "tokenizer", "transformer", "transformer_2", "vae")
+PARTS = ("text_encoder", "tokenizer", "image_encoder", "transformer", "transformer_2", "vae")
 """The folders with more than configurations in them. A copy of the transformer at the root, as some repositories have,
 is not read."""
 

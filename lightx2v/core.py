@@ -101,10 +101,12 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """`positive`: [tokens, features] in the model's dtype; `negative` likewise, or None when no guidance is applied."""
+    """`positive`: [tokens, features] in the model's dtype; `negative` likewise, or None when no guidance is applied.
+    `seen`: [tokens, features] of the reference pictures, for both; None where the model does not look at them so."""
 
     positive: torch.Tensor
     negative: torch.Tensor | None = None
+    seen: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from torch import nn
 
 
 class GeluFeedForward(nn.Module):
-    """Linear, GELU (by tanh), Linear back; named as diffusers does."""
+    """Linear, GELU, Linear back, or to another width; named as diffusers does."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, output: int | None = None, approximate: str = "tanh") -> None:
         super().__init__()
-        self.net = nn.Sequential(GeluLinear(width, hidden), nn.Identity(), nn.Linear(hidden, width))
+        back = nn.Linear(hidden, output or width)
+        self.net = nn.Sequential(GeluLinear(width, hidden, approximate), nn.Identity(), back)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = self.net(states)
@@ -20,12 +21,15 @@ class GeluFeedForward(nn.Module):
 
 
 class GeluLinear(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
+    """`approximate`: by "tanh", or "none"."""
+
+    def __init__(self, width: int, hidden: int, approximate: str) -> None:
         super().__init__()
         self.proj = nn.Linear(width, hidden)
+        self.approximate = approximate
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return F.gelu(self.proj(states), approximate="tanh")
+        return F.gelu(self.proj(states), approximate=self.approximate)
 
 
 class FeedForward(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import nn
 
 from lightx2v.core import GenerateRequest, Picture, Size
@@ -82,6 +83,12 @@ class KLAutoencoder(Autoencoder):
     def picture(self, latents: torch.Tensor) -> Picture:
         """Of latents as the encoder gave them. Raises NonFinite rather than return a picture of nothing."""
         return to_picture(self.module.decode(latents).sample[0])
+
+
+def resize(picture: Picture, size: Size) -> npt.NDArray[np.uint8]:
+    """Its pixels in another size."""
+    resized = Image.fromarray(picture.pixels).resize((size.width, size.height), Image.Resampling.LANCZOS)
+    return np.asarray(resized)
 
 
 def to_levels(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:

@@ -25,6 +25,9 @@ class Component(ABC):
     folder: ClassVar[str]
     """Where in the checkpoint the weights lie."""
 
+    more_folders: tuple[str, ...] = ()
+    """Where the others lie, if there are any outside of `folder`."""
+
     module: nn.Module
     dtype: torch.dtype
     blocks: tuple[str, ...]
@@ -66,12 +69,16 @@ class TextEncoder(Component):
     folder = "text_encoder"
     recipe: Recipe
 
-    sees: ClassVar[bool] = False
-    """Whether what it makes of a prompt depends on the reference pictures too."""
+    sees: bool = False
+    """Whether it looks at the reference pictures."""
 
     @abstractmethod
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
         """[tokens, features] on `device`, where the blocks are. `pictures`: the references as it sees them."""
+
+    def look(self, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor | None:
+        """[tokens, features] of the references on their own, on `device`; None if they are seen with a prompt only."""
+        return None
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether the negative prompt has any effect on this request."""

@@ -94,6 +94,21 @@ def make_reference(image: Image.Image, recipe: Recipe) -> Reference:
     return Reference(_picture(fitted), None if seen is None else _picture(seen))
 
 
+def fit_to_area(image: Image.Image, area: int) -> Image.Image:
+    """A reference picture in RGB, shrunk to at most `area` pixels.
+
+    Raises InvalidRequest if a side is below 64 pixels or one side is more than 8 times the other.
+    """
+    from PIL.Image import Resampling
+
+    check_reference(Size(*image.size))
+    image = image.convert("RGB")
+    scaled = scale_to_area(Size(*image.size), area)
+    if scaled == Size(*image.size):
+        return image
+    return image.resize((scaled.width, scaled.height), Resampling.LANCZOS)
+
+
 def scale_to_area(size: Size, area: int) -> Size:
     """`size` shrunk, its aspect kept and its sides truncated, to at most `area` pixels."""
     if size.width * size.height <= area:

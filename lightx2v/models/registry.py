@@ -154,7 +154,7 @@ FAMILIES = (
     ),
     Family(
         "wan",
-        ("WanPipeline",),
+        ("WanPipeline", "WanImageToVideoPipeline"),
         "wan.recipe:read_recipe",
         ("wan.encoder:WanTextEncoder", "wan.denoiser:WanDenoiser", "wan.autoencoder:WanAutoencoder"),
         second="wan.refiner:WanRefiner",

@@ -24,12 +24,12 @@ from lightx2v.weights.device import CpuDevice, CudaDevice, Device
 C = TypeVar("C", bound=Component)
 
 READS: dict[StageName, tuple[str, ...]] = {
-    "encode": ("text_encoder", "tokenizer"),
+    "encode": ("text_encoder", "tokenizer", "image_encoder"),
     "denoise": ("transformer",),
     "refine": ("transformer_2",),
     "decode": ("vae",),
 }
-"""The parts of a checkpoint that a stage's process needs on its disk."""
+"""The parts of a checkpoint that a stage's process needs on its disk, if they are there."""
 
 FP8_CAPABILITY = (8, 9)
 """Of the first GPUs that multiply in fp8."""

@@ -19,7 +19,7 @@ class DecodeStage(Stage[Autoencoder]):
         for picture in pictures:
             check(cancelled)
             latents = self.component.encode(request, picture, self.device.torch_device)
-            encoded.append(Latents(latents.tokens.cpu(), latents.rows, latents.columns))
+            encoded.append(replace(latents, tokens=latents.tokens.cpu()))
         return tuple(encoded)
 
     def run(self, request: GenerateRequest, latents: Latents, cancelled: Cancel) -> Picture | Video:

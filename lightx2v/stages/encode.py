@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,14 +36,18 @@ class EncodeStage(Stage[TextEncoder]):
     def run(self, request: GenerateRequest, pictures: Sequence[Picture], cancelled: Cancel) -> Conditioning:
         """The prompt's conditioning on the host, and the negative prompt's where it has an effect. `pictures`: the
         references as the encoder sees them."""
-        return Conditioning(*(self._encode(prompt, pictures, cancelled) for prompt in self._prompts(request)))
+        check(cancelled)
+        seen = self.component.look(pictures, self.device.torch_device) if pictures else None
+        beside = pictures if seen is None else ()
+        made = Conditioning(*(self._encode(prompt, beside, cancelled) for prompt in self._prompts(request)))
+        return made if seen is None else replace(made, seen=seen.cpu())
 
     def _prompts(self, request: GenerateRequest) -> tuple[str, ...]:
         is_guided = self.component.is_guided(request)
         return (request.prompt, self.component.negative(request)) if is_guided else (request.prompt,)
 
     def _encode(self, prompt: str, pictures: Sequence[Picture], cancelled: Cancel) -> torch.Tensor:
-        """Only what a prompt alone has made is kept."""
+        """`pictures`: those that are seen with the prompt. Only what a prompt alone has made is kept."""
         check(cancelled)
         conditioning = None if pictures else self._known.find(prompt)
         if conditioning is None:

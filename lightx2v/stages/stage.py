@@ -54,7 +54,8 @@ class Stage(Generic[C]):
         blocks = _phases(component) if settings.by_phase else component.blocks
         if settings.compiles(cuda=device.torch_device.type == "cuda"):
             component.compile()
-        layout = make_layout(component, read_index(checkpoint / component.folder), blocks)
+        folders = (component.folder, *component.more_folders)
+        layout = make_layout(component, read_index(*(checkpoint / folder for folder in folders)), blocks)
         source = OnDisk(layout) if settings.lazy_load else HostCopy(layout, device.pinned)
         self._residence = Residence(component, layout, source, device)
 

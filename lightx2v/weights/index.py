@@ -40,14 +40,18 @@ class TensorRef:
     shape: tuple[int, ...]
 
 
-def read_index(folder: Path) -> dict[str, TensorRef]:
-    """All tensors of a component's folder, single file or sharded, by name.
+def read_index(*folders: Path) -> dict[str, TensorRef]:
+    """All tensors of a component's folders, single file or sharded, by name.
 
-    Raises InvalidCheckpoint, naming the file, for a missing, truncated or inconsistent one.
+    Raises InvalidCheckpoint, naming the file, for a missing, truncated or inconsistent one, and for a tensor that two
+    folders have.
     """
     refs: dict[str, TensorRef] = {}
-    for file in weight_files(folder):
-        refs.update(read_header(file))
+    for folder in folders:
+        found = {name: ref for file in weight_files(folder) for name, ref in read_header(file).items()}
+        if both := refs.keys() & found.keys():
+            raise InvalidCheckpoint(f"{folder}: the tensor {min(both)} is in another folder of the same part too")
+        refs |= found
     return refs
 
 

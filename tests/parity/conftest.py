@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from tests.checkpoints.flux2 import write_klein
 from tests.checkpoints.qwen_image import write_qwen_image, write_qwen_image_edit
-from tests.checkpoints.wan import write_wan
+from tests.checkpoints.wan import write_wan, write_wan_clip, write_wan_i2v, write_wan_ti2v
 from tests.checkpoints.z_image import write_z_image
 
 
@@ -44,6 +44,28 @@ def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wan_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Wan 2.2: a transformer for the first steps, and one for the last."""
     return write_wan(tmp_path_factory.mktemp("wan_experts"), experts=2)
+
+
+@pytest.fixture(scope="session")
+def wan_i2v_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wan 2.2 of a picture."""
+    return write_wan_i2v(tmp_path_factory.mktemp("wan_i2v_experts"), experts=2)
+
+
+@pytest.fixture(scope="session")
+def wan_i2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_wan_i2v(tmp_path_factory.mktemp("wan_i2v"))
+
+
+@pytest.fixture(scope="session")
+def wan_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wan 2.1 of a picture that an image encoder sees too."""
+    return write_wan_clip(tmp_path_factory.mktemp("wan_clip"))
+
+
+@pytest.fixture(scope="session")
+def wan_ti2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_wan_ti2v(tmp_path_factory.mktemp("wan_ti2v"))
 
 
 @pytest.fixture(scope="session")

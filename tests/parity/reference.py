@@ -29,7 +29,8 @@ LATENTS, PIXELS = 2e-5, 1
 
 def bind(component: C, checkpoint: Path) -> C:
     """Loads all weights that `component` says it reads, and no others."""
-    files = sorted((checkpoint / component.folder).glob("*.safetensors"))
+    folders = (component.folder, *component.more_folders)
+    files = sorted(file for folder in folders for file in (checkpoint / folder).glob("*.safetensors"))
     stored = {name: tensor for file in files for name, tensor in load_file(file).items()}
     wanted = [name for name in component.module.state_dict() if name not in component.unreachable]
     dtypes = {name: torch.float32 if name in component.precise else component.dtype for name in wanted}

@@ -20,6 +20,7 @@ from lightx2v.config import ENVIRONMENT, EngineSettings
 from lightx2v.core import GenerateRequest, Picture, Reference, Size
 from lightx2v.pipeline import Pipeline
 from tests.checkpoints import lora
+from tests.parity.reference import make_image
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "a red circle"
@@ -274,6 +275,16 @@ def test_a_video(wan_command: Command, tmp_path: Path, arguments: tuple[str, ...
         (stream,) = container.streams
         assert (stream.width, stream.height, stream.average_rate) == (32, 48, 16)
         assert len(list(container.decode(stream))) == frames
+
+
+def test_a_video_of_a_picture(command: Command, refused: Callable[..., str], wan_i2v: Path, tmp_path: Path) -> None:
+    assert "needs at least 1" in refused(model=wan_i2v)
+    make_image(0, 96, 64).save(tmp_path / "first.png")
+    assert command("-i", "first.png", "--seed", "7", "--steps", "1", model=wan_i2v) == 0
+    with av.open(tmp_path / "out.mp4") as container:
+        (stream,) = container.streams
+        assert (stream.width, stream.height) == (64, 32), "about 64x48 pixels, in the aspect of the picture"
+        assert len(list(container.decode(stream))) == 9
 
 
 def test_one_frame_is_a_picture(wan_command: Command, tmp_path: Path) -> None:

@@ -5,21 +5,30 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
 from safetensors.torch import load_file
 
-from lightx2v.core import Conditioning, Latents, Picture
+from lightx2v.config import EngineSettings
+from lightx2v.core import Conditioning, Latents, Picture, Size
 from lightx2v.errors import InvalidRequest, NonFinite
 from lightx2v.layers.rope import rope_table
+from lightx2v.models.recipe import make_reference
 from lightx2v.models.wan.autoencoder import WanAutoencoder
+from lightx2v.models.wan.condition import Beside
 from lightx2v.models.wan.denoiser import WanDenoiser
 from lightx2v.models.wan.encoder import WanTextEncoder
+from lightx2v.models.wan.latents import to_grid
+from lightx2v.models.wan.recipe import read_recipe
 from lightx2v.models.wan.schedule import Schedule
 from lightx2v.models.wan.transformer import WanShape, WanTransformer
+from lightx2v.stages.encode import EncodeStage
+from lightx2v.stages.stage import Grant
+from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
 from tests.checkpoints.wan import make_transformer
@@ -33,6 +42,16 @@ def oracle(wan: Path) -> WanPipeline:
     return load_reference(wan)
 
 
+@pytest.fixture(scope="module")
+def clip_oracle(wan_clip: Path) -> WanImageToVideoPipeline:
+    return load_reference(wan_clip)
+
+
+@pytest.fixture(scope="module")
+def i2v_oracle(wan_i2v: Path) -> WanImageToVideoPipeline:
+    return load_reference(wan_i2v)
+
+
 @pytest.mark.parametrize(
     "prompt",
     ["", "a red circle", "  été\n &amp;lt; “blue” ✓ ", "a red circle " * 50, "square " * 700],
@@ -43,6 +62,37 @@ def test_conditioning(wan: Path, oracle: WanPipeline, prompt: str) -> None:
     conditioning = bind(WanTextEncoder(wan, torch.float32), wan).encode(prompt, (), CPU)
     torch.testing.assert_close(conditioning, expected[: len(conditioning)], rtol=0, atol=LATENTS)
     assert not expected[len(conditioning) :].any()
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (301, 200), (100, 399)])
+def test_what_the_image_encoder_sees(
+    wan_clip: Path, clip_oracle: WanImageToVideoPipeline, width: int, height: int
+) -> None:
+    image = make_image(6, width, height)
+    expected = clip_oracle.encode_image(image, CPU)[0]
+    reference = make_reference(image, read_recipe(wan_clip))
+    assert reference.seen is not None
+    seen = bind(WanTextEncoder(wan_clip, torch.float32), wan_clip).look((reference.seen,), CPU)
+    torch.testing.assert_close(seen, expected, rtol=0, atol=LATENTS)
+
+
+def test_a_prompt_is_known_whatever_the_picture(wan_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture is looked at anew."""
+    encoder = WanTextEncoder(wan_clip, torch.float32)
+    stage = EncodeStage(encoder, wan_clip, EngineSettings(dtype="float32"), CpuDevice())
+    encode = Mock(wraps=encoder.encode)
+    monkeypatch.setattr(encoder, "encode", encode)
+    request = make_request(frames=5, guidance=5.0, references=(Size(64, 64),))
+    pictures = [Picture(np.asarray(make_image(seed, 224, 224))) for seed in (0, 1)]
+    grant = Grant(stage.reachable, 0, stage.reachable)
+    first, second = (stage.perform(grant, stage.run, request, (picture,), lambda: False) for picture in pictures)
+    assert encode.call_count == 2
+    assert stage.recall(request) is None
+    assert torch.equal(first.positive, second.positive)
+    assert first.seen is not None
+    assert second.seen is not None
+    assert not torch.equal(first.seen, second.seen)
+    stage.close()
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -58,21 +108,52 @@ def test_one_transformer_call(batch: int) -> None:
         torch.testing.assert_close(module(latents, text, time.float(), rope), expected, rtol=0, atol=LATENTS)
 
 
-def test_what_is_precise_in_half_precision(wan: Path) -> None:
+def test_a_timestep_for_every_frame() -> None:
+    """As the reference has it for every token."""
+    expected_of = make_transformer()
+    shape = WanShape(**{field.name: expected_of.config[field.name] for field in fields(WanShape)})
+    module = WanTransformer(shape)
+    module.load_state_dict(expected_of.state_dict())
+    latents, text, times = torch.randn(2, 16, 3, 4, 6), torch.randn(2, 512, shape.text_dim), torch.tensor([0, 750, 20])
+    rope = rope_table(torch.cartesian_prod(torch.arange(3), torch.arange(2), torch.arange(3)), shape.axes, 10000.0)
+    with torch.no_grad():
+        expected = expected_of(latents, times.repeat_interleave(6).expand(2, -1), text, return_dict=False)[0]
+        torch.testing.assert_close(module(latents, text, times.float(), rope), expected, rtol=0, atol=LATENTS)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_one_transformer_call_that_sees_a_picture(batch: int) -> None:
+    expected_of = make_transformer(image_dim=20, added_kv_proj_dim=56)
+    shape = WanShape(**{field.name: expected_of.config[field.name] for field in fields(WanShape)})
+    module = WanTransformer(shape)
+    module.load_state_dict(expected_of.state_dict())
+    latents, text, time = torch.randn(batch, 16, 3, 4, 6), torch.randn(batch, 512, shape.text_dim), torch.tensor([750])
+    seen = torch.randn(batch, 257, 20)
+    rope = rope_table(torch.cartesian_prod(torch.arange(3), torch.arange(2), torch.arange(3)), shape.axes, 10000.0)
+    with torch.no_grad():
+        expected = expected_of(latents, time.expand(batch), text, seen, return_dict=False)[0]
+        torch.testing.assert_close(module(latents, text, time.float(), rope, seen), expected, rtol=0, atol=LATENTS)
+
+
+@pytest.mark.parametrize("variant", ["wan", "wan_clip"])
+def test_what_is_precise_in_half_precision(variant: str, request: pytest.FixtureRequest) -> None:
     """The same states as in the reference, bit for bit, and nearly the same velocity."""
-    expected_of = WanPipeline.from_pretrained(wan, dtype=torch.bfloat16).transformer
-    denoiser: Any = WanDenoiser(wan, torch.bfloat16)
-    layout = make_layout(denoiser, read_index(wan / "transformer"), denoiser.blocks)
+    checkpoint: Path = request.getfixturevalue(variant)
+    expected_of = DiffusionPipeline.from_pretrained(checkpoint, dtype=torch.bfloat16).transformer
+    denoiser: Any = WanDenoiser(checkpoint, torch.bfloat16)
+    layout = make_layout(denoiser, read_index(checkpoint / "transformer"), denoiser.blocks)
     dtypes = {entry.name: entry.dtype for unit in layout.units for entry in unit.entries}
     assert dtypes == {name: state.dtype for name, state in expected_of.state_dict().items()}
     assert dtypes == {name: state.dtype for name, state in denoiser.module.state_dict().items()}
-    bind(denoiser, wan)
-    latents = torch.randn(1, 16, 1, 4, 4, generator=torch.Generator().manual_seed(1)).bfloat16()
+    bind(denoiser, checkpoint)
+    channels, features = denoiser.shape.in_channels, denoiser.shape.image_dim
+    latents = torch.randn(1, channels, 1, 4, 4, generator=torch.Generator().manual_seed(1)).bfloat16()
+    seen = torch.ones(1, 257, features).bfloat16() if features else None
     text, time = torch.zeros(1, 512, denoiser.shape.text_dim).bfloat16(), torch.tensor([500])
     rope = rope_table(torch.cartesian_prod(torch.arange(1), torch.arange(2), torch.arange(2)), denoiser.shape.axes, 1e4)
     with torch.no_grad():
-        expected = expected_of(latents, time, text, return_dict=False)[0]
-        ours = denoiser.module(latents, text, time.float(), rope)
+        expected = expected_of(latents, time, text, seen, return_dict=False)[0]
+        ours = denoiser.module(latents, text, time.float(), rope, seen)
     torch.testing.assert_close(ours, expected, rtol=0, atol=0.05)
 
 
@@ -141,6 +222,23 @@ def test_values_that_are_not_finite_make_no_video(wan: Path) -> None:
 def test_pictures_are_not_looked_at(wan: Path) -> None:
     with pytest.raises(InvalidRequest, match="text alone"):
         WanAutoencoder(wan, torch.float32).encode(make_request(), Picture(np.asarray(make_image(0, 64, 64))), CPU)
+
+
+@pytest.mark.parametrize("frames", [1, 9])
+def test_encoded_picture(wan_i2v: Path, i2v_oracle: WanImageToVideoPipeline, frames: int) -> None:
+    """Where the transformer looks for it: after the mask."""
+    image = make_image(3, 100, 75)
+    size = {"height": 48, "width": 80}
+    first = i2v_oracle.video_processor.preprocess(image, **size)
+    with torch.no_grad():
+        expected = i2v_oracle.prepare_latents(first, 1, 16, **size, num_frames=frames)[1][0]
+    autoencoder = bind(WanAutoencoder(wan_i2v, torch.float32), wan_i2v)
+    encoded = autoencoder.encode(make_request(80, 48, frames=frames), Picture(np.asarray(image)), CPU)
+    assert (encoded.frames, encoded.rows, encoded.columns) == expected.shape[1:]
+    noise = torch.zeros(1, 16, *expected.shape[1:])
+    shown = Beside(to_grid(encoded)[None], 4).show(noise)[0]
+    torch.testing.assert_close(shown, torch.cat((noise[0], expected)), rtol=0, atol=LATENTS)
+    assert not autoencoder.unreachable
 
 
 def test_all_weights_are_read_but_the_encoders(wan: Path) -> None:

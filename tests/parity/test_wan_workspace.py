@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightx2v.core import Conditioning, GenerateRequest, Size
+from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size
 from lightx2v.models.component import Component
 from lightx2v.models.wan.autoencoder import WanAutoencoder
 from lightx2v.models.wan.denoiser import WanDenoiser
@@ -18,9 +19,25 @@ from tests.checkpoints.wan import UMT5_XXL, write_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
 
 LARGE = Size(832, 480)
-TRANSFORMERS = {"1.3b": 1_418_996_800, "14b": 14_288_491_584}
+TRANSFORMERS = {
+    "1.3b": 1_418_996_800,
+    "14b": 14_288_491_584,
+    "i2v-a14b": 14_288_901_184,
+    "i2v-14b": 16_394_878_784,
+    "ti2v-5b": 4_999_787_712,
+}
+AUTOENCODER, ENCODER, RESIDUAL_AUTOENCODER, OVER_TIME = 126_892_531, 53_596_928, 704_688_668, 1_536_960
+AUTOENCODERS = {
+    "1.3b": AUTOENCODER - ENCODER,
+    "14b": AUTOENCODER - ENCODER,
+    "i2v-a14b": AUTOENCODER,
+    "i2v-14b": AUTOENCODER,
+    "ti2v-5b": RESIDUAL_AUTOENCODER - OVER_TIME,
+}
 TEXT_ENCODER = 5_680_910_336 - 256_384 * 4096
-"""Parameters, counted in the reference's; the text encoder's embedding table apart."""
+IMAGE_ENCODER = 630_766_080 - 19_677_440 - 2 * 1280
+"""Parameters, counted in the reference's; the text encoder's embedding table apart, and what comes after the last layer
+but one of the image encoder."""
 
 
 @pytest.fixture(scope="module", params=TRANSFORMERS)
@@ -37,37 +54,49 @@ def reachable(component: Component) -> dict[str, torch.Tensor]:
     return {name: state for name, state in component.module.state_dict().items() if name not in absent}
 
 
-def conditioning_of(request: GenerateRequest) -> Conditioning:
-    text = torch.empty(100, 4096)
-    return Conditioning(text, text if request.guidance > 1 else None)
+def inputs(denoiser: WanDenoiser, request: GenerateRequest) -> tuple[Conditioning, tuple[Latents, ...]]:
+    """A prompt of 100 tokens, and as many references as the model takes."""
+    frames, rows, columns = denoiser._grid(request)
+    frames = 1 if denoiser.recipe.expand_timesteps else frames
+    latents = Latents(torch.empty(frames * rows * columns, denoiser.shape.out_channels), rows, columns, frames)
+    text, sight = torch.empty(100, 4096), denoiser.recipe.sight
+    seen = torch.empty(sight.tokens, 1280) if sight else None
+    conditioning = Conditioning(text, text if request.guidance > 1 else None, seen)
+    return conditioning, (latents,) * denoiser.recipe.max_references
 
 
 def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None:
     denoiser, encoder = WanDenoiser(shapes, torch.bfloat16), WanTextEncoder(shapes, torch.bfloat16)
     states = reachable(denoiser)
     precise = sum(state.numel() for name, state in states.items() if name in denoiser.precise)
-    count = TRANSFORMERS[request.node.callspec.params["shapes"]]
+    variant = request.node.callspec.params["shapes"]
+    count = TRANSFORMERS[variant]
     assert sum(state.nbytes for state in states.values()) == 2 * count + 2 * precise
     assert precise < count / 250
-    assert sum(state.nbytes for state in reachable(encoder).values()) == 2 * TEXT_ENCODER
+    seeing = IMAGE_ENCODER if encoder.sees else 0
+    assert encoder.sees == (variant == "i2v-14b")
+    assert sum(state.nbytes for state in reachable(encoder).values()) == 2 * (TEXT_ENCODER + seeing)
+    autoencoder = WanAutoencoder(shapes, torch.bfloat16)
+    assert sum(state.nbytes for state in reachable(autoencoder).values()) == 2 * AUTOENCODERS[variant]
 
 
-def test_reachable_weights_of_the_second(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("variant", "count"), [("a14b", 14_288_491_584), ("i2v-a14b", 14_288_901_184)])
+def test_reachable_weights_of_the_second(tmp_path: Path, variant: str, count: int) -> None:
     """As many as of the first, from a folder of their own."""
-    shapes = write_configurations(tmp_path, "a14b")
+    shapes = write_configurations(tmp_path, variant)
     first, second = (component(shapes, torch.bfloat16) for component in (WanDenoiser, WanRefiner))
     assert (first.folder, second.folder) == ("transformer", "transformer_2")
     sizes = [{name: state.nbytes for name, state in reachable(one).items()} for one in (first, second)]
     assert sizes[0] == sizes[1]
-    assert sum(state.numel() for state in reachable(second).values()) == TRANSFORMERS["14b"]
+    assert sum(state.numel() for state in reachable(second).values()) == count
 
 
 @pytest.mark.usefixtures("fused_attention")
-@pytest.mark.parametrize(("size", "frames", "guidance"), [(LARGE, 81, 5.0), (Size(1280, 720), 17, 1.0)])
+@pytest.mark.parametrize(("size", "frames", "guidance"), [(LARGE, 81, 5.0), (Size(1280, 704), 17, 1.0)])
 def test_denoiser(shapes: Path, size: Size, frames: int, guidance: float) -> None:
     denoiser, request = WanDenoiser(shapes, torch.bfloat16), make_request(size, frames, guidance)
     with LiveBytes(denoiser) as meter:
-        for _ in denoiser.steps(request, conditioning_of(request), (), META):
+        for _ in denoiser.steps(request, *inputs(denoiser, request), META):
             pass
     assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
 
@@ -75,10 +104,10 @@ def test_denoiser(shapes: Path, size: Size, frames: int, guidance: float) -> Non
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_operations_of_a_step(shapes: Path, guidance: float) -> None:
     """Against PyTorch's own count, which leaves elementwise operations out as ours does."""
-    denoiser, request = WanDenoiser(shapes, torch.bfloat16), make_request(frames=17, guidance=guidance)
+    denoiser, request = WanDenoiser(shapes, torch.bfloat16), make_request(frames=5, guidance=guidance)
     with FlopCounterMode(display=False) as counter:
-        next(denoiser.steps(request, conditioning_of(request), (), META))
-    assert counter.get_total_flops() == pytest.approx(denoiser.flops(request), rel=0.02)
+        next(denoiser.steps(request, *inputs(denoiser, request), META))
+    assert counter.get_total_flops() == pytest.approx(denoiser.flops(request), rel=0.01)
 
 
 @pytest.mark.usefixtures("fused_attention")
@@ -89,14 +118,25 @@ def test_encoder(shapes: Path) -> None:
     with LiveBytes(encoder) as meter:
         conditioning = encoder.encode("a red circle " * 300, (), META)
     assert conditioning.shape == (512, 4096)
+    with LiveBytes(encoder) as looking:
+        seen = encoder.look((Picture(np.zeros((224, 224, 3), np.uint8)),), META)
+    assert (seen.shape if seen is not None else None) == ((257, 1280) if encoder.sees else None)
+    assert looking.peak < meter.peak
     assert 1.1 * meter.peak < encoder.workspace(make_request()) < 1.25 * meter.peak
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(("size", "frames"), [(LARGE, 25), (LARGE, 1)])
-def test_autoencoder(tmp_path: Path, dtype: torch.dtype, size: Size, frames: int) -> None:
-    autoencoder = WanAutoencoder(write_configurations(tmp_path, "14b"), dtype)
-    latents = torch.empty(1, 16, (frames - 1) // 4 + 1, size.height // 8, size.width // 8, dtype=dtype, device=META)
-    with LiveBytes(autoencoder) as meter:
+@pytest.mark.parametrize("frames", [25, 1])
+@pytest.mark.parametrize("variant", ["i2v-a14b", "ti2v-5b"])
+def test_autoencoder(tmp_path: Path, dtype: torch.dtype, variant: str, frames: int) -> None:
+    """Encoding takes less than decoding."""
+    autoencoder = WanAutoencoder(write_configurations(tmp_path, variant), dtype)
+    request, config = make_request(frames=frames), autoencoder.module.config
+    with LiveBytes(autoencoder) as encoding:
+        autoencoder.encode(request, Picture(np.zeros((64, 64, 3), np.uint8)), META)
+    rows, columns = (side // config.scale_factor_spatial for side in (LARGE.height, LARGE.width))
+    latents = torch.empty(1, config.z_dim, (frames - 1) // 4 + 1, rows, columns, dtype=dtype, device=META)
+    with LiveBytes(autoencoder) as decoding:
         autoencoder.module.decode(latents)
-    assert 1.1 * CUDNN * meter.peak < autoencoder.workspace(make_request(size, frames)) < 1.3 * CUDNN * meter.peak
+    assert 1.1 * CUDNN * decoding.peak < autoencoder.workspace(request) < 1.3 * CUDNN * decoding.peak
+    assert encoding.peak < decoding.peak

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -107,6 +108,14 @@ def test_a_picture_is_refused_by_a_model_that_takes_none() -> None:
     with pytest.raises(InvalidRequest) as caught:
         check_model(WAN, 1)
     assert caught.value.param == "input_reference"
+
+
+def test_a_model_that_needs_a_picture_says_so_before_any_is_read() -> None:
+    of_picture = replace(WAN, min_references=1, max_references=1)
+    with pytest.raises(InvalidRequest, match="needs a picture") as caught:
+        check_model(of_picture, 0)
+    assert caught.value.param == "input_reference"
+    assert check_model(of_picture, 1) == WAN.clip
 
 
 async def test_openai_reads_the_answers() -> None:

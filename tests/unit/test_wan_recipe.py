@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,13 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import Clip, GenerateRequest, Size
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest, InvalidSettings
 from lightx2v.limits import Limits
+from lightx2v.models.recipe import check_request
 from lightx2v.models.registry import find_family
 from lightx2v.models.wan.recipe import WanRecipe, read_recipe
+from lightx2v.models.wan.variant import Sight
 
 RECIPE = WanRecipe(Size(832, 480), 50, 5.0, 16, Clip(81, 4, 16))
+I2V = replace(RECIPE, steps=40, max_references=1, min_references=1)
 
 
 @pytest.fixture
@@ -43,6 +47,67 @@ def test_the_defaults(checkpoint: Path) -> None:
     assert read_recipe(checkpoint) == RECIPE
 
 
+def test_a_picture_to_video(checkpoint: Path) -> None:
+    write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=36)
+    write(checkpoint, "model_index.json", _class_name="WanImageToVideoPipeline", boundary_ratio=None)
+    assert find_family(checkpoint).recipe(checkpoint) == I2V
+
+
+def test_a_timestep_per_token(checkpoint: Path) -> None:
+    write(checkpoint, "model_index.json", _class_name="WanPipeline", expand_timesteps=True)
+    write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=48)
+    write(checkpoint, "vae/config.json", z_dim=48, scale_factor_spatial=16)
+    assert read_recipe(checkpoint) == WanRecipe(
+        Size(1280, 704), 50, 5.0, 32, Clip(121, 4, 24), max_references=1, expand_timesteps=True
+    )
+
+
+CLIP = {"image_encoder": ["transformers", "CLIPVisionModel"]}
+
+
+@pytest.fixture
+def sighted(checkpoint: Path) -> Path:
+    write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=36, image_dim=1280)
+    write(checkpoint, "model_index.json", _class_name="WanImageToVideoPipeline", boundary_ratio=None, **CLIP)
+    write(checkpoint, "image_encoder/config.json", image_size=224, patch_size=14)
+    return checkpoint
+
+
+def test_an_image_encoder(sighted: Path) -> None:
+    assert read_recipe(sighted) == replace(I2V, sight=Sight(224, 257))
+
+
+@pytest.mark.parametrize(("size", "middle"), [((500, 300), (100, 400)), ((300, 500), (0, 300)), ((224, 224), (0, 224))])
+def test_an_image_encoder_sees_the_middle(sighted: Path, size: tuple[int, int], middle: tuple[int, int]) -> None:
+    """Red is what is left or right of it."""
+    image = Image.new("RGBA", size, "red")
+    image.paste((0, 0, 255, 255), (middle[0], 0, middle[1], size[1]))
+    seen = read_recipe(sighted).see(image)
+    assert seen is not None
+    assert (seen.size, seen.mode) == ((224, 224), "RGB")
+    assert seen.crop((3, 0, 221, 224)).getcolors() == [(218 * 224, (0, 0, 255))]
+
+
+@pytest.mark.parametrize("lacks", ["image_encoder", "image_dim"])
+def test_an_image_encoder_that_nobody_listens_to(sighted: Path, lacks: str) -> None:
+    if lacks == "image_dim":
+        write(sighted, "transformer/config.json", patch_size=[1, 2, 2], in_channels=36, image_dim=None)
+    else:
+        write(sighted, "model_index.json", _class_name="WanImageToVideoPipeline", image_encoder=[None, None])
+    with pytest.raises(InvalidCheckpoint, match="image_dim and an image_encoder need each other"):
+        read_recipe(sighted)
+
+
+def test_the_others_see_nothing(checkpoint: Path) -> None:
+    assert read_recipe(checkpoint).see(Image.new("RGB", (64, 64))) is None
+
+
+def test_other_channels_are_refused(checkpoint: Path) -> None:
+    write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=48)
+    with pytest.raises(InvalidCheckpoint, match="48 channels"):
+        read_recipe(checkpoint)
+
+
 def test_overrides(checkpoint: Path) -> None:
     write(checkpoint, "generation_config.json", size="64x48", num_frames=9, num_inference_steps=4)
     assert read_recipe(checkpoint) == WanRecipe(Size(64, 48), 4, 5.0, 16, Clip(9, 4, 16))
@@ -61,7 +126,7 @@ SECOND = {"transformer_2": ["diffusers", "WanTransformer3DModel"]}
 @pytest.mark.parametrize(
     "variant",
     [
-        {"expand_timesteps": True},
+        {"expand_timesteps": True, "boundary_ratio": 0.875} | SECOND,
         {"boundary_ratio": 0.875},
         {"boundary_ratio": 0.875, "transformer_2": [None, None]},
         *({"boundary_ratio": boundary} | SECOND for boundary in (None, 0.0, 1.0, 0.9999, -0.5, 1, True, "0.9")),
@@ -77,6 +142,14 @@ def test_other_wans_are_refused(checkpoint: Path, variant: dict[str, object]) ->
 def experts(checkpoint: Path) -> Path:
     write(checkpoint, "model_index.json", _class_name="WanPipeline", boundary_ratio=0.875, **SECOND)
     return checkpoint
+
+
+def test_two_transformers_of_a_picture(checkpoint: Path) -> None:
+    index = {"_class_name": "WanImageToVideoPipeline", "boundary_ratio": 0.9, "image_encoder": [None, None]}
+    write(checkpoint, "model_index.json", **index, **SECOND)
+    write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=36)
+    assert read_recipe(checkpoint) == replace(I2V, guidance=3.5, refine_guidance=3.5, boundary=0.9)
+    assert "refine" in read_stages(EngineSettings(model=str(checkpoint)))
 
 
 def test_two_transformers(experts: Path) -> None:
@@ -139,6 +212,35 @@ def test_a_request_names_one_scale_for_both(experts: Path, guidance: float | Non
 def test_no_references(checkpoint: Path) -> None:
     with pytest.raises(InvalidRequest, match="text alone"):
         read_recipe(checkpoint).fit_reference(Image.new("RGB", (64, 64)))
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_how_many_references(count: int) -> None:
+    request = replace(asked(5), references=(Size(64, 64),) * count)
+    with pytest.raises(InvalidRequest, match="image: this model") as caught:
+        check_request(request, I2V, Limits())
+    assert caught.value.param == "image"
+    check_request(replace(request, references=(Size(64, 64),)), I2V, Limits())
+
+
+def test_a_reference_keeps_its_pixels_up_to_a_bound() -> None:
+    assert I2V.fit_reference(Image.new("RGBA", (640, 479))).size == (640, 479)
+    assert I2V.fit_reference(Image.new("RGB", (6000, 3000))).size == (2896, 1448)
+    with pytest.raises(InvalidRequest, match="too small"):
+        I2V.fit_reference(Image.new("RGB", (640, 63)))
+
+
+@pytest.mark.parametrize(
+    ("reference", "size"),
+    [
+        (None, Size(832, 480)),
+        (Size(1664, 960), Size(832, 480)),
+        (Size(64, 64), Size(624, 624)),
+        (Size(75, 100), Size(544, 720)),
+    ],
+)
+def test_the_default_size_has_the_aspect_of_the_picture(reference: Size | None, size: Size) -> None:
+    assert I2V.edit_size([reference] if reference else []) == size
 
 
 @pytest.mark.parametrize("frames", [1, 5, 81, 161])

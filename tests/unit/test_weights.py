@@ -63,6 +63,16 @@ def test_index_refuses_damage_and_names_the_file(tmp_path: Path, damage: str) ->
         read_index(tmp_path)
 
 
+def test_index_of_several_folders(tmp_path: Path) -> None:
+    for folder, name in (("one", "a"), ("two", "b"), ("three", "a")):
+        (tmp_path / folder).mkdir()
+        save_file({name: torch.arange(4.0)}, tmp_path / folder / "model.safetensors")
+    index = read_index(tmp_path / "one", tmp_path / "two")
+    assert {name: ref.file.parent.name for name, ref in index.items()} == {"a": "one", "b": "two"}
+    with pytest.raises(InvalidCheckpoint, match="three: the tensor a is in another folder"):
+        read_index(tmp_path / "one", tmp_path / "three")
+
+
 def test_index_never_leaves_its_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
     with pytest.raises(InvalidCheckpoint, match="outside"):

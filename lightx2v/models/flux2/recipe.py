@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lightx2v.core import Clip, GenerateRequest, Size
 from lightx2v.models.configuration import read_configuration
-from lightx2v.models.recipe import centre_crop, check_reference, override, read_grid, scale_to_area
+from lightx2v.models.recipe import centre_crop, fit_to_area, override, read_grid
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,13 +44,7 @@ class Flux2Recipe:
 
         Raises InvalidRequest if a side is below 64 pixels or one side is more than 8 times the other.
         """
-        from PIL.Image import Resampling
-
-        check_reference(Size(*image.size))
-        image = image.convert("RGB")
-        scaled = scale_to_area(Size(*image.size), REFERENCE_AREA)
-        if scaled != Size(*image.size):
-            image = image.resize((scaled.width, scaled.height), Resampling.LANCZOS)
+        image = fit_to_area(image, REFERENCE_AREA)
         return centre_crop(image, *(side - side % self.multiple for side in image.size))
 
     def see(self, image: Image.Image) -> Image.Image | None:

@@ -11,10 +11,7 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from lightx2v.core import Picture
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-"""Of the colours of CLIP's training pictures, from 0 to 1."""
+from lightx2v.models.colours import to_colours
 
 
 class Grid(NamedTuple):
@@ -43,8 +40,7 @@ def to_patches(picture: Picture, side: int, merge: int, frames: int) -> tuple[to
     cell = side * merge
     grid = Grid(*(merge * round(pixels / cell) for pixels in (picture.size.height, picture.size.width)))
     size = grid.columns * side, grid.rows * side
-    resized = np.asarray(Image.fromarray(picture.pixels).resize(size, Resampling.BICUBIC), dtype=np.float32)
-    colours = (torch.from_numpy(resized) / 255 - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
+    colours = to_colours(np.asarray(Image.fromarray(picture.pixels).resize(size, Resampling.BICUBIC)))
     squares = colours.view(grid.rows // merge, merge, side, grid.columns // merge, merge, side, 3)
     patches = squares.permute(0, 3, 1, 4, 6, 2, 5).flatten(0, 3)
     return patches[:, :, None].expand(-1, -1, frames, -1, -1).flatten(1), grid

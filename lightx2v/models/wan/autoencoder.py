@@ -1,26 +1,32 @@
-"""Wan's autoencoder: normalised latents to a video, a latent frame at a time."""
+"""Wan's autoencoder: a picture to the latents of a clip, and normalised latents to a video, frame by latent frame."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
 
 from lightx2v.core import GenerateRequest, Latents, Picture, Video
 from lightx2v.errors import InvalidRequest, NonFinite
+from lightx2v.models.autoencoder import resize, to_levels
 from lightx2v.models.component import Autoencoder
 from lightx2v.models.configuration import read_configuration
-from lightx2v.models.wan.recipe import VAE, read_recipe
+from lightx2v.models.wan.latents import to_grid, to_latents
+from lightx2v.models.wan.recipe import TEXT_ALONE, read_recipe
+from lightx2v.models.wan.variant import VAE
 
 ENCODER = ("encoder.", "quant_conv.")
-"""Text to video begins at noise."""
+"""Without pictures nothing is encoded."""
 
-FRAME_WIDTHS, SHARED_WIDTHS, VIDEO_COPIES = 20, 14, 4
+WIDTHS, RESIDUAL_WIDTHS, VIDEO_COPIES = (20, 14), (38, 4), 4
 """Values at the peak, per pixel: so many of the decoder's narrowest widths for each frame that is decoded together with
-others, and once; and copies of the video. The live tensors are a half of it; convolutions take nearly as much again."""
+others, and once, with shortcuts around its blocks or without; and copies of the video. The live tensors are a half of
+it; convolutions take nearly as much again."""
 
 
 class WanAutoencoder(Autoencoder):
@@ -30,48 +36,70 @@ class WanAutoencoder(Autoencoder):
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self.rate = read_recipe(checkpoint).clip.rate
+        self.recipe = read_recipe(checkpoint)
         config = read_configuration(checkpoint, VAE)
         with torch.device("meta"):
             self.module = AutoencoderKLWan.from_config(config).eval().requires_grad_(False)
         nn.Module.to(self.module, dtype)  # diffusers' own warns of layers to be kept in fp32, also where there are none
-        self.unreachable = frozenset(name for name in self.module.state_dict() if name.startswith(ENCODER))
+        self.unreachable = frozenset(filter(self._is_unreachable, self.module.state_dict()))
 
     def workspace(self, request: GenerateRequest) -> int:
-        """Linear in pixels: of the frames that are decoded together, and of the video that grows."""
-        config, pixels = self.module.config, request.size.width * request.size.height
+        """Of decoding, since encoding takes less. Linear in positions of the decoder's last layer: of the frames that
+        are decoded together, and of the video that grows."""
+        config = self.module.config
+        positions = request.size.width * request.size.height // (config.patch_size or 1) ** 2
+        each, once = RESIDUAL_WIDTHS if config.is_residual else WIDTHS
         together = min(request.frames, config.scale_factor_temporal)
-        decode = (together * FRAME_WIDTHS + SHARED_WIDTHS) * (config.decoder_base_dim or config.base_dim)
-        return pixels * (decode + VIDEO_COPIES * request.frames * config.out_channels) * self.dtype.itemsize
+        decode = (together * each + once) * (config.decoder_base_dim or config.base_dim)
+        return positions * (decode + VIDEO_COPIES * request.frames * config.out_channels) * self.dtype.itemsize
 
-    def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> NoReturn:
-        """Raises InvalidRequest: there is nothing to look at."""
-        raise InvalidRequest("image: this model makes videos of text alone", "image")
+    @torch.no_grad()
+    def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
+        """The mean of the posterior, normalised, of the picture in the request's size, with grey frames after it where
+        the transformer sees all frames of it.
+
+        Raises InvalidRequest if the model looks at no pictures.
+        """
+        if not self.recipe.max_references:
+            raise InvalidRequest(TEXT_ALONE, "image")
+        first = to_levels(resize(picture, request.size)).to(device, self.dtype)
+        frames = 1 if self.recipe.expand_timesteps else request.frames
+        clip = F.pad(first[:, :, None], (0, 0, 0, 0, 0, frames - 1))
+        with self._forgetting():
+            mean = self.module.encode(clip, return_dict=False)[0].mode()[0].float()
+        shift, scale = self._statistics(device)
+        return to_latents((mean - shift) / scale)
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Picture | Video:
         """One frame is a picture. Raises NonFinite rather than return a video of nothing."""
-        shape = (latents.frames, latents.rows, latents.columns)
-        # However the tokens lay in memory: convolutions round by the order that they find.
-        normalised = latents.tokens.transpose(0, 1).contiguous().unflatten(1, shape)[None].float()
-        shift, scale = (self._statistics(name, normalised.device) for name in ("latents_mean", "latents_std"))
-        samples = self._decode((normalised * scale + shift).to(self.dtype))
+        shift, scale = self._statistics(latents.tokens.device)
+        grid = (to_grid(latents).float() * scale + shift).to(self.dtype)
+        with self._forgetting():
+            samples = self.module.decode(grid[None], return_dict=False)[0][0]
         if not torch.isfinite(samples).all():
             raise NonFinite("the autoencoder produced values that are not finite")
         pixels = torch.stack([_levels(frame) for frame in samples.unbind(1)]).numpy()
-        return Video(pixels, self.rate) if len(pixels) > 1 else Picture(pixels[0])
+        return Video(pixels, self.recipe.clip.rate) if len(pixels) > 1 else Picture(pixels[0])
 
-    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """[channels, frames, height, width]. What the decoder remembers of earlier frames is let go, come what may."""
+    def _is_unreachable(self, name: str) -> bool:
+        """A single frame meets no convolution over time that makes frames fewer."""
+        is_read = self.recipe.min_references or (self.recipe.max_references and ".time_conv." not in name)
+        return name.startswith(ENCODER) and not is_read
+
+    @contextmanager
+    def _forgetting(self) -> Iterator[None]:
+        """What the module remembers of earlier frames is let go, come what may."""
         try:
-            samples: torch.Tensor = self.module.decode(latents, return_dict=False)[0][0]
-            return samples
+            yield
         finally:
             self.module.clear_cache()
 
-    def _statistics(self, name: str, device: torch.device) -> torch.Tensor:
-        """[channels, 1, 1, 1]: the latents' mean or standard deviation."""
-        return torch.tensor(self.module.config[name], device=device).view(-1, 1, 1, 1)
+    def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """[channels, 1, 1, 1] each: the latents' mean and standard deviation."""
+        config = self.module.config
+        mean, deviation = (torch.tensor(values, device=device) for values in (config.latents_mean, config.latents_std))
+        return mean.view(-1, 1, 1, 1), deviation.view(-1, 1, 1, 1)
 
 
 def _levels(frame: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,5 @@
-"""Wan's text encoder: the encoder half of a umT5, every layer with a position bias of its own."""
+"""Wan's text encoder: the encoder half of a umT5, every layer with a position bias of its own; beside it, where a
+checkpoint has one, the image encoder."""
 
 from __future__ import annotations
 
@@ -17,13 +18,21 @@ from lightx2v.models.component import TextEncoder
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.language import CONFIG, EMBEDDING, read_tokenizer
 from lightx2v.models.wan.recipe import MAX_TOKENS, read_recipe
+from lightx2v.models.wan.variant import IMAGE_ENCODER
+from lightx2v.models.wan.vision import build_vision, see
+
+VISION = "vision"
+"""The image encoder, as a part of the module."""
 
 FEED_FORWARD_WIDTHS, BIAS_WIDTHS, MARGIN = 3, 2, 1.15
 """Live at the peak of a layer: so many inner widths per token, or so many biases of every pair of tokens and head."""
 
 
 class WanTextEncoder(TextEncoder):
-    """Only a prompt's own tokens are computed: attention never sees padding, and the transformer sees zeros for it."""
+    """Only a prompt's own tokens are computed: attention never sees padding, and the transformer sees zeros for it.
+
+    The image encoder is a part of the module, but none of its blocks: it is used once in a run, whatever the number of
+    prompts, and stays throughout."""
 
     host_tensors = frozenset({EMBEDDING})
     module: UMT5Stack
@@ -35,13 +44,21 @@ class WanTextEncoder(TextEncoder):
         with torch.device("meta"):
             self.module = UMT5Stack(self.config).to(dtype).eval().requires_grad_(False)
         self.blocks = tuple(f"block.{index}" for index in range(self.config.num_layers))
+        self.sees = self.recipe.sight is not None
+        if self.sees:
+            self.module.add_module(VISION, build_vision(checkpoint, dtype))
+            self.more_folders = (IMAGE_ENCODER,)
         self.tokenizer = read_tokenizer(checkpoint)
 
     def source(self, name: str) -> str:
+        part, _, rest = name.partition(".")
+        if part == VISION:
+            return f"vision_model.{rest}"
         return "shared.weight" if name == EMBEDDING else f"encoder.{name}"
 
     def workspace(self, request: GenerateRequest) -> int:
-        """Of a prompt as long as can be: the stream, and a layer's feed-forward or its attention."""
+        """Of a prompt as long as can be, since a picture takes less: the stream, and a layer's feed-forward or its
+        attention."""
         config = self.config
         feed_forward = MAX_TOKENS * FEED_FORWARD_WIDTHS * config.d_ff
         attention = MAX_TOKENS * (4 * config.num_heads * config.d_kv + BIAS_WIDTHS * MAX_TOKENS * config.num_heads)
@@ -56,6 +73,10 @@ class WanTextEncoder(TextEncoder):
         for block in self.module.block:
             states = block(states)
         return self.module.final_layer_norm(states)[0]
+
+    @torch.no_grad()
+    def look(self, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor | None:
+        return see(self.module.vision, pictures, device) if self.sees else None
 
 
 def clean(prompt: str) -> str:

@@ -10,22 +10,20 @@ from typing import TYPE_CHECKING
 
 from lightx2v.core import Clip, GenerateRequest, Size
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest
-from lightx2v.models.configuration import has_part, read_configuration, require
-from lightx2v.models.recipe import OVERRIDES, override
+from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.recipe import OVERRIDES, centre_crop, fit_to_area, override
+from lightx2v.models.wan.variant import TRANSFORMER, VAE, Sight, read_variant
 
 if TYPE_CHECKING:
     from PIL import Image
 
-INDEX, TRANSFORMER, VAE = "model_index.json", "transformer/config.json", "vae/config.json"
-
 MAX_TOKENS = 512
 """Prompts are cut to it; the transformer sees zeros in place of what is missing."""
 
-MOST_BOUNDARY = 0.999
-"""The first step is always above it."""
+REFERENCE_AREA = 2048 * 2048
+"""The most pixels that a reference keeps on its way to the autoencoder, which resizes it to the request's size."""
 
-FRAMES, RATE = 81, 16
-"""Five seconds, as the models were trained."""
+TEXT_ALONE = "image: this model makes videos of text alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,57 +44,65 @@ class WanRecipe:
     """The guidance scale of its steps."""
     flow_shift: float | None = None
     """In place of the scheduler's: published checkpoints carry the converter's default, not what Wan's makers use."""
+    expand_timesteps: bool = False
+    """Whether a reference is the first latent frame, at a timestep of its own; else it comes in channels."""
+    sight: Sight | None = None
+    """Of the image encoder, which sees the reference too; None where there is none."""
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
-        """Always raises InvalidRequest: the model looks at no pictures."""
-        raise InvalidRequest("image: this model makes videos of text alone", "image")
+        """The picture in RGB, in its own size if that is not beyond every video that can be made of it.
+
+        Raises InvalidRequest for one that cannot be used, or if the model looks at no pictures.
+        """
+        if not self.max_references:
+            raise InvalidRequest(TEXT_ALONE, "image")
+        return fit_to_area(image, REFERENCE_AREA)
 
     def see(self, image: Image.Image) -> Image.Image | None:
-        """None: the text encoder is blind."""
-        return None
+        """The square in the middle of the picture, in RGB, as the image encoder takes it."""
+        from PIL.Image import Resampling
+
+        if self.sight is None:
+            return None
+        side, short = self.sight.side, min(image.size)
+        width, height = (int(side * pixels / short) for pixels in image.size)
+        return centre_crop(image.convert("RGB").resize((width, height), Resampling.BICUBIC), side, side)
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts."""
         return request.guidance > 1
 
     def edit_size(self, references: Sequence[Size]) -> Size:
-        """The default size: there are no references."""
-        return self.size
+        """About as many pixels as by default, in the picture's aspect and in whole tokens."""
+        if not references:
+            return self.size
+        area, aspect = self.size.width * self.size.height, references[0].width / references[0].height
+        width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        return Size(width - width % self.multiple, height - height % self.multiple)
 
 
 def read_recipe(checkpoint: Path) -> WanRecipe:
     """The recipe of a checkpoint; a `generation_config.json` at its root overrides the family's defaults.
 
-    Raises InvalidCheckpoint for a Wan that is not a Wan 2.1 or 2.2 of text to video.
+    Raises InvalidCheckpoint for a Wan that is not a Wan 2.1 or 2.2 of text or a picture to video.
     """
-    boundary = _check_variant(checkpoint)
-    vae = read_configuration(checkpoint, VAE)
+    variant = read_variant(checkpoint)
+    habits, vae = variant.habits, read_configuration(checkpoint, VAE)
     patch = require(read_configuration(checkpoint, TRANSFORMER), "patch_size", checkpoint / TRANSFORMER)
     recipe = WanRecipe(
-        size=Size(832, 480),
-        steps=40 if boundary else 50,
-        guidance=4.0 if boundary else 5.0,
+        size=habits.size,
+        steps=habits.steps,
+        guidance=habits.guidance,
         multiple=vae.get("scale_factor_spatial", 8) * patch[-1],
-        clip=Clip(FRAMES, vae.get("scale_factor_temporal", 4), RATE),
-        boundary=boundary,
-        refine_guidance=3.0 if boundary else 0.0,
+        clip=Clip(habits.frames, vae.get("scale_factor_temporal", 4), habits.rate),
+        min_references=int(variant.of_picture),
+        max_references=int(variant.of_picture or variant.expand_timesteps),
+        boundary=variant.boundary,
+        refine_guidance=habits.refine_guidance,
+        expand_timesteps=variant.expand_timesteps,
+        sight=variant.sight,
     )
     return _override_steps(_override_frames(override(recipe, checkpoint), checkpoint), checkpoint)
-
-
-def _check_variant(checkpoint: Path) -> float:
-    """The boundary between two transformers; 0 where there is one."""
-    index, file = read_configuration(checkpoint, INDEX), checkpoint / INDEX
-    if index.get("expand_timesteps"):
-        raise InvalidCheckpoint(f"{file}: a Wan with a timestep per token (expand_timesteps) is not supported")
-    boundary = index.get("boundary_ratio")
-    if has_part(index, "transformer_2") != (boundary is not None):
-        raise InvalidCheckpoint(f"{file}: transformer_2 and boundary_ratio need each other; one of them is missing")
-    if boundary is None:
-        return 0.0
-    if type(boundary) is not float or not 0 < boundary <= MOST_BOUNDARY:
-        raise InvalidCheckpoint(f"{file}: boundary_ratio must be above 0 and at most {MOST_BOUNDARY}, not {boundary!r}")
-    return boundary
 
 
 def _override_steps(recipe: WanRecipe, checkpoint: Path) -> WanRecipe:

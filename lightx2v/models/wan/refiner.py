@@ -9,6 +9,7 @@ import torch
 from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.models.component import Refiner
 from lightx2v.models.wan.denoiser import WanDenoiser
+from lightx2v.models.wan.latents import to_grid
 
 
 class WanRefiner(WanDenoiser, Refiner):
@@ -28,8 +29,6 @@ class WanRefiner(WanDenoiser, Refiner):
         begun: Latents,
         device: torch.device,
     ) -> Iterator[Latents]:
+        condition = self.condition(request, references, device)
         solver = self.schedule.solver(request.steps, tuple(part.to(device) for part in begun.history))
-        shape = (begun.frames, begun.rows, begun.columns)
-        # As they lay in memory when they left: convolutions round by the order that they find.
-        latents = begun.tokens.transpose(0, 1).contiguous().unflatten(1, shape)[None]
-        return self.walk(request, conditioning, solver, latents.to(device))
+        return self.walk(request, conditioning, condition, solver, to_grid(begun)[None].to(device))

@@ -24,7 +24,7 @@ from lightx2v.models.configuration import read_configuration, require
 
 @dataclass(frozen=True, slots=True)
 class WanShape:
-    """A transformer's `config.json`, but for what is the same in all checkpoints of text to video."""
+    """A transformer's `config.json`, but for what is the same in all checkpoints."""
 
     patch_size: tuple[int, int, int]
     num_attention_heads: int
@@ -36,6 +36,8 @@ class WanShape:
     ffn_dim: int
     num_layers: int
     eps: float
+    image_dim: int | None
+    """Features of the tokens of a picture; None where the transformer sees none."""
 
     @property
     def width(self) -> int:
@@ -51,14 +53,18 @@ class WanShape:
 def read_shape(checkpoint: Path, folder: str) -> WanShape:
     """The shape of the transformer in `folder`.
 
-    Raises InvalidCheckpoint if the configuration is incomplete, or looks at pictures.
+    Raises InvalidCheckpoint if the configuration is incomplete, or looks at a first and a last picture.
     """
     config = f"{folder}/config.json"
     values, file = read_configuration(checkpoint, config), checkpoint / config
-    if values.get("image_dim") or values.get("added_kv_proj_dim"):
-        raise InvalidCheckpoint(f"{file}: a transformer that looks at pictures (image_dim) is not supported")
-    required = {field.name: require(values, field.name, file) for field in fields(WanShape)}
-    return WanShape(**required | {"patch_size": tuple(required["patch_size"])})
+    if values.get("pos_embed_seq_len"):
+        raise InvalidCheckpoint(f"{file}: a transformer that sees two pictures (pos_embed_seq_len) is not supported")
+    given = {"image_dim": None} | values
+    required = {field.name: require(given, field.name, file) for field in fields(WanShape)}
+    shape = WanShape(**required | {"patch_size": tuple(required["patch_size"])})
+    if values.get("added_kv_proj_dim") != (shape.width if shape.image_dim else None):
+        raise InvalidCheckpoint(f"{file}: added_kv_proj_dim must be the width, {shape.width}, with image_dim only")
+    return shape
 
 
 class WanTransformer(nn.Module):
@@ -71,21 +77,29 @@ class WanTransformer(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.empty(1, 2, shape.width))
         self.proj_out = nn.Linear(shape.width, shape.out_channels * torch.Size(self.patch).numel())
 
-    def forward(self, latents: torch.Tensor, text: torch.Tensor, timestep: torch.Tensor, rope: Rope) -> torch.Tensor:
+    def forward(
+        self,
+        latents: torch.Tensor,
+        text: torch.Tensor,
+        timestep: torch.Tensor,
+        rope: Rope,
+        seen: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """The velocity of every latent.
 
-        `latents`: [batch, channels, frames, rows, columns]; `text`: [batch, tokens, text_dim]; `timestep`: fp32 [1], up
-        to 1000; `rope`: of the patches, frame by frame.
+        `latents`: [batch, channels, frames, rows, columns]; `text`: [batch, tokens, text_dim]; `timestep`: fp32, up to
+        1000, [1] or [frames], of patches as of latents; `rope`: of the patches, frame by frame; `seen`: [batch, tokens,
+        image_dim] where the transformer sees a picture.
         """
         patches = self.patch_embedding(latents)
         grid = patches.shape[2:]
         states = patches.flatten(2).transpose(1, 2).contiguous()
         del patches
-        time, shifts, text = self.condition_embedder(timestep, text)
+        time, shifts, text, seen = self.condition_embedder(timestep, text, seen)
         for block in self.blocks:
-            states = block(states, text, shifts, rope)
+            states = block(states, text, seen, shifts, rope)
         shift, scale = (self.scale_shift_table + time[:, None]).chunk(2, dim=1)
-        states = modulated_norm(states.float(), shift, scale, self.eps).to(states.dtype)
+        states = normed(states, shift, scale, self.eps)
         return self._unpatch(self.proj_out(states), grid)
 
     def _unpatch(self, tokens: torch.Tensor, grid: torch.Size) -> torch.Tensor:
@@ -95,7 +109,7 @@ class WanTransformer(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """The timestep's embedding, the blocks' part of it, and the text in the transformer's width."""
+    """The timestep's embedding, the blocks' part of it, and text and picture in the transformer's width."""
 
     def __init__(self, shape: WanShape) -> None:
         super().__init__()
@@ -103,11 +117,17 @@ class ConditionEmbedding(nn.Module):
         self.time_embedder = ScalarEmbedding(shape.freq_dim, shape.width, bias=True)
         self.time_proj = nn.Linear(shape.width, 6 * shape.width)
         self.text_embedder = TextEmbedding(shape.text_dim, shape.width)
+        if shape.image_dim:
+            self.image_embedder = ImageEmbedding(shape.image_dim, shape.width)
 
-    def forward(self, timestep: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The embedder of time is fp32, and what follows in the precision of `text`. Second comes [1, 6, width]."""
+    def forward(
+        self, timestep: torch.Tensor, text: torch.Tensor, seen: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The embedder of time is fp32, and what follows in the precision of `text`. First comes [times, width], second
+        [times, 6, width]."""
         time = self.time_embedder(sinusoid(timestep, self.channels)).to(text.dtype)
-        return time, self.time_proj(F.silu(time)).unflatten(1, (6, -1)), self.text_embedder(text)
+        shifts = self.time_proj(F.silu(time)).unflatten(1, (6, -1))
+        return time, shifts, self.text_embedder(text), None if seen is None else self.image_embedder(seen)
 
 
 class TextEmbedding(nn.Module):
@@ -121,29 +141,42 @@ class TextEmbedding(nn.Module):
         return self.linear_2(F.gelu(self.linear_1(text), approximate="tanh"))
 
 
+class ImageEmbedding(nn.Module):
+    """Linear, GELU, Linear between norms in fp32."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(features), nn.LayerNorm(width)
+        self.ff = GeluFeedForward(features, features, width, approximate="none")
+
+    def forward(self, seen: torch.Tensor) -> torch.Tensor:
+        states = self.ff(self.norm1(seen.float()).to(seen.dtype))
+        normed: torch.Tensor = self.norm2(states.float()).to(seen.dtype)
+        return normed
+
+
 class WanBlock(nn.Module):
     def __init__(self, shape: WanShape) -> None:
         super().__init__()
         self.eps = shape.eps
-        self.attn1, self.attn2 = Attention(shape), Attention(shape)
+        self.attn1, self.attn2 = SelfAttention(shape), CrossAttention(shape)
         self.norm2 = nn.LayerNorm(shape.width, eps=shape.eps)
         self.ffn = GeluFeedForward(shape.width, shape.ffn_dim)
         self.scale_shift_table = nn.Parameter(torch.empty(1, 6, shape.width))
 
-    def forward(self, states: torch.Tensor, text: torch.Tensor, shifts: torch.Tensor, rope: Rope) -> torch.Tensor:
+    def forward(
+        self, states: torch.Tensor, text: torch.Tensor, seen: torch.Tensor | None, shifts: torch.Tensor, rope: Rope
+    ) -> torch.Tensor:
         parts = (self.scale_shift_table + shifts.float()).chunk(6, dim=1)
         within, forward = Shift(*parts[:3]), Shift(*parts[3:])
-        normed = self._norm(states, within)
-        states = gated(states, self.attn1(normed, normed, rope), within)
-        states = states + self.attn2(self.norm2(states.float()).to(states.dtype), text)
-        return gated(states, self.ffn(self._norm(states, forward)), forward)
-
-    def _norm(self, states: torch.Tensor, by: Shift) -> torch.Tensor:
-        return modulated_norm(states.float(), by.shift, by.scale, self.eps).to(states.dtype)
+        inner = normed(states, within.shift, within.scale, self.eps)
+        states = gated(states, self.attn1(inner, rope), within)
+        states = states + self.attn2(self.norm2(states.float()).to(states.dtype), text, seen)
+        return gated(states, self.ffn(normed(states, forward.shift, forward.scale, self.eps)), forward)
 
 
 class Attention(nn.Module):
-    """Of queries to keys and values made of `context`; normalised over all heads together."""
+    """What both kinds share: queries and keys are normalised over all heads together."""
 
     def __init__(self, shape: WanShape) -> None:
         super().__init__()
@@ -153,16 +186,45 @@ class Attention(nn.Module):
         self.norm_q, self.norm_k = nn.RMSNorm(width, eps=shape.eps), nn.RMSNorm(width, eps=shape.eps)
         self.to_out = nn.ModuleList((nn.Linear(width, width),))
 
-    def forward(self, states: torch.Tensor, context: torch.Tensor, rope: Rope | None = None) -> torch.Tensor:
-        query = self._heads(self.norm_q(self.to_q(states)), rope)
-        key = self._heads(self.norm_k(self.to_k(context)), rope)
-        return self.to_out[0](attention(query, key, self._heads(self.to_v(context))))
+    def heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (-1, self.head_dim))
 
-    def _heads(self, states: torch.Tensor, rope: Rope | None = None) -> torch.Tensor:
-        heads = states.unflatten(-1, (-1, self.head_dim))
-        return heads if rope is None else rotate(heads, rope)
+
+class SelfAttention(Attention):
+    """Within the video."""
+
+    def forward(self, states: torch.Tensor, rope: Rope) -> torch.Tensor:
+        query = rotate(self.heads(self.norm_q(self.to_q(states))), rope)
+        key = rotate(self.heads(self.norm_k(self.to_k(states))), rope)
+        return self.to_out[0](attention(query, key, self.heads(self.to_v(states))))
+
+
+class CrossAttention(Attention):
+    """To the text, and to a picture by keys and values of its own, where the transformer sees one; the two add up."""
+
+    def __init__(self, shape: WanShape) -> None:
+        super().__init__(shape)
+        if shape.image_dim:
+            self.add_k_proj, self.add_v_proj = (nn.Linear(shape.width, shape.width) for _ in range(2))
+            self.norm_added_k = nn.RMSNorm(shape.width, eps=shape.eps)
+
+    def forward(self, states: torch.Tensor, text: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+        query = self.heads(self.norm_q(self.to_q(states)))
+        attended = attention(query, self.heads(self.norm_k(self.to_k(text))), self.heads(self.to_v(text)))
+        if seen is not None:
+            key, value = self.norm_added_k(self.add_k_proj(seen)), self.add_v_proj(seen)
+            attended = attended + attention(query, self.heads(key), self.heads(value))
+        return self.to_out[0](attended)
+
+
+def normed(states: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
+    """The modulated norm in fp32, cast back. `shift`, `scale`: [times, 1, width], each for an equal part of the tokens:
+    those of all frames, or of one."""
+    parts = states.unflatten(1, (len(shift), -1))
+    return modulated_norm(parts.float(), shift, scale, eps).to(states.dtype).flatten(1, 2)
 
 
 def gated(states: torch.Tensor, change: torch.Tensor, by: Shift) -> torch.Tensor:
-    """states + gate * change, in fp32 and cast back."""
-    return torch.addcmul(states.float(), change.float(), by.gate).to(states.dtype)
+    """states + gate * change, in fp32 and cast back; gates as shifts in `normed`."""
+    parts, changes = (tensor.unflatten(1, (len(by.gate), -1)).float() for tensor in (states, change))
+    return torch.addcmul(parts, changes, by.gate).to(states.dtype).flatten(1, 2)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from PIL import Image
 
 from lightx2v.core import GenerateRequest, Latents, Picture, Size
-from lightx2v.models.autoencoder import PATCH, KLAutoencoder
+from lightx2v.models.autoencoder import PATCH, KLAutoencoder, resize
 from lightx2v.models.zimage.tokens import to_grid, to_tokens
 
 
@@ -22,10 +20,7 @@ class ZImageAutoencoder(KLAutoencoder):
     @torch.no_grad()
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
         """Resized to the request's size, and drawn from the posterior: the first that is drawn of the seed."""
-        resized = Image.fromarray(picture.pixels).resize(
-            (request.size.width, request.size.height), Image.Resampling.LANCZOS
-        )
-        posterior = self.posterior(np.asarray(resized), device)
+        posterior = self.posterior(resize(picture, request.size), device)
         generator = torch.Generator("cpu").manual_seed(request.seed)
         noise = torch.randn(posterior.mean.shape, generator=generator, dtype=torch.float32)
         drawn = posterior.mean.float() + posterior.std.float() * noise.to(device)

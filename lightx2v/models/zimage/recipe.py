@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lightx2v.core import Clip, GenerateRequest, Size
 from lightx2v.models.configuration import read_configuration, require
-from lightx2v.models.recipe import check_reference, override, read_grid, scale_to_area
+from lightx2v.models.recipe import fit_to_area, override, read_grid, scale_to_area
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,14 +44,7 @@ class ZImageRecipe:
 
         Raises InvalidRequest if a side is below 64 pixels or one side is more than 8 times the other.
         """
-        from PIL.Image import Resampling
-
-        check_reference(Size(*image.size))
-        scaled = scale_to_area(Size(*image.size), REFERENCE_AREA)
-        image = image.convert("RGB")
-        if scaled == Size(*image.size):
-            return image
-        return image.resize((scaled.width, scaled.height), Resampling.LANCZOS)
+        return fit_to_area(image, REFERENCE_AREA)
 
     def see(self, image: Image.Image) -> Image.Image | None:
         """None: the text encoder is blind."""
