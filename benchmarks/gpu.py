@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from tests.server import ROOT, Server, serve
 READY_SECONDS = 400.0
 BASELINE_SECONDS = 240.0
 BASELINES = ("group-offload", "pinned-swap")
-FAILURES = (RuntimeError, TimeoutError, httpx.HTTPError)
+FAILURES = (RuntimeError, OSError, HTTPException, httpx.HTTPError)
 """Of one cap, after which the others are still worth their time."""
 
 
