@@ -55,7 +55,7 @@ class Run:
             self._asks.append(Ask(options.size, options.steps, options.guidance, options.references))
         self.result: dict[str, Any] = {
             "date": f"{now:%Y-%m-%d}",
-            "settings": self._settings,
+            "settings": self._settings | {"model": options.checkpoint.name},
             "caps": [],
             "baselines": [],
         }

@@ -118,8 +118,9 @@ class Models:
 
     async def fitted(self, model: Model, files: Sequence[bytes]) -> list[Reference]:
         """Few at a time, since one may unfold to 100 MB. Raises InvalidRequest."""
-        references = []
-        for data in files:
+
+        async def fit(data: bytes) -> Reference:
             async with self._decoding:
-                references.append(await asyncio.to_thread(model.fit, data))
-        return references
+                return await asyncio.to_thread(model.fit, data)
+
+        return list(await asyncio.gather(*map(fit, files)))
