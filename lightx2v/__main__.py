@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(options: argparse.Namespace) -> EngineSettings:
     given = {field: getattr(options, field) for field in EngineSettings.model_fields}
     flags = {field: value for field, value in given.items() if value is not None}
+    flags.setdefault("compile", False)  # one picture is made sooner than code for it
     return parse_settings(EngineSettings, flags, {f: variable for f, variable in ENVIRONMENT.items() if f not in flags})
 
 

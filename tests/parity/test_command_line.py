@@ -143,6 +143,22 @@ def test_settings_are_those_of_a_configuration(command: Command, pipeline: Pipel
     assert np.array_equal(pixels(tmp_path / "out.png"), pipeline.generate(request(Size(64, 64), 7)).pixels)
 
 
+@pytest.mark.parametrize(("given", "expected"), [((), False), (("--compile", "auto"), "auto")])
+def test_code_is_made_for_one_picture_only_if_wanted(
+    command: Command, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], expected: object
+) -> None:
+    class Unmade(Exception):
+        pass
+
+    def make(settings: EngineSettings, *_: object) -> None:
+        assert settings.compile == expected
+        raise Unmade
+
+    monkeypatch.setattr("lightx2v.__main__._make", make)
+    with pytest.raises(Unmade):
+        command(*given)
+
+
 def test_a_lora_by_its_name(command: Command, checkpoint: Path, tmp_path: Path) -> None:
     loras = {"oil": str(lora.write(tmp_path / "oil.safetensors", lora.peft()))}
     given = ("--seed", "7", "--loras", "oil=oil.safetensors", "--lora", "oil", "--lora-scale", "0.5")
