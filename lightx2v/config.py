@@ -51,7 +51,8 @@ class EngineSettings(Settings):
     gpu_budget: int | None = None
     """Device bytes for all stages on a card together, "24GiB" or a number; absent: the whole card."""
 
-    dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+    dtype: Literal["auto", "bfloat16", "float32", "float16"] = "auto"
+    """auto: bfloat16 on a GPU, float32 on a CPU, where most compute bfloat16 thirty times slower, if at all."""
 
     fp8: bool = False
     """Keeps the linear layers in the blocks of text encoder and transformers in e4m3 with a scale per row: about half
@@ -84,6 +85,11 @@ class EngineSettings(Settings):
     def by_phase(self) -> bool:
         """Whether the parts of a block come and go one by one."""
         return self.cpu_offload is True and self.offload_granularity == "phase"
+
+    def precision(self, cuda: bool) -> str:
+        """The name of the floating-point type on such a device."""
+        usual = "bfloat16" if cuda else "float32"
+        return usual if self.dtype == "auto" else self.dtype
 
     def compiles(self, cuda: bool) -> bool:
         """Whether blocks are compiled on such a device."""

@@ -39,7 +39,7 @@ def load_stage(name: StageName, settings: EngineSettings, device: Device) -> Sta
     """The stage with its weights on the host, nothing of it on the device yet. Raises InvalidCheckpoint."""
     checkpoint = resolve(settings, READS[name])
     family = find_family(checkpoint)
-    dtype = getattr(torch, settings.dtype)
+    dtype = getattr(torch, settings.precision(cuda=device.torch_device.type == "cuda"))
     if name == "encode":
         encoder = _kept(family.encoder(checkpoint, dtype), settings)
         return EncodeStage(encoder, checkpoint, settings, device)

@@ -349,3 +349,16 @@ def test_the_example_of_loras() -> None:
     (example,) = re.findall(r"^      # (loras:\n(?:      #   .+\n)+)", text, re.MULTILINE)
     loras = yaml.safe_load(example.replace("      # ", ""))
     assert parse_settings(AppSettings, loras).loras.keys() == {"oil", "sketch"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cuda", "expected"),
+    [
+        ("auto", True, "bfloat16"),
+        ("auto", False, "float32"),
+        ("bfloat16", False, "bfloat16"),
+        ("float16", True, "float16"),
+    ],
+)
+def test_the_precision_is_what_the_device_is_good_at(dtype: str, cuda: bool, expected: str) -> None:
+    assert parse_settings(EngineSettings, {"dtype": dtype}, {}).precision(cuda) == expected
