@@ -25,7 +25,10 @@ def quantise(matrix: torch.Tensor) -> Rows:
 
     A value is off by 2^-4 of itself at most, or by 2^-10 of its row's scale if that is more. bf16, which reaches as far
     as fp32, is divided in bf16, in half the memory: 2^-7 of the value is added. What is not finite does not stay alone.
+
+    Multiplied by 1 / MOST, because GPUs would turn a division by MOST into that: a scale that is off by its last bit
+    rounds the other way where a value lies halfway between two numbers, as many of float16 do.
     """
     largest = matrix.abs().amax(dim=-1, keepdim=True).float()
-    scales = (largest.clamp(min=LEAST) / MOST).to(torch.promote_types(matrix.dtype, torch.bfloat16))
+    scales = (largest.clamp(min=LEAST) * (1 / MOST)).to(torch.promote_types(matrix.dtype, torch.bfloat16))
     return Rows((matrix / scales).to(torch.float8_e4m3fn), scales.float())

@@ -21,9 +21,10 @@ def rounded(values: torch.Tensor) -> torch.Tensor:
 
 
 def by_rows(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """fp32 [..., columns], numbers of e4m3, and [..., 1], what each row's are to be multiplied by."""
+    """fp32 [..., columns], numbers of e4m3, and [..., 1], what each row's are to be multiplied by: 1 / 448 of its
+    largest, where 1 / 448 is rounded to fp32 first."""
     largest = matrix.float().abs().amax(dim=-1, keepdim=True)
-    scales = torch.where(largest > 0, largest, torch.ones_like(largest)) / MOST
+    scales = torch.where(largest > 0, largest, torch.ones_like(largest)) * (1 / MOST)
     return rounded(matrix.float() / scales), scales
 
 

@@ -18,7 +18,7 @@ from lightx2v.core import Policy, Progress, StageName
 from lightx2v.errors import LightError, OutOfMemory
 from lightx2v.residency.lease import Holder, Lease
 from lightx2v.residency.plan import StageSize
-from tests.unit.test_coordinator import FakeCard, granted, running, within
+from tests.unit.coordinator.members import FakeCard, granted, running, within
 
 TERMS = Terms(age=0.0, seconds=60.0)
 

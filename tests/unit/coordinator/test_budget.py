@@ -1,0 +1,134 @@
+"""What is shared out: the card, less what others hold, and whom it suffices for."""
+
+from __future__ import annotations
+
+import pytest
+
+from deployments.coordinator import Coordinator
+from lightx2v.core import Policy
+from lightx2v.errors import OutOfMemory
+from tests.unit.coordinator.members import (
+    FakeCard,
+    Processes,
+    ask,
+    granted,
+    join,
+    member,
+    within,
+)
+
+pytestmark = pytest.mark.timeout(30)
+
+
+@pytest.mark.parametrize("cap", ["card", "budget"])
+async def test_a_budget_too_small_for_auto_is_told(card: FakeCard, processes: Processes, cap: str) -> None:
+    """Two units of 30 and a workspace of 20: one unit in the slot at a time takes 50."""
+    room = 49 if cap == "card" else 100
+    card.nbytes, budget = room, 49 if cap == "budget" else None
+    one = member(processes(), units=2, workspace=20, policy="auto", budget=budget)
+    coordinator = Coordinator("card")
+    await join(coordinator, one)
+    with pytest.raises(OutOfMemory, match="denoise needs 50 bytes with every unit streamed; the budget is 49"):
+        await coordinator.ready("klein")
+    with pytest.raises(OutOfMemory, match="50 bytes"):
+        await within(await ask(coordinator, one, workspace=20))
+    assert await coordinator.room("klein", "denoise") == 1
+    (stage,) = (await coordinator.report())["stages"]
+    assert stage["planned_bytes"] is None
+
+
+async def test_a_budget_just_large_enough_for_auto(card: FakeCard, processes: Processes) -> None:
+    card.nbytes = 50
+    coordinator, one = Coordinator("card"), member(processes(), units=2, workspace=20, policy="auto")
+    await join(coordinator, one)
+    await coordinator.ready("klein")
+    lease = await within(await ask(coordinator, one, workspace=20))
+    assert (lease.weights, lease.workspace) == (0, 50)
+    assert await granted(coordinator) == 50
+
+
+async def test_a_request_larger_than_planned_places_less_if_its_policy_can_stream(
+    card: FakeCard, processes: Processes
+) -> None:
+    """Planned for a workspace of 20, asked for 50; what is not placed streams through a slot of 30."""
+    streaming: tuple[Policy, ...] = ("auto", "streamed")
+    for policy in streaming:
+        coordinator, one = Coordinator("card"), member(processes(), units=2, workspace=20, policy=policy)
+        await join(coordinator, one)
+        lease = await within(await ask(coordinator, one, workspace=50))
+        assert (lease.weights, lease.workspace) == (20 if policy == "auto" else 0, 80)
+    complete: tuple[Policy, ...] = ("whole", "model")
+    for policy in complete:
+        coordinator, one = Coordinator("card"), member(processes(), units=2, workspace=20, policy=policy)
+        await join(coordinator, one)
+        with pytest.raises(OutOfMemory, match="at least 110"):
+            await within(await ask(coordinator, one, workspace=50))
+
+
+async def test_a_model_that_does_not_fit_leaves_others_in_peace(card: FakeCard, processes: Processes) -> None:
+    coordinator = Coordinator("card")
+    large, small = member(processes(), nbytes=200, policy="auto", model="large"), member(processes(), nbytes=60)
+    await join(coordinator, large, small)
+    with pytest.raises(OutOfMemory):
+        await coordinator.ready("large")
+    await coordinator.ready("klein")
+    assert (await within(await ask(coordinator, small))).weights == 60
+
+
+async def test_a_whole_model_that_does_not_fit_is_told(card: FakeCard, processes: Processes) -> None:
+    coordinator, one = Coordinator("card"), member(processes(), nbytes=200)
+    await join(coordinator, one)
+    with pytest.raises(OutOfMemory, match=r"needs 200 bytes .* the budget is 100"):
+        await within(await ask(coordinator, one))
+    with pytest.raises(OutOfMemory, match="200 bytes"):
+        await coordinator.ready("klein")
+    assert (await coordinator.report())["waiting"] == 0
+
+
+async def test_the_budget_is_the_lowest_cap_less_what_strangers_hold(card: FakeCard, processes: Processes) -> None:
+    coordinator = Coordinator("card")
+    first, second = member(processes(), budget=80), member(processes(), budget=90)
+
+    async def budget() -> object:
+        return (await coordinator.report())["budget_bytes"]
+
+    assert await budget() == 100
+    await join(coordinator, first)
+    assert await budget() == 80
+    card.listed = {first.holder.pid: 10, second.holder.pid: 10, 1: 30}
+    await join(coordinator, second)
+    assert await budget() == 70, "100 less the stranger's 30; our own do not count"
+
+
+async def test_pids_of_another_namespace_are_not_taken_for_strangers(card: FakeCard, processes: Processes) -> None:
+    coordinator, one = Coordinator("card"), member(processes())
+    card.listed = {1: 60, 2: 30}
+    await join(coordinator, one)
+    assert (await coordinator.report())["budget_bytes"] == 100
+
+
+async def test_the_budget_follows_who_comes_and_goes(card: FakeCard, processes: Processes) -> None:
+    coordinator, process = Coordinator("card"), processes()
+    capped, other = member(process, budget=50), member(processes(), "encode")
+    await join(coordinator, capped, other)
+    with pytest.raises(OutOfMemory):
+        await within(await ask(coordinator, other))
+    process.kill()
+    process.wait()
+    await within(card.looked_at(2))
+    assert (await coordinator.report())["budget_bytes"] == 100
+    await within(await ask(coordinator, other))
+
+
+async def test_room_is_for_replicas_beside_one_of_each_other_stage(card: FakeCard, processes: Processes) -> None:
+    coordinator = Coordinator("card")
+    assert await coordinator.room("klein", "denoise") == 1, "nobody is there yet"
+    await join(
+        coordinator,
+        member(processes(), "encode", 20, context=5),
+        member(processes(), "decode", 10, context=5),
+        member(processes(), "denoise", 10, context=5, workspace=5),
+    )
+    assert await coordinator.room("klein", "denoise") == 3, "40 for the others, 20 each"
+    assert await coordinator.room("klein", "encode") == 2, "30 for the others, 25 each"
+    assert await coordinator.room("another", "denoise") == 1

@@ -1,0 +1,174 @@
+"""Calls that are cancelled, lost, late, or from another epoch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from deployments import coordinator as module
+from deployments.coordinator import Coordinator
+from lightx2v.errors import DeadlineExceeded, StaleEpoch
+from lightx2v.residency.lease import Lease
+from tests.unit.coordinator.members import (
+    LONG_SECONDS,
+    NOTHING,
+    FakeCard,
+    Processes,
+    ask,
+    granted,
+    join,
+    member,
+    release,
+    running,
+    shrink,
+    within,
+)
+
+pytestmark = pytest.mark.timeout(30)
+
+
+async def test_who_is_cancelled_while_waiting_gets_nothing(card: FakeCard, processes: Processes) -> None:
+    coordinator, first, second = Coordinator("card"), member(processes()), member(processes())
+    await join(coordinator, first, second)
+    lease = await within(await ask(coordinator, first))
+    asked = await ask(coordinator, second)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(asked)
+    assert (await coordinator.report())["waiting"] == 0
+    await release(coordinator, lease)
+    assert (await running(coordinator), await granted(coordinator)) == ([], 0)
+
+
+async def test_who_is_cancelled_as_it_is_granted_gets_nothing(card: FakeCard, processes: Processes) -> None:
+    coordinator, first, second = Coordinator("card"), member(processes()), member(processes())
+    await join(coordinator, first, second)
+    lease = await within(await ask(coordinator, first))
+    asked = await ask(coordinator, second)
+    await release(coordinator, lease)
+    assert await running(coordinator) == [second.holder.pid]
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(asked)
+    assert (await running(coordinator), await granted(coordinator)) == ([], 0)
+
+
+async def test_a_grant_whose_reply_was_lost_is_abandoned(card: FakeCard, processes: Processes) -> None:
+    coordinator, one = Coordinator("card"), member(processes())
+    epoch = await join(coordinator, one)
+    await release(coordinator, await within(await ask(coordinator, one)), 60)
+    await within(await ask(coordinator, one, workspace=40))
+    assert await granted(coordinator) == 100
+    for _ in range(2):
+        await coordinator.abandon(epoch, one.holder.id)
+        assert (await running(coordinator), await granted(coordinator)) == ([], 60)
+
+
+async def test_an_abandoned_call_ends(card: FakeCard, processes: Processes) -> None:
+    """A caller that goes away does not end its call to an actor; pending ones would fill it to its concurrency."""
+    coordinator, first, second = Coordinator("card"), member(processes()), member(processes())
+    epoch = await join(coordinator, first, second)
+    await within(await ask(coordinator, first))
+    asked = await ask(coordinator, second)
+    await coordinator.abandon(epoch, second.holder.id)
+    assert (await coordinator.report())["waiting"] == 0
+    done, _ = await asyncio.wait([asked], timeout=1.0)
+    assert done == {asked}
+    assert asked.cancelled() or asked.exception() is not None
+
+
+async def test_abandoning_does_not_touch_what_was_returned(card: FakeCard, processes: Processes) -> None:
+    coordinator, one = Coordinator("card"), member(processes())
+    epoch = await join(coordinator, one)
+    await release(coordinator, await within(await ask(coordinator, one)), 60)
+    await coordinator.abandon(epoch, one.holder.id)
+    assert await granted(coordinator) == 60
+
+
+async def test_a_waiter_expires(card: FakeCard, processes: Processes) -> None:
+    coordinator, first, second = Coordinator("card"), member(processes()), member(processes())
+    await join(coordinator, first, second)
+    await within(await ask(coordinator, first))
+    with pytest.raises(DeadlineExceeded):
+        await within(await ask(coordinator, second, seconds=0.05))
+    assert (await coordinator.report())["waiting"] == 0
+
+
+Call = Callable[[Coordinator, str, str], Awaitable[Any]]
+FENCED: dict[str, Call] = {
+    "lease": lambda coordinator, epoch, name: coordinator.lease(epoch, name, 0, 0.0, LONG_SECONDS),
+    "orders": lambda coordinator, epoch, name: coordinator.orders(epoch, name),
+    "shrunk": lambda coordinator, epoch, name: coordinator.shrunk(epoch, name, 0, "order"),
+    "release": lambda coordinator, epoch, name: coordinator.release(epoch, "lease", 0, name, NOTHING),
+}
+
+
+@pytest.mark.parametrize("call", FENCED.values(), ids=FENCED)
+async def test_another_epoch_is_refused(card: FakeCard, processes: Processes, call: Call) -> None:
+    coordinator, one = Coordinator("card"), member(processes())
+    await join(coordinator, one)
+    before = await coordinator.report()
+    with pytest.raises(StaleEpoch):
+        await within(call(coordinator, "another", one.holder.id))
+    assert await coordinator.report() == before
+
+
+@pytest.mark.parametrize("method", ["lease", "orders", "shrunk"])
+async def test_who_has_not_joined_is_refused(card: FakeCard, processes: Processes, method: str) -> None:
+    coordinator, one = Coordinator("card"), member(processes())
+    epoch = await join(coordinator, one)
+    with pytest.raises(StaleEpoch):
+        await within(FENCED[method](coordinator, epoch, "nobody"))
+
+
+async def test_epochs_differ_and_joining_twice_changes_nothing(card: FakeCard, processes: Processes) -> None:
+    coordinator, one = Coordinator("card"), member(processes())
+    epoch = await join(coordinator, one)
+    lease = await within(await ask(coordinator, one))
+    assert await coordinator.join(one, 0, None, NOTHING) == epoch
+    assert (await running(coordinator), await granted(coordinator)) == ([one.holder.pid], 60)
+    await release(coordinator, lease)
+    assert await join(Coordinator("card"), one) != epoch
+
+
+async def test_a_new_epoch_settles_before_it_grants(
+    card: FakeCard, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`runner` holds a lease of 70 from the coordinator that died. `small` fits beside it, `large` has to wait."""
+    settle = 0.2
+    monkeypatch.setattr(module, "SETTLE_SECONDS", settle)
+    runner = member(processes(), "denoise", 60, policy="model")
+    small, large = member(processes(), "encode", 30, policy="model"), member(processes(), "decode", 60, policy="model")
+    began = time.monotonic()
+    coordinator = Coordinator("card")
+    await join(coordinator, small, large)
+    for_small, for_large = await ask(coordinator, small, 1.0), await ask(coordinator, large, 2.0)
+    held = Lease("old:1", runner.holder.id, 60, 10, 0)
+    await coordinator.join(runner, 60, held, NOTHING)
+    assert (await running(coordinator), await granted(coordinator)) == ([runner.holder.pid], 70)
+    lease = await within(for_small)
+    assert time.monotonic() - began >= settle
+    assert await granted(coordinator) == 100
+    await release(coordinator, lease)
+    assert (await running(coordinator), await granted(coordinator)) == ([runner.holder.pid], 70)
+    await release(coordinator, held)
+    assert (await within(for_large)).weights == 60
+    assert await granted(coordinator) == 60
+
+
+async def test_who_rejoins_with_weights_is_asked_for_them(
+    card: FakeCard, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 0.1)
+    coordinator, resting, waiter = Coordinator("card"), member(processes(), "encode"), member(processes())
+    epoch = await join(coordinator, waiter)
+    asked = await ask(coordinator, waiter)
+    await coordinator.join(resting, 60, None, NOTHING)
+    order = shrink(await within(coordinator.orders(epoch, resting.holder.id)))
+    assert (order.nbytes, await granted(coordinator)) == (20, 60)
+    await coordinator.shrunk(epoch, resting.holder.id, 40, order.order)
+    await within(asked)

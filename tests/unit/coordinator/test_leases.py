@@ -1,0 +1,199 @@
+"""Who is granted memory, when, and who gives way for it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from deployments import coordinator as module
+from deployments.coordinator import Coordinator, Member, Moved
+from lightx2v.core import STAGES, Progress
+from lightx2v.errors import OutOfMemory, StaleEpoch
+from lightx2v.residency.lease import Fetch
+from tests.unit.coordinator.members import (
+    LONG_SECONDS,
+    FakeCard,
+    Processes,
+    ask,
+    granted,
+    join,
+    member,
+    release,
+    running,
+    shrink,
+    within,
+)
+
+pytestmark = pytest.mark.timeout(30)
+
+
+async def test_a_lease_is_granted_and_released(card: FakeCard, processes: Processes) -> None:
+    coordinator, one = Coordinator("card"), member(processes())
+    epoch = await join(coordinator, one)
+    lease = await within(coordinator.lease(epoch, one.holder.id, 30, 0.0, LONG_SECONDS))
+    assert (lease.holder, lease.weights, lease.workspace, lease.keep) == (one.holder.id, 60, 30, 60)
+    assert (await running(coordinator), await granted(coordinator)) == ([one.holder.pid], 90)
+    await release(coordinator, lease, 60, Moved(60, 0))
+    assert (await running(coordinator), await granted(coordinator)) == ([], 60)
+    assert (await coordinator.report())["h2d_bytes_total"] == 60
+
+
+async def test_the_progress_of_a_run_is_known_while_it_lasts(card: FakeCard, processes: Processes) -> None:
+    coordinator, one, other = Coordinator("card"), member(processes()), member(processes(), "encode", 30)
+    epoch = await join(coordinator, one, other)
+    lease = await within(await ask(coordinator, one))
+    for step in (1, 2):
+        await coordinator.advance(epoch, one.holder.id, "a", Progress(step, 4))
+    await coordinator.advance(epoch, other.holder.id, "b", Progress(1, 4))
+    assert [await coordinator.progress(name) for name in "ab"] == [Progress(2, 4), None], "b does not run"
+    await release(coordinator, lease, 60)
+    await coordinator.advance(epoch, one.holder.id, "a", Progress(3, 4))
+    assert await coordinator.progress("a") is None
+    with pytest.raises(StaleEpoch):
+        await coordinator.advance("another", one.holder.id, "a", Progress(4, 4))
+
+
+async def test_the_oldest_request_is_served_first(card: FakeCard, processes: Processes) -> None:
+    coordinator = Coordinator("card")
+    first, young, old = (member(processes(), policy="model") for _ in range(3))
+    await join(coordinator, first, young, old)
+    lease = await within(await ask(coordinator, first))
+    waiting_young, waiting_old = await ask(coordinator, young, 2.0), await ask(coordinator, old, 1.0)
+    assert (await coordinator.report())["waiting"] == 2
+    await release(coordinator, lease)
+    assert await running(coordinator) == [old.holder.pid]
+    await release(coordinator, await within(waiting_old))
+    assert (await within(waiting_young)).holder == young.holder.id
+
+
+async def test_who_must_give_way_is_told_and_the_grant_follows(card: FakeCard, processes: Processes) -> None:
+    coordinator, resting, waiter = Coordinator("card"), member(processes(), "encode"), member(processes())
+    epoch = await join(coordinator, resting, waiter)
+    orders = asyncio.create_task(coordinator.orders(epoch, resting.holder.id))
+    await release(coordinator, await within(await ask(coordinator, resting)), 60)
+    asked = await ask(coordinator, waiter)
+    order = shrink(await within(orders))
+    assert (order.holder, order.nbytes) == (resting.holder.id, 20)
+    assert (await running(coordinator), await granted(coordinator)) == ([], 60)
+    await coordinator.shrunk(epoch, resting.holder.id, 40, order.order)
+    assert (await within(asked)).weights == 60
+    assert await granted(coordinator) == 100
+    report = await coordinator.report()
+    assert (report["shrinks_total"], report["evictions_total"]) == (1, 0)
+
+
+async def test_who_runs_next_fetches_while_another_runs(card: FakeCard, processes: Processes) -> None:
+    """As much as it will be granted, where that and its workspace are free; under a policy of `auto`."""
+    coordinator = Coordinator("card")
+    encode = member(processes(), "encode", 30, policy="auto")
+    denoise = member(processes(), "denoise", 40, workspace=20, policy="auto")
+    epoch = await join(coordinator, encode, denoise)
+    lease = await within(await ask(coordinator, encode, workspace=10))
+    order = await within(coordinator.orders(epoch, denoise.holder.id))
+    assert isinstance(order, Fetch)
+    assert (order.holder, order.weights, await granted(coordinator)) == (denoise.holder.id, 40, 80)
+    await coordinator.shrunk(epoch, denoise.holder.id, 40, order.order)
+    await release(coordinator, lease, 30)
+    assert (await within(await ask(coordinator, denoise, workspace=20))).weights == 40
+    report = await coordinator.report()
+    assert (report["fetches_total"], report["shrinks_total"], report["granted_bytes"]) == (1, 0, 90)
+
+
+async def test_two_experts_are_never_both_there_where_one_fits(card: FakeCard, processes: Processes) -> None:
+    """Request after request: each is placed only once the other has reported that it gave way."""
+    coordinator = Coordinator("card")
+    experts = [member(processes(), stage) for stage in ("denoise", "refine")]
+    epoch = await join(coordinator, *experts)
+    await release(coordinator, await within(await ask(coordinator, experts[1])), 60)
+    for turn in range(4):
+        runner, resting = experts[turn % 2], experts[(turn + 1) % 2]
+        asked = await ask(coordinator, runner, float(turn), workspace=40)
+        order = shrink(await within(coordinator.orders(epoch, resting.holder.id)))
+        assert (order.nbytes, asked.done(), await granted(coordinator)) == (60, False, 60)
+        await coordinator.shrunk(epoch, resting.holder.id, 0, order.order)
+        await release(coordinator, await within(asked), 60)
+    report = await coordinator.report()
+    assert (report["evictions_total"], report["peak_granted_bytes"]) == (4, 100)
+
+
+async def test_an_order_waits_for_who_listens_later(card: FakeCard, processes: Processes) -> None:
+    coordinator, resting, waiter = Coordinator("card"), member(processes(), "encode"), member(processes())
+    epoch = await join(coordinator, resting, waiter)
+    await release(coordinator, await within(await ask(coordinator, resting)), 60)
+    await ask(coordinator, waiter)
+    assert shrink(await within(coordinator.orders(epoch, resting.holder.id))).nbytes == 20
+
+
+async def test_who_does_not_give_way_is_named_to_the_waiter(
+    card: FakeCard, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.05)
+    coordinator, deaf, waiter = Coordinator("card"), member(processes(), "encode"), member(processes())
+    await join(coordinator, deaf, waiter)
+    await release(coordinator, await within(await ask(coordinator, deaf)), 60)
+    with pytest.raises(OutOfMemory, match=rf"pid {deaf.holder.pid}\) holds 60 and did not give way"):
+        await within(await ask(coordinator, waiter))
+
+
+async def test_the_report_has_what_the_api_documents(card: FakeCard, processes: Processes) -> None:
+    coordinator = Coordinator("GPU-1")
+    encode, denoise = member(processes(), "encode", 40, context=5), member(processes(), context=5)
+    await join(coordinator, encode, denoise)
+    await release(coordinator, await within(await ask(coordinator, encode)), 40, Moved(40, 0))
+    report = await coordinator.report()
+    assert report.keys() >= {
+        *("id", "budget_bytes", "granted_bytes", "peak_granted_bytes", "h2d_bytes_total", "d2h_bytes_total"),
+        *("grants_total", "shrinks_total", "evictions_total", "stages"),
+    }
+    assert (report["id"], report["budget_bytes"], report["granted_bytes"]) == ("GPU-1", 100, 50)
+    assert (report["h2d_bytes_total"], report["d2h_bytes_total"], report["grants_total"]) == (40, 0, 1)
+    documented = ("model", "stage", "resident_bytes", "reachable_bytes")
+    stages = [tuple(stage[key] for key in documented) for stage in report["stages"]]
+    assert stages == [("klein", "encode", 40, 40), ("klein", "denoise", 0, 60)]
+
+
+async def test_under_load_the_budget_holds_and_nobody_starves(card: FakeCard, processes: Processes) -> None:
+    """Four stages that fit two at a time, at best; every fourth request is cancelled wherever it is."""
+    coordinator, chance = Coordinator("card"), random.Random(0)
+    members = [member(processes(), stage, 40, workspace=10) for stage in STAGES]
+    epoch = await join(coordinator, *members)
+    held = {one.holder.id: 0 for one in members}
+
+    async def obey(name: str) -> None:
+        while True:
+            order = shrink(await coordinator.orders(epoch, name))
+            held[name] = max(0, held[name] - order.nbytes)
+            await coordinator.shrunk(epoch, name, held[name], order.order)
+
+    async def use(one: Member, age: float) -> None:
+        lease = await coordinator.lease(epoch, one.holder.id, 10, age, LONG_SECONDS)
+        held[one.holder.id] = lease.weights
+        try:
+            assert await granted(coordinator) <= 100
+            for _ in range(chance.randrange(5)):
+                await asyncio.sleep(0)
+        finally:
+            await release(coordinator, lease, lease.keep)
+
+    async def request(one: Member, turn: asyncio.Lock, number: int) -> None:
+        async with turn:
+            used = asyncio.create_task(use(one, float(number)))
+            if number % 4 == 0:
+                for _ in range(chance.randrange(8)):
+                    await asyncio.sleep(0)
+                used.cancel()
+            done, _ = await asyncio.wait([used])
+            assert all(task.cancelled() or task.exception() is None for task in done)
+
+    listening = [asyncio.create_task(obey(one.holder.id)) for one in members]
+    turns = [asyncio.Lock() for _ in members]
+    requests = [request(one, turn, number) for number in range(60) for one, turn in zip(members, turns, strict=True)]
+    await within(asyncio.gather(*requests), 20.0)
+    assert not any(task.done() for task in listening)
+    assert (await running(coordinator), (await coordinator.report())["waiting"]) == ([], 0)
+    assert await granted(coordinator) == sum(held.values())
+    assert (await coordinator.report())["shrinks_total"] > 10
+    for task in listening:
+        task.cancel()
