@@ -47,10 +47,14 @@ def least_seconds(stages: Sequence[StageSize], budget: int, link: float, compute
 
     From the moment of one use to that of the next, W_s are read; from the last use's to that of the next request's
     first, all of W. The compute of each stretch takes its time, and so does what crosses the link in it. The largest
-    over the stages holds, and o / link.
+    over the stages holds, o / link, and so does the same for stretches of whole uses, at whose start no workspace is:
+
+        T >= sum over stretches of max(c of its uses, max(0, W of its stages - budget) / link)
     """
     moving = least_moved(stages, budget) / link
-    return max(moving, *(_seconds_around(size, stages, budget, link, compute) for size in stages))
+    around = (_seconds_around(size, stages, budget, link, compute) for size in stages)
+    from_each = (_seconds_from(start, stages, budget, link, compute) for start in range(len(stages)))
+    return max(moving, *around, *from_each)
 
 
 def most_per_second(
@@ -71,6 +75,21 @@ def _seconds_around(size: StageSize, stages: Sequence[StageSize], budget: int, l
     streaming = again * max(use, max(0, size.total - free) / link)
     rest = max(sum(compute.values()) - again * use, max(0, _weights(stages) - free) / link)
     return streaming + rest
+
+
+def _seconds_from(start: int, stages: Sequence[StageSize], budget: int, link: float, compute: Seconds) -> float:
+    """Of a period that begins with the first use of stage `start`, by the worst division of its uses into stretches."""
+    uses = [size for size in (*stages[start:], *stages[:start]) for _ in range(size.uses)]
+    most = [0.0]
+    for end in range(1, len(uses) + 1):
+        stretches = (uses[begin:end] for begin in range(end))
+        most.append(max(most[begin] + _stretch(uses, budget, link, compute) for begin, uses in enumerate(stretches)))
+    return most[-1]
+
+
+def _stretch(uses: Sequence[StageSize], budget: int, link: float, compute: Seconds) -> float:
+    read = _weights([*{size.stage: size for size in uses}.values()])
+    return max(sum(compute[size.stage] / size.uses for size in uses), max(0, read - budget) / link)
 
 
 def _weights(stages: Sequence[StageSize]) -> int:
