@@ -12,7 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -24,7 +24,6 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import Size, StageName
 from lightx2v.models.registry import Recipe
 from lightx2v.pipeline import Pipeline
-from lightx2v.residency.plan import StageSize
 
 WARMUP, TIMES = 2, 5
 LINK_BYTES, LINK_TIMES = 512 << 20, 8
@@ -92,13 +91,8 @@ def measure_kind(pipeline: Pipeline, clock: Clock, ask: Ask, recipe: Recipe, cou
     return {
         "seconds": {name: min(run[name] for run in runs[WARMUP:]) for name in runs[-1]},
         "pipeline_seconds": min(whole[WARMUP:]),
-        "sizes": [asdict(steady(size)) for size in pipeline.sizes(request)],
+        "sizes": [asdict(size) for size in pipeline.sizes(request)],
     }
-
-
-def steady(size: StageSize) -> StageSize:
-    """A prompt that is new is encoded once; the negative one is known."""
-    return replace(size, uses=1) if size.stage == "encode" else size
 
 
 def link_rate(cuda: bool) -> float:

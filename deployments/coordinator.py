@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import ray
@@ -78,7 +79,7 @@ class Coordinator:
 
     async def join(self, member: Member, weights: int, lease: Lease | None, moved: Moved) -> str:
         """Registers a process with what it holds; the epoch that it joined. Joining twice changes nothing."""
-        holder = member.holder
+        holder, began = member.holder, time.monotonic()
         if holder.id not in self._members:
             self._watch(holder)
             self._keeper.hold(holder.pid)
@@ -87,6 +88,7 @@ class Coordinator:
             if self._idle is not None:
                 self._idle.cancel()
             self._replan()
+            self._ledger.opens_at += time.monotonic() - began  # nobody was heard while it was planned
         self._moved[holder.id] = moved
         self._pump()
         return self._epoch
@@ -347,5 +349,11 @@ class Coordinator:
 
 def _shares(members: list[Member], budget: int) -> Shares:
     """The plan of one model's stages; extra replicas of a stage are not planned for, they are leased like all else."""
-    sizes = list({member.size.stage: member.size for member in members}.values())
-    return plans.shares(members[0].policy, sizes, budget)
+    sizes = tuple({member.size.stage: member.size for member in members}.values())
+    return _cached_shares(members[0].policy, sizes, budget)
+
+
+@lru_cache(maxsize=16)
+def _cached_shares(policy: Policy, sizes: tuple[StageSize, ...], budget: int) -> Shares:
+    """A plan takes up to a second, and comes again when a successor joins in the place of the dead."""
+    return plans.shares(policy, sizes, budget)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from types import MappingProxyType
 
@@ -180,15 +180,16 @@ class Ledger:
     def _grant_or_ask(self, ticket: Ticket, account: Account, now: float) -> list[Event]:
         if account.active:
             return []
-        weights = ticket.need.fit(self._room(), account.holder.reachable)
-        if weights is None:
+        deaf = [other for other in self._accounts.values() if other.deaf]
+        weights = ticket.need.fit(self._room(deaf), account.holder.reachable)
+        if weights is None or account.deaf:
             self._require(account, ticket.need)
+            self._require_ears(account, ticket.need, deaf)
             return []
         beside = ticket.need.beside(weights, account.holder.reachable)
         lacking = max(0, weights - account.weights) + beside - self.free
         if account.order is None and account.weights <= weights and lacking <= 0:
             return [self._grant(ticket, account, weights)]
-        self._require_ears(account, weights + beside)
         return [*self._ask(account, weights, lacking, now)]
 
     def _grant(self, ticket: Ticket, account: Account, weights: int) -> Granted:
@@ -233,28 +234,27 @@ class Ledger:
             self.peak_granted = max(self.peak_granted, self.granted)
             yield Fetch(account.holder.id, to, order_id)
 
-    def _room(self) -> int:
-        """What one holder can have if all others drop their weights, but for the dead."""
-        return self.budget - sum(a.nbytes if a.dying else a.holder.context for a in self._accounts.values())
+    def _room(self, deaf: Sequence[Account] = ()) -> int:
+        """What one holder can have if all others drop their weights, but for the dead and the `deaf`."""
+        held = sum(a.nbytes if a.dying else a.holder.context for a in self._accounts.values())
+        return self.budget - held - sum(account.weights for account in deaf)
 
     def _require(self, account: Account, need: Need) -> None:
         """Refuse what would not fit even with everyone else evicted and the dead gone."""
         contexts = sum(other.holder.context for other in self._accounts.values() if not other.dying)
         if need.fit(self.budget - contexts, account.holder.reachable) is None:
-            least = need.floor + need.beside(need.floor, account.holder.reachable)
             raise OutOfMemory(
-                f"{account.holder} needs at least {least} bytes; the budget of {self.budget} bytes, "
+                f"{account.holder} needs at least {_least(account, need)} bytes; the budget of {self.budget} bytes, "
                 f"less {contexts} for the processes, leaves {self.budget - contexts}"
             )
 
-    def _require_ears(self, account: Account, nbytes: int) -> None:
+    def _require_ears(self, account: Account, need: Need, deaf: Sequence[Account]) -> None:
         """Refuse what only those could make room for who do not answer."""
-        deaf = [other for other in self._accounts.values() if other.deaf]
-        if deaf and (account.deaf or nbytes > self._room() - sum(other.weights for other in deaf)):
+        if account.deaf or (deaf and need.fit(self._room(), account.holder.reachable) is not None):
             other = account if account.deaf else max(deaf, key=lambda other: other.weights)
             raise OutOfMemory(
-                f"{account.holder} needs {nbytes} bytes, but {other.holder} holds {other.weights} "
-                f"and did not give way within {self.patience} s"
+                f"{account.holder} needs at least {_least(account, need)} bytes, but {other.holder} holds "
+                f"{other.weights} and did not give way within {self.patience} s"
             )
 
     def _note_overdue(self, now: float) -> None:
@@ -291,6 +291,10 @@ class Ledger:
     def _leased(self, lease_id: str) -> Account | None:
         living = (account for account in self._accounts.values() if not account.dying)
         return next((account for account in living if account.lease and account.lease.id == lease_id), None)
+
+
+def _least(account: Account, need: Need) -> int:
+    return need.floor + need.beside(need.floor, account.holder.reachable)
 
 
 def _answers(order: str | None, outstanding: Order | None) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, product
 
 from lightx2v.core import Policy, StageName
 from lightx2v.errors import OutOfMemory
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StageSize:
     """What one stage takes on the card, in bytes."""
 
@@ -28,7 +29,7 @@ class StageSize:
     behind: int = 0
     """What the link carries while one use of all units computes."""
 
-    @property
+    @cached_property
     def total(self) -> int:
         return self.rest + sum(self.units)
 
@@ -79,7 +80,7 @@ def plan(stages: Sequence[StageSize], budget: int) -> Shares:
             raise OutOfMemory(f"{size.stage} needs {size.least} bytes with every unit streamed; the budget is {budget}")
     order = sorted(range(len(stages)), key=lambda index: -stages[index].uses)
 
-    def rank(shares: tuple[Share, ...]) -> tuple[int, ...]:
+    def rank(shares: list[Share]) -> tuple[int, ...]:
         waits, moves = sum(map(exposed, stages, shares)), sum(map(moved, stages, shares))
         return (waits, moves, *(-shares[index].resident for index in order))
 
@@ -126,17 +127,20 @@ def room(size: StageSize, share: Share, free: int, context: int) -> int:
     return max(1, free // (context + running(size, share)))
 
 
-def _feasible(stages: Sequence[StageSize], budget: int) -> Iterator[tuple[Share, ...]]:
+def _feasible(stages: Sequence[StageSize], budget: int) -> Iterator[list[Share]]:
     """For every choice of what stays, the shares that place as much as the remaining room allows."""
     prefixes = [size.prefixes() for size in stages]
+    workspace = max(size.workspace for size in stages)
     for kept in product(*(sorted({0, *choices}) for choices in prefixes)):
         free = budget - sum(kept)
+        if free < workspace:
+            continue
         shares = [
             Share(size.stage, resident, _placed(size, choices, free + resident - size.workspace))
             for size, choices, resident in zip(stages, prefixes, kept, strict=True)
         ]
         if all(share.resident <= share.placed for share in shares):
-            yield tuple(shares)
+            yield shares
 
 
 def _placed(size: StageSize, prefixes: list[int], free: int) -> int:

@@ -24,10 +24,15 @@ class EncodeStage(Stage[TextEncoder]):
         self._known = Conditionings(settings.conditioning_cache)
 
     def passes(self, request: GenerateRequest) -> int:
-        return len(self._prompts(request))
+        prompts = self._prompts(request)
+        return len(prompts) if self._looks(request) else sum(self._known.find(prompt) is None for prompt in prompts)
+
+    def uses(self, request: GenerateRequest) -> int:
+        """A prompt is new, a negative prompt is known."""
+        return len(self._prompts(request)) if self._looks(request) else 1
 
     def recall(self, request: GenerateRequest) -> Conditioning | None:
-        if self.component.sees and request.references:
+        if self._looks(request):
             return None
         prompts = self._prompts(request)
         found = [known for prompt in prompts if (known := self._known.find(prompt)) is not None]
@@ -41,6 +46,10 @@ class EncodeStage(Stage[TextEncoder]):
         beside = pictures if seen is None else ()
         made = Conditioning(*(self._encode(prompt, beside, cancelled) for prompt in self._prompts(request)))
         return made if seen is None else replace(made, seen=seen.cpu())
+
+    def _looks(self, request: GenerateRequest) -> bool:
+        """Whether the conditioning depends on pictures too, so that it is never known."""
+        return self.component.sees and bool(request.references)
 
     def _prompts(self, request: GenerateRequest) -> tuple[str, ...]:
         is_guided = self.component.is_guided(request)

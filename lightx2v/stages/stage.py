@@ -17,7 +17,7 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, StageName
 from lightx2v.errors import Cancelled, OutOfMemory
 from lightx2v.models.component import Component
-from lightx2v.models.fp8 import workspace
+from lightx2v.models.fp8 import flops, workspace
 from lightx2v.residency.plan import StageSize
 from lightx2v.weights.device import Device
 from lightx2v.weights.host import HostCopy, OnDisk
@@ -87,13 +87,17 @@ class Stage(Generic[C]):
         """What the plan must know for a request like this one."""
         _, *blocks = self._residence.units
         units = tuple(self.device.cost(unit.nbytes) for unit in blocks)
-        behind = self.device.behind(self.component.flops(request))
-        uses = max(1, self.passes(request))
+        behind = self.device.behind(flops(self.component, request))
+        uses = max(1, self.uses(request))
         return StageSize(self.name, units, self.rest, self.workspace(request), self.slot, uses, behind)
 
     def passes(self, request: GenerateRequest) -> int:
         """How often a run uses every block; 0 where the request has no need of this stage."""
         return 1
+
+    def uses(self, request: GenerateRequest) -> int:
+        """The same of a request that comes after others like it."""
+        return self.passes(request)
 
     def recall(self, request: GenerateRequest) -> Any:
         """What `run` would return, if that is known without a run and without memory; else None."""
@@ -111,6 +115,8 @@ class Stage(Generic[C]):
                 self._residence.place(nbytes)
         except OutOfMemory as error:
             log.warning("%s fetched nothing: %s", self.name, error)
+            _let_go(error)
+            self.device.trim()
         return self.resident
 
     def perform(self, grant: Grant, job: Callable[..., R], request: GenerateRequest, *inputs: Any) -> R:

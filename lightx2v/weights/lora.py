@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import nn
 
 from lightx2v.errors import InvalidCheckpoint
@@ -67,8 +68,7 @@ def read_lora(file: Path, component: Adaptable) -> Lora:
     layers = _sorted_by_layer(file, refs, _layers(component))
     if not layers:
         raise InvalidCheckpoint(f"{file}: there is nothing in it")
-    parts = [key for keys in layers.values() for part, key in keys.items() if part != ALPHA]
-    unit = make_unit(f"lora {file}", 0, (State(key, refs[key], component.dtype) for key in parts))
+    unit = make_unit(f"lora {file}", 0, _states(refs, layers, component))
     entries = {entry.name: entry for entry in unit.entries}
     alphas = Alphas(file)
     branches: list[Branch] = []
@@ -77,6 +77,15 @@ def read_lora(file: Path, component: Adaptable) -> Lora:
         _check(component.module, file, paths, down, up)
         branches += _branches(component.module, paths, down, up, alphas.scale(keys.get(ALPHA), paths[0], down.shape[0]))
     return Lora(unit, tuple(branches))
+
+
+def _states(
+    refs: Mapping[str, TensorRef], layers: Mapping[tuple[str, ...], Mapping[str, str]], component: Adaptable
+) -> Iterator[State]:
+    """In the type of what enters the layer."""
+    for paths, keys in layers.items():
+        dtype = torch.float32 if f"{paths[0]}.weight" in component.precise else component.dtype
+        yield from (State(key, refs[key], dtype) for part, key in keys.items() if part != ALPHA)
 
 
 def _layers(component: Adaptable) -> dict[str, tuple[str, ...]]:

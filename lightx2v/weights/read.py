@@ -81,14 +81,12 @@ def _quantise(ref: TensorRef, parts: Mapping[Part, torch.Tensor]) -> None:
 def _pread(ref: TensorRef, into: torch.Tensor) -> None:
     target = memoryview(into.reshape(-1).view(torch.uint8).numpy().data)
     done = 0
-    descriptor = os.open(ref.file, os.O_RDONLY)
     try:
-        while done < ref.nbytes:
-            count = os.preadv(descriptor, [target[done : done + CHUNK]], ref.offset + done)
-            if count == 0:
-                raise InvalidCheckpoint(f"{ref.file}: ends {ref.nbytes - done} bytes early; download it again")
-            done += count
+        with ref.file.open("rb", buffering=0) as file:
+            while done < ref.nbytes:
+                count = os.preadv(file.fileno(), [target[done : done + CHUNK]], ref.offset + done)
+                if count == 0:
+                    raise InvalidCheckpoint(f"{ref.file}: ends {ref.nbytes - done} bytes early; download it again")
+                done += count
     except OSError as error:
         raise InvalidCheckpoint(f"{ref.file}: cannot be read ({error})") from error
-    finally:
-        os.close(descriptor)

@@ -10,8 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from lightx2v.errors import OutOfMemory
-from lightx2v.weights.device import Device
+from lightx2v.weights.device import Device, Moment
 from lightx2v.weights.host import Source
 from lightx2v.weights.layout import Layout, Loadable, Unit, view
 from lightx2v.weights.ring import SLOTS, Ring
@@ -47,8 +46,11 @@ class Residence:
         self.layout = layout
         self._source, self._device = source, device
         self._slabs: dict[str, torch.Tensor] = {}
+        self._arrivals: dict[str, Moment] = {}
         self._ring: Ring | None = None
         self.units = (layout.rest, *spread(layout.blocks))
+        self._blocks = list(layout.blocks)
+        self._turns: dict[str, int] = {}
         self._bindings = {unit.name: _bindings(component.module, unit) for unit in layout.units}
         self._kept = _bindings(component.module, layout.host)
         for binding, entry in zip(self._kept, layout.host.entries, strict=True):
@@ -75,21 +77,25 @@ class Residence:
         return slots * max((self._device.cost(unit.nbytes) for unit in self.layout.blocks), default=0)
 
     def place(self, limit: int) -> None:
-        """Makes units resident as long as they fit in `limit` bytes. Raises OutOfMemory, placing no more."""
-        with self.running(limit, 0):
-            return
+        """Makes units resident as long as they fit in `limit` bytes; nothing waits for their bytes before it uses them.
+        Raises OutOfMemory, placing no more."""
+        self._open(limit, 0).close()
 
     @contextmanager
     def running(self, limit: int, passes: int) -> Iterator[None]:
         """Within, the module can run, using every block `passes` times: what fits in `limit` bytes stays, the others
-        pass through slots. All arrive in their order of use. Raises OutOfMemory, placing no more."""
+        pass through slots. All arrive in the order in which the last run used them.
+
+        Raises OutOfMemory, and what the source raises, placing no more."""
         self._ring = ring = self._open(limit, passes)
         try:
             ring.settle(self.layout.rest)
             yield
         finally:
-            ring.close()
             self._ring = None
+            for name in list(ring.close()):
+                self._let_go(name)
+            self._learn()
 
     def _open(self, limit: int, passes: int) -> Ring:
         homes: dict[str, torch.Tensor] = {}
@@ -98,9 +104,9 @@ class Residence:
                 homes[unit.name] = self._slabs[unit.name] = self._device.allocate(unit.nbytes)
                 self._bind(unit, homes[unit.name])
             resident = self._slabs.keys() - homes.keys()
-            coming = [unit for unit in self.layout.units if unit.name not in resident]
-            return Ring(coming, homes, passes, self._source, self._device)
-        except OutOfMemory:
+            coming = [unit for unit in (self.layout.rest, *self._blocks) if unit.name not in resident]
+            return Ring(coming, homes, passes, self._source, self._device, self._arrivals)
+        except BaseException:
             for name in homes:
                 self._let_go(name)
             raise
@@ -121,6 +127,12 @@ class Residence:
             binding.release()
         self._source.close()
 
+    def _learn(self) -> None:
+        """The order of use, which is not always that in which the module holds its blocks."""
+        if len(self._turns) == len(self._blocks):
+            self._blocks.sort(key=lambda unit: self._turns[unit.name])
+        self._turns.clear()
+
     def _fitting(self, limit: int) -> Iterator[Unit]:
         """Units that are not resident, as long as all that are fit in `limit` bytes."""
         nbytes = self.nbytes
@@ -135,6 +147,7 @@ class Residence:
         def hook(*_: object) -> None:
             if self._ring is None:
                 raise RuntimeError(f"{unit.name} is used outside of `running`")
+            self._turns.setdefault(unit.name, len(self._turns))
             if unit.name in self._slabs:
                 self._ring.settle(unit)
             else:
@@ -160,6 +173,8 @@ class Residence:
 
     def _let_go(self, name: str) -> None:
         """Keeps no reference to the slab: what is held when the device is trimmed does not return to the driver."""
+        if (arrived := self._arrivals.pop(name, None)) is not None:
+            self._device.wait(arrived)
         self._release(name)
         self._device.free(self._slabs.pop(name))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, repeat
+from typing import NamedTuple
 
 import torch
 
@@ -22,7 +23,8 @@ class Ring:
     each into the slot that is free first.
 
     A copy waits on the device for the last use of its slot and the block for its copy; the host waits for neither. What
-    is used in another order than announced is still right, only not ahead.
+    is used in another order than announced is still right, only not ahead. When what is at home arrives is noted in
+    `arrivals`, which outlives the ring: nobody waits for it before its use.
     """
 
     def __init__(
@@ -32,11 +34,12 @@ class Ring:
         passes: int,
         source: Source,
         device: Device,
+        arrivals: dict[str, Moment],
     ) -> None:
         self._source, self._device = source, device
         self._stays, self._homes = frozenset(homes), dict(homes)
-        self._arrivals: dict[str, Moment] = {}
-        self._ahead: deque[tuple[Unit, torch.Tensor, Moment]] = deque()
+        self._arrivals = arrivals
+        self._ahead: dict[str, Ahead] = {}
         self._used: torch.Tensor | None = None
         passing = [unit for unit in blocks if unit.name not in homes] if passes else []
         first = [unit for unit in blocks if unit.name in homes or passes]
@@ -44,7 +47,11 @@ class Ring:
         self._slots = _allocate(device, min(SLOTS, len(passing)), max((unit.nbytes for unit in passing), default=0))
         self._start = device.now()
         self._free = deque((slot, self._start) for slot in self._slots)
-        self._advance()
+        try:
+            self._advance()
+        except BaseException:
+            self.close()
+            raise
 
     def settle(self, unit: Unit) -> None:
         """What is launched next finds `unit` at its home."""
@@ -55,9 +62,9 @@ class Ring:
 
     def enter(self, unit: Unit) -> torch.Tensor:
         """The slot that holds `unit` for whatever is launched until `leave`."""
-        if not self._ahead or self._ahead[0][0] is not unit:
-            self._turn_to(unit)
-        _, self._used, arrived = self._ahead.popleft()
+        if unit.name not in self._ahead:
+            self._bring(unit)
+        _, self._used, arrived = self._ahead.pop(unit.name)
         self._device.wait(arrived)
         return self._used
 
@@ -68,16 +75,17 @@ class Ring:
             self._used = None
             self._advance()
 
-    def close(self) -> None:
-        """Gives up the slots, in the order of the device's work. Nobody else may hold a view of one."""
-        self._send_all_home()
-        for arrived in (*self._arrivals.values(), *(arrived for _, _, arrived in self._ahead)):
-            self._device.wait(arrived)
+    def close(self) -> Iterable[str]:
+        """Gives up the slots, in the order of the device's work; nobody else may hold a view of one. The names of those
+        that were to stay and have not been sent."""
+        for _, moment in chain(self._free, (ahead[1:] for ahead in self._ahead.values())):
+            self._device.wait(moment)
         self._ahead.clear()
         self._free.clear()
         self._used = None
         while self._slots:
             self._device.free(self._slots.pop())
+        return self._homes.keys()
 
     def _advance(self) -> None:
         """What has a home does not overtake what waits for a slot: it is used later."""
@@ -86,7 +94,7 @@ class Ring:
             if unit.name in self._homes:
                 self._send_home(unit)
             elif unit.name not in self._stays:
-                if not self._free:
+                if not self._free or unit.name in self._ahead:
                     return
                 self._send_through(unit)
             self._due.popleft()
@@ -94,23 +102,29 @@ class Ring:
     def _send_through(self, unit: Unit) -> None:
         slot, after = self._free.popleft()
         arrived = self._device.copy(self._source.unit(unit), slot[: unit.nbytes], after)
-        self._ahead.append((unit, slot, arrived))
+        self._ahead[unit.name] = Ahead(unit, slot, arrived)
 
     def _send_home(self, unit: Unit) -> None:
-        home = self._homes.pop(unit.name)
-        self._arrivals[unit.name] = self._device.copy(self._source.unit(unit), home, self._start)
+        self._arrivals[unit.name] = self._device.copy(self._source.unit(unit), self._homes[unit.name], self._start)
+        del self._homes[unit.name]
 
-    def _send_all_home(self) -> None:
-        for unit in self._due:
-            if unit.name in self._homes:
-                self._send_home(unit)
+    def _bring(self, unit: Unit) -> None:
+        """Out of turn; if no slot is free, in the place of what is used last of all that came ahead."""
+        if unit in self._due:
+            self._due.remove(unit)
+        if not self._free:
+            _, (last, slot, arrived) = self._ahead.popitem()
+            self._free.append((slot, arrived))
+            self._due.appendleft(last)
+        self._send_through(unit)
 
-    def _turn_to(self, unit: Unit) -> None:
-        self._send_all_home()
-        self._free.extend((slot, arrived) for _, slot, arrived in self._ahead)
-        self._ahead.clear()
-        self._due = deque([unit])
-        self._advance()
+
+class Ahead(NamedTuple):
+    """A unit that is on its way to a slot or waits there."""
+
+    unit: Unit
+    slot: torch.Tensor
+    arrived: Moment
 
 
 def _allocate(device: Device, count: int, nbytes: int) -> list[torch.Tensor]:

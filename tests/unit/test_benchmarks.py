@@ -59,11 +59,6 @@ def test_sizes_come_back_from_json() -> None:
     assert sizes(KIND) == SIZES
 
 
-def test_a_prompt_is_encoded_once() -> None:
-    assert compute.steady(StageSize("encode", (1,), 0, 0, 1, 2)).uses == 1
-    assert compute.steady(SIZES[1]).uses == 4
-
-
 def test_figures_beside_their_bound() -> None:
     """Two of seven GiB have no room in six less the workspace of one; they hide."""
     figures = summarise(SERIES, COMPUTE, 6 * GIB)

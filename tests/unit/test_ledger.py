@@ -252,6 +252,15 @@ def test_who_ignores_an_order_is_named() -> None:
     assert isinstance(ledger.advance(12.0)[0], Granted)
 
 
+def test_who_can_stream_does_beside_who_ignores_an_order() -> None:
+    ledger = ledger_of(100, (holder("a"), 0), (holder("deaf"), 80))
+    ask(ledger, "a", need(50, floor=10, slot=5))
+    ledger.advance(0.0)
+    (event,) = ledger.advance(10.0)
+    assert isinstance(event, Granted)
+    assert (event.lease.weights, event.lease.workspace) == (15, 5)
+
+
 def test_others_give_way_for_who_ignores_an_order() -> None:
     ledger = ledger_of(100, (holder("a"), 0), (holder("deaf", "encode"), 50), (holder("good", "decode"), 50))
     ask(ledger, "a", need(30))

@@ -202,6 +202,17 @@ def test_more_tokens_than_are_multiplied_at_a_time(tmp_path: Path, monkeypatch: 
     adapters.close()
 
 
+def test_a_layer_that_is_precise_is_added_to_precisely(tmp_path: Path) -> None:
+    toy = Named(dtype=torch.bfloat16)
+    toy.precise = frozenset({"entry.weight", "entry.bias"})
+    tensors = GOOD | {"blocks.0.0.lora_A.weight": DOWN, "blocks.0.0.lora_B.weight": UP}
+    unit = read_lora(write(tmp_path / "a.safetensors", tensors), toy).unit
+    assert {entry.name.split(".")[0]: entry.dtype for entry in unit.entries} == {
+        "entry": torch.float32,
+        "blocks": torch.bfloat16,
+    }
+
+
 def asked(**fields: Any) -> GenerateRequest:
     return GenerateRequest("lora", "a prompt", REQUEST.size, 2, 0, **fields)
 

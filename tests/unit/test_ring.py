@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightx2v.errors import OutOfMemory
+from lightx2v.errors import InvalidCheckpoint, OutOfMemory
 from lightx2v.weights.device import CpuDevice, Moment
+from lightx2v.weights.layout import Unit
 from lightx2v.weights.residence import Residence, spread
 from lightx2v.weights.ring import SLOTS
 from tests.unit.toy import WIDTH, Toy, expected, load_toy, write_toy
@@ -115,13 +116,81 @@ def test_all_that_comes_comes_in_its_order_of_use(tmp_path: Path, resident: int)
     assert residence.nbytes == limit
 
 
-def test_what_came_to_stay_is_there_when_a_run_ends_before_its_use(tmp_path: Path) -> None:
+def test_what_came_to_stay_stays_when_a_run_ends_before_its_use(tmp_path: Path) -> None:
     state, device, toy, residence = load(tmp_path)
     limit = sum(unit.nbytes for unit in residence.units[:5])
     with residence.running(limit, 1):
         pass
-    assert device.delivered == len(device.issued)
+    assert 0 < residence.nbytes == device.alive < limit, "some came, and what had not been sent did not"
     with residence.running(limit, 1):
+        assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
+
+
+def test_a_run_does_not_wait_for_what_it_uses_later(tmp_path: Path) -> None:
+    """Placed before it, and still on its way."""
+    state, device, toy, residence = load(tmp_path)
+    residence.place(residence.reachable)
+    assert device.delivered == 0
+    arrived: list[int] = []
+    for index in range(BLOCKS):
+        block = toy.module.get_submodule(f"blocks.{index}")
+        block.register_forward_hook(lambda *_: arrived.append(device.delivered))
+    with residence.running(residence.reachable, 1):
+        assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
+    assert arrived == list(range(2, 2 + BLOCKS)), "the rest, the first block, and so on"
+
+
+def test_what_is_dropped_on_its_way_has_arrived(tmp_path: Path) -> None:
+    _, device, _, residence = load(tmp_path)
+    residence.place(residence.reachable)
+    residence.drop(0)
+    assert (device.delivered, device.alive) == (len(device.issued), 0)
+
+
+def test_only_what_is_used_is_sent_again(tmp_path: Path) -> None:
+    """As of an autoencoder, of which a request may need the second half only."""
+    _, device, toy, residence = load(tmp_path)
+    residence.place(residence.layout.rest.nbytes)
+    with residence.running(residence.nbytes, 1):
+        toy.module.get_submodule("blocks.1")(HIDDEN)
+    assert len(device.issued) == 1 + SLOTS + 1, "one more ahead, none twice"
+
+
+def test_the_order_of_use_is_learned(tmp_path: Path) -> None:
+    _, device, toy, residence = load(tmp_path)
+    residence.place(residence.layout.rest.nbytes)
+    blocks = [toy.module.get_submodule(f"blocks.{index}") for index in reversed(range(BLOCKS))]
+    outputs, sent = [], []
+    for _ in range(2):
+        before = len(device.issued)
+        with residence.running(residence.nbytes, 2):
+            outputs.append([block(HIDDEN) for _ in range(2) for block in blocks])
+        sent.append(len(device.issued) - before)
+    assert all(map(torch.equal, *outputs))
+    assert sent[1] == 2 * BLOCKS < sent[0]
+
+
+@pytest.mark.parametrize("limit", [0, 3, BLOCKS])
+@pytest.mark.parametrize("read", range(1, 1 + BLOCKS))
+def test_a_source_that_fails_leaves_nothing_behind(
+    tmp_path: Path, limit: int, read: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing that never came is taken for resident."""
+    state, device, toy, residence = load(tmp_path)
+    reads, unit_of = iter(range(read)), residence._source.unit
+
+    def unit(one: Unit) -> torch.Tensor:
+        if next(reads, None) is None:
+            raise InvalidCheckpoint("the file is gone")
+        return unit_of(one)
+
+    nbytes = sum(unit.nbytes for unit in residence.units[: 1 + limit])
+    with monkeypatch.context() as gone:
+        gone.setattr(residence._source, "unit", unit)
+        with pytest.raises(InvalidCheckpoint), residence.running(nbytes, 2):
+            toy.module(HIDDEN)
+    assert device.alive == residence.nbytes
+    with residence.running(nbytes, 1):
         assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
 
 
