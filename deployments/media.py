@@ -44,9 +44,10 @@ async def read_form(
 ) -> tuple[dict[str, str], list[bytes]]:
     """The text fields and, in order, the files of a multipart form; these are all called by one of `names`."""
     _check_media_type(request, FORM)
+    reader = _FormReader(request, limit, max_files)
     try:
-        async with _in_time():
-            form = await _FormReader(request, limit, max_files).parse()
+        async with _in_time(), aclosing(reader.stream):
+            form = await reader.parse()
     except MultiPartException as error:
         raise InvalidRequest(f"the form cannot be read: {error.message}") from None
     try:

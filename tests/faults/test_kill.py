@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -35,6 +36,10 @@ def tight(checkpoint: Path, pipeline: Pipeline) -> Iterator[Server]:
 def running(server: Server, stage: str) -> int | None:
     """The pid of a stage that holds a running lease."""
     return next((entry["pid"] for entry in server.stages(stage) if entry["running"]), None)
+
+
+def whole(card: dict[str, Any]) -> dict[str, Any] | None:
+    return card if len(card["stages"]) == 3 else None
 
 
 def copies(pid: int) -> dict[str, int]:
@@ -97,7 +102,7 @@ def test_one_request_alone_survives_the_death_of_its_stage(tight: Server, pipeli
 
 def test_the_coordinator_dies(tight: Server, pipeline: Pipeline) -> None:
     """What runs goes on, what waits is granted by its successor, and nobody is granted twice."""
-    before = tight.card()
+    before = tight.wait_until(lambda: whole(tight.card()), what="the successor of who died last")
     with ThreadPoolExecutor(5) as pool:
         asked_for: list[Future[httpx.Response]] = [
             pool.submit(tight.generate, PROMPT, seed=seed, num_inference_steps=STEPS) for seed in range(4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from deployments import media
 from deployments.envelope import error_response
 from deployments.media import MAX_FORM_FIELDS, read_body, read_form
 from lightx2v.errors import InvalidRequest, LightError, PayloadTooLarge
@@ -162,6 +163,23 @@ FORMS = {
 @pytest.mark.parametrize(("kind", "body"), FORMS.values(), ids=FORMS)
 def test_a_broken_form_is_refused(client: TestClient, kind: str, body: bytes) -> None:
     assert client.post("/form", content=body, headers={"content-type": kind}).status_code == 400
+
+
+async def test_a_form_that_is_refused_is_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stream is closed at once, not when it is collected: then two close it at a time."""
+    ended: list[bool] = []
+
+    async def bounded(*_: Any) -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"--wrong"
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(media, "_bounded", bounded)
+    request = Request({"type": "http", "method": "POST", "headers": [(b"content-type", FORM_TYPE.encode())]})
+    with pytest.raises(InvalidRequest):
+        await read_form(request, LIMIT, 3, NAMES)
+    assert ended == [True]
 
 
 PIECES = [b"--b", b"--b--", b"\r\n", b"\n", b":", b";", b'"', b"=", b"\0", b"\xff", FILE_HEAD, b"name*=utf-8''%ff"]
