@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.deployment import Application
 
 from deployments.ingress import Ingress
 from deployments.models import Served
-from deployments.scaling import QueueDepth
+from deployments.scaling import QueueDepth, gpus
+from deployments.schema import MAX_PICTURES
 from deployments.settings import AppSettings, parse_models
 from deployments.stage import StageServer
 from lightx2v.checkpoint import read_recipe, read_stages
@@ -37,6 +38,7 @@ def compose(models: Sequence[AppSettings], server: type[StageServer]) -> Applica
         num_replicas=1,  # the jobs of `deployments.jobs` are in its memory
         max_ongoing_requests=4 * sum(settings.max_queue for settings in models),
         health_check_period_s=HEALTH_PERIOD_SECONDS,
+        graceful_shutdown_timeout_s=max(settings.request_timeout_seconds for settings in models),
         ray_actor_options={"num_cpus": 0},
     )
     return ingress.bind(served)
@@ -44,21 +46,17 @@ def compose(models: Sequence[AppSettings], server: type[StageServer]) -> Applica
 
 def _serve(settings: AppSettings, server: type[StageServer], models: int) -> Served:
     """One of so many models. On GPUs its first requests would be slow, so they are rehearsed."""
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    cuda = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
-    return Served(settings, _stages(settings, server, models, gpus, cuda), cuda or settings.compiles(cuda))
+    cuda = settings.device == "cuda" or (settings.device == "auto" and gpus() > 0)
+    return Served(settings, _stages(settings, server, models, cuda), cuda or settings.compiles(cuda))
 
 
-def _stages(
-    settings: AppSettings, server: type[StageServer], models: int, gpus: int, cuda: bool
-) -> dict[StageName, Application]:
+def _stages(settings: AppSettings, server: type[StageServer], models: int, cuda: bool) -> dict[StageName, Application]:
     """The deployments of one of so many models, which divide the cards' fractions."""
     part, suffix = (1 / models if cuda else 0), (f"-{settings.model_id}" if models > 1 else "")
-    stages, cards, most = read_stages(settings), max(1, gpus), settings.max_replicas
-    if cuda:
-        most = min(most, cards * settings.gpu_fractions.sets_per_card(stages))
+    stages = read_stages(settings)
+    most = settings.gpu_fractions.sets_per_card(stages) if cuda else None
     return {
-        stage: _stage(stage, f"{stage}{suffix}", settings, server, part * fraction, most, cards)
+        stage: _stage(stage, f"{stage}{suffix}", settings, server, part * fraction, most)
         for stage, fraction in settings.gpu_fractions.of(stages).items()
     }
 
@@ -69,14 +67,13 @@ def _stage(
     settings: AppSettings,
     server: type[StageServer],
     fraction: float,
-    most: int,
-    cards: int,
+    most: int | None,
 ) -> Application:
-    share = {"num_gpus": round(fraction, 4)} if fraction else {}
+    share = {"num_gpus": math.floor(fraction * 1e4) / 1e4} if fraction else {}  # Ray counts in such parts
     deployment = serve.deployment(server).options(
         name=name,
-        max_ongoing_requests=settings.max_queue * 2,
-        autoscaling_config=_autoscaling(settings, most, cards),
+        max_ongoing_requests=(settings.max_queue + 1) * (MAX_PICTURES + 1),
+        autoscaling_config=_autoscaling(settings, most),
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         health_check_timeout_s=30.0,
         graceful_shutdown_timeout_s=settings.request_timeout_seconds,
@@ -85,14 +82,13 @@ def _stage(
     return deployment.bind(stage, settings.model_id, settings, fraction > 0)
 
 
-def _autoscaling(settings: AppSettings, most: int, cards: int) -> AutoscalingConfig:
-    """Decides in seconds, from what waits now; Serve's defaults take minutes."""
-    policy = AutoscalingPolicy(
-        policy_function=QueueDepth, policy_kwargs={"depth_per_replica": settings.depth_per_replica, "cards": cards}
-    )
+def _autoscaling(settings: AppSettings, most: int | None) -> AutoscalingConfig:
+    """Decides in seconds, from what waits now; Serve's defaults take minutes. `most`: replicas on a GPU."""
+    arguments = {"depth_per_replica": settings.depth_per_replica, "most_per_gpu": most}
+    policy = AutoscalingPolicy(policy_function=QueueDepth, policy_kwargs=arguments)
     return AutoscalingConfig(
         min_replicas=1,
-        max_replicas=most,
+        max_replicas=settings.max_replicas,
         policy=policy,
         upscale_delay_s=settings.upscale_delay_seconds,
         downscale_delay_s=settings.downscale_delay_seconds,

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from deployments.keeper import Keeper
+from deployments.logs import speak
 from deployments.probes import open_probe
 from lightx2v.core import Policy, Progress, StageName
 from lightx2v.errors import LightError, OutOfMemory, StageLost, StaleEpoch
@@ -58,6 +59,7 @@ class Coordinator:
     """One card. Every call of a stage names the epoch it joined; a restart begins a new one."""
 
     def __init__(self, card_id: str) -> None:
+        speak()
         self._card_id = card_id
         self._probe = open_probe(card_id)
         self._epoch = uuid.uuid4().hex
@@ -65,6 +67,7 @@ class Coordinator:
         self._total = self._probe.total()
         opens_at = now + SETTLE_SECONDS
         self._ledger = Ledger(self._total, self._epoch, opens_at=opens_at, patience=PATIENCE_SECONDS)
+        self._settled = False
         self._members: dict[str, Member] = {}
         self._shares: dict[str, Shares | OutOfMemory] = {}
         self._moved: defaultdict[str, Moved] = defaultdict(Moved)
@@ -72,6 +75,7 @@ class Coordinator:
         self._orders: defaultdict[str, asyncio.Queue[Shrink | Fetch]] = defaultdict(asyncio.Queue)
         self._timer: asyncio.TimerHandle | None = None
         self._watches: set[asyncio.Task[None]] = set()
+        self._listening: dict[str, asyncio.Future[Shrink | Fetch]] = {}
         self._asked: dict[str, str] = {}
         self._idle: asyncio.TimerHandle | None = None
         self._keeper = Keeper()
@@ -98,6 +102,7 @@ class Coordinator:
 
         `age` is when the user's request was admitted: the oldest is served first. `seconds` are left to it.
         """
+        self._fence(epoch, holder_id)
         deadline = time.monotonic() + seconds
         self._forget(holder_id)
         ticket = self._ledger.request(holder_id, self._need(epoch, holder_id, workspace), age, deadline, epoch)
@@ -115,6 +120,7 @@ class Coordinator:
 
     async def release(self, epoch: str, lease_id: str, weights: int, holder_id: str, moved: Moved) -> None:
         """The run is over; the process holds `weights` now."""
+        self._fence(epoch, holder_id)
         self._moved[holder_id] = moved
         self._progress.pop(holder_id, None)
         if self._asked.get(holder_id) == lease_id:
@@ -133,9 +139,13 @@ class Coordinator:
         self._pump()
 
     async def orders(self, epoch: str, holder_id: str) -> Shrink | Fetch:
-        """Waits until this process has to give way, or may fetch what it needs next."""
+        """Waits until this process has to give way, or may fetch what it needs next. Ends the call before this one: its
+        caller is gone, and it would take what this one waits for."""
         self._fence(epoch, holder_id)
-        return await self._orders[holder_id].get()
+        if (before := self._listening.get(holder_id)) is not None:
+            before.cancel()
+        self._listening[holder_id] = order = asyncio.ensure_future(self._orders[holder_id].get())
+        return await order
 
     async def shrunk(self, epoch: str, holder_id: str, weights: int, order: str) -> None:
         """The process followed `order` and holds `weights` now."""
@@ -210,6 +220,8 @@ class Coordinator:
     def _need(self, epoch: str, holder_id: str, workspace: int) -> Need:
         self._fence(epoch, holder_id)
         member = self._members[holder_id]
+        if isinstance(self._shares[member.holder.model], OutOfMemory):
+            self._replan()  # a stranger may have left
         shares = self._shares[member.holder.model]
         if isinstance(shares, OutOfMemory):
             raise shares
@@ -240,7 +252,10 @@ class Coordinator:
         return Wish(share.placed, plans.running(member.size, share) - share.placed)
 
     def _foreign(self) -> int:
-        """Bytes of processes that are not ours. 0 where the driver lists other pids than this namespace's."""
+        """Bytes of processes that are not ours. 0 where the driver lists other pids than this namespace's, and while
+        those that are ours may not have joined yet."""
+        if not self._settled:
+            return 0
         try:
             used = self._probe.used()
         except OSError as error:
@@ -253,6 +268,9 @@ class Coordinator:
     def _pump(self) -> None:
         """Carries out what the ledger decides, and comes back when it next has something to decide by itself."""
         now = time.monotonic()
+        if not self._settled and now >= self._ledger.opens_at:
+            self._settled = True
+            self._replan()
         for event in self._ledger.advance(now):
             self._carry_out(event)
         if self._timer is not None:
@@ -294,6 +312,8 @@ class Coordinator:
         self._void(self._ledger.gone(holder.id), holder)
         del self._members[holder.id]
         self._orders.pop(holder.id, None)
+        if (listening := self._listening.pop(holder.id, None)) is not None:
+            listening.cancel()
         self._asked.pop(holder.id, None)
         self._progress.pop(holder.id, None)
         self._moved["gone"].h2d += self._moved[holder.id].h2d

@@ -31,6 +31,9 @@ STATUS: Mapping[type[LightError], int] = MappingProxyType(
         errors.DeadlineExceeded: 504,
     }
 )
+FINAL = (errors.NonFinite, errors.OutOfMemory, errors.DeadlineExceeded)
+"""What would fail in the same way again, or has cost enough. OpenAI's clients repeat what has a status of 500 or more,
+unless they are told."""
 NEUTRAL = "The server failed to answer this request."
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -58,7 +61,7 @@ def answering(handler: Handler) -> Handler:
 def error_response(error: BaseException) -> JSONResponse:
     """The answer that says what went wrong."""
     error = cause(error)
-    headers = error.headers if isinstance(error, HTTPException) else _retry_after(error)
+    headers = error.headers if isinstance(error, HTTPException) else _again(error)
     return JSONResponse({"error": error_body(error)}, _status(error), headers)
 
 
@@ -91,10 +94,13 @@ def _status(error: BaseException) -> int:
     return STATUS.get(type(error), 500) if isinstance(error, LightError) else 500
 
 
-def _retry_after(error: BaseException) -> dict[str, str] | None:
-    if not isinstance(error, errors.QueueFull):
-        return None
-    return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+def _again(error: BaseException) -> dict[str, str]:
+    """When a client should repeat its request, or that it should not."""
+    if isinstance(error, FINAL):
+        return {"X-Should-Retry": "false"}
+    if isinstance(error, errors.QueueFull):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    return {}
 
 
 def _writable(text: str) -> str:

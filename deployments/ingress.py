@@ -18,6 +18,7 @@ from starlette.routing import Route
 from deployments.directory import ask_all
 from deployments.envelope import answering, error_response
 from deployments.graph import LOST
+from deployments.logs import speak
 from deployments.media import JSON, encode, read_body, read_form
 from deployments.models import Models, Served
 from deployments.parsing import parse_form, parse_json
@@ -38,6 +39,7 @@ class Ingress:
     """One application's front: checks a request in full, queues it, and answers in OpenAI's words."""
 
     def __init__(self, served: Sequence[Served]) -> None:
+        speak()
         self._models = Models(served)
         self._videos = Videos(self._models)
         self._limits = Limits()

@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -86,6 +87,14 @@ class Job:
             self.progress = progress
 
 
+def _let_go(task: asyncio.Task[bytes]) -> None:
+    """Of the frames that its error has passed, and with them of pictures and references: it is kept for an hour."""
+    with suppress(asyncio.CancelledError, Exception):
+        task.result()  # a task holds on to the traceback of its error until it has raised it
+    if not task.cancelled() and (error := task.exception()) is not None:
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+
+
 class Jobs:
     """Those that run are bounded by their models' queues; those that ended in number, in bytes and in time, of which
     the oldest go first. `clock` gives seconds since the epoch."""
@@ -127,8 +136,11 @@ class Jobs:
 
     def _end(self, job: Job) -> None:
         job.ended_at = self._clock()
-        unexpected = None if job.error is None or isinstance(job.error, LightError) else job.error
-        log.info("%s of request %s: %s", job.id, job.request.id, job.error or "completed", exc_info=unexpected)
+        if job.error is None or isinstance(job.error, LightError):
+            log.info("%s of request %s: %s", job.id, job.request.id, job.error or "completed")
+        else:
+            log.error("%s of request %s failed", job.id, job.request.id, exc_info=job.error)
+        _let_go(job.task)
         self._prune()
 
     def _prune(self) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -30,6 +31,10 @@ class Terms:
 
     age: float
     seconds: float
+
+    def since(self, start: float) -> Terms:
+        """What is left of them now; `start`: monotonic seconds when they held."""
+        return replace(self, seconds=self.seconds - (time.monotonic() - start))
 
 
 class Lessee:

@@ -10,16 +10,15 @@ from dataclasses import replace
 
 from PIL import Image
 
-from deployments.graph import LOST, Graph
+from deployments.graph import Graph
 from lightx2v.checkpoint import planning_request
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Reference, Size
-from lightx2v.errors import LightError
 from lightx2v.models.recipe import make_reference
 from lightx2v.models.registry import Recipe
 
-STEPS = 2
-"""Enough for both transformers of a model that has two."""
+STEPS = 3
+"""Enough for both transformers of a model that has two, up to a flow shift of 12."""
 
 SECONDS = 1800.0
 GREY = (127, 127, 127)
@@ -47,8 +46,8 @@ class Rehearsal:
             async with asyncio.TaskGroup() as tasks:
                 for request, references in self._requests():
                     tasks.create_task(self._graph.generate([request], references, SECONDS))
-        except* (LightError, *LOST) as group:
-            log.error("the rehearsal failed, so the first requests may be slow: %s", group.exceptions)
+        except* Exception as group:
+            log.error("the rehearsal failed, so the first requests may be slow", exc_info=group)
 
     def _requests(self) -> Iterator[tuple[GenerateRequest, list[Reference]]]:
         """One as it is planned for, and one with a reference where a model can do without."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import ray
 from ray.serve.config import AutoscalingContext
 
 
@@ -15,8 +16,9 @@ class QueueDepth:
     the handles.
     """
 
-    def __init__(self, depth_per_replica: float, cards: int) -> None:
-        self._depth_per_replica, self._cards = depth_per_replica, cards
+    def __init__(self, depth_per_replica: float, most_per_gpu: int | None) -> None:
+        """`most_per_gpu`: replicas that Ray's fractions let onto a GPU; None on CPUs, which count as one card."""
+        self._depth_per_replica, self._most_per_gpu = depth_per_replica, most_per_gpu
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """The replicas wanted; no state."""
@@ -25,4 +27,12 @@ class QueueDepth:
 
     def _room(self, context: AutoscalingContext) -> int:
         reported = (context.aggregated_metrics or {}).get("room", {}).values()
-        return int(max(reported)) * self._cards if reported else int(context.target_num_replicas)
+        if not reported:
+            return int(context.target_num_replicas)
+        room = int(max(reported))
+        return room if self._most_per_gpu is None else min(room, self._most_per_gpu) * gpus()
+
+
+def gpus() -> int:
+    """Of the cluster as it is now: a node may join after the application was built."""
+    return int(ray.cluster_resources().get("GPU", 0))

@@ -24,6 +24,9 @@ from lightx2v.limits import RANDOM_SEEDS, SEEDS, Limits
 from lightx2v.models.recipe import check_request, choose_strength
 from lightx2v.models.registry import Recipe
 
+MAX_PICTURES = 10
+"""Of one request."""
+
 
 def _text(text: str) -> str:
     """Tokenizers fail on half a surrogate pair, which JSON can spell and pydantic lets through."""
@@ -70,7 +73,7 @@ class ImageRequest(Asked):
     )
     UNSUPPORTED = MappingProxyType({"mask": "is not supported", "stream": "is not supported"})
 
-    n: Annotated[int, Field(ge=1, le=10)] = 1
+    n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
     response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: OutputFormat = "png"
     strength: Annotated[float, Field(gt=0, le=1)] | None = None

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ import torch
 from deployments.coordinator import Member, Moved
 from deployments.directory import find_coordinator
 from deployments.lease import Job, Lessee, Terms
+from deployments.logs import speak
 from deployments.probes import CPU_CARD, open_probe
 from deployments.wire import pack, unpack
 from lightx2v.checkpoint import planning_request
@@ -48,6 +50,7 @@ class StageServer:
     """Runs one job at a time, under a lease, in a thread that looks for a cancellation between pieces of work."""
 
     async def __init__(self, stage: StageName, model: str, settings: EngineSettings, cuda: bool) -> None:  # type: ignore[misc]
+        speak()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=stage)
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
@@ -67,8 +70,8 @@ class StageServer:
         """`job` of this stage on packed inputs; its packed output. Cancelling it ends the work at its next step."""
         if job == "run" and (known := self._stage.recall(request)) is not None:
             return pack(known)
-        cancelled = threading.Event()
-        async with self._turn, self._lessee.lease(self._stage.workspace(request), terms) as lease, self._memory:
+        cancelled, start, workspace = threading.Event(), time.monotonic(), self._stage.workspace(request)
+        async with self._turn, self._lessee.lease(workspace, terms.since(start)) as lease, self._memory:
             grant = Grant(lease.weights, lease.workspace, lease.keep)
             try:
                 return await self._to_the_end(partial(self._work, job, grant, request, cancelled, inputs), cancelled)

@@ -53,6 +53,11 @@ class Account:
         return self.order is not None and self.order.overdue
 
     @property
+    def ignores(self) -> bool:
+        """Whether it was told to give way and does not. A fetch that takes long is none of that."""
+        return self.order is not None and self.order.overdue and not self.order.grows
+
+    @property
     def returning(self) -> int:
         """Bytes that come back without being asked for again."""
         if self.dying or self.deaf:

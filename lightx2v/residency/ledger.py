@@ -180,9 +180,9 @@ class Ledger:
     def _grant_or_ask(self, ticket: Ticket, account: Account, now: float) -> list[Event]:
         if account.active:
             return []
-        deaf = [other for other in self._accounts.values() if other.deaf]
+        deaf = [other for other in self._accounts.values() if other.deaf and other is not account]
         weights = ticket.need.fit(self._room(deaf), account.holder.reachable)
-        if weights is None or account.deaf:
+        if weights is None or account.ignores:
             self._require(account, ticket.need)
             self._require_ears(account, ticket.need, deaf)
             return []
@@ -250,8 +250,8 @@ class Ledger:
 
     def _require_ears(self, account: Account, need: Need, deaf: Sequence[Account]) -> None:
         """Refuse what only those could make room for who do not answer."""
-        if account.deaf or (deaf and need.fit(self._room(), account.holder.reachable) is not None):
-            other = account if account.deaf else max(deaf, key=lambda other: other.weights)
+        if account.ignores or (deaf and need.fit(self._room(), account.holder.reachable) is not None):
+            other = account if account.ignores else max(deaf, key=lambda other: other.weights)
             raise OutOfMemory(
                 f"{account.holder} needs at least {_least(account, need)} bytes, but {other.holder} holds "
                 f"{other.weights} and did not give way within {self.patience} s"

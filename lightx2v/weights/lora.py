@@ -68,6 +68,7 @@ def read_lora(file: Path, component: Adaptable) -> Lora:
     layers = _sorted_by_layer(file, refs, _layers(component))
     if not layers:
         raise InvalidCheckpoint(f"{file}: there is nothing in it")
+    _require_device(file, layers, component)
     unit = make_unit(f"lora {file}", 0, _states(refs, layers, component))
     entries = {entry.name: entry for entry in unit.entries}
     alphas = Alphas(file)
@@ -77,6 +78,15 @@ def read_lora(file: Path, component: Adaptable) -> Lora:
         _check(component.module, file, paths, down, up)
         branches += _branches(component.module, paths, down, up, alphas.scale(keys.get(ALPHA), paths[0], down.shape[0]))
     return Lora(unit, tuple(branches))
+
+
+def _require_device(file: Path, layers: Mapping[tuple[str, ...], Mapping[str, str]], component: Adaptable) -> None:
+    for paths, keys in layers.items():
+        if f"{paths[0]}.weight" in component.host_tensors:
+            key = next(iter(keys.values()))
+            raise InvalidCheckpoint(
+                f"{file}: {key} belongs to a layer that stays on the host; nothing is added to those"
+            )
 
 
 def _states(
@@ -91,7 +101,6 @@ def _states(
 def _layers(component: Adaptable) -> dict[str, tuple[str, ...]]:
     """The paths of the linear layers behind every name that a file may have for them."""
     linear = [path for path, module in component.module.named_modules() if isinstance(module, nn.Linear)]
-    linear = [path for path in linear if f"{path}.weight" not in component.host_tensors]
     own = {component.source(f"{path}.weight").removesuffix(".weight"): (path,) for path in linear}
     there = {path for paths in own.values() for path in paths}
     dotted = {name: paths for name, paths in component.aliases.items() if there.issuperset(paths)} | own

@@ -118,8 +118,10 @@ def write_dev(folder: Path, *, sample_size: int = 64, max_shard_size: str = "5GB
 def write_dev_configurations(folder: Path) -> None:
     """The published ones, and a small tokenizer."""
     layers = {"num_layers": 8, "num_single_layers": 48, "num_attention_heads": 48}
-    dev = {"joint_attention_dim": 3 * MISTRAL_24B["hidden_size"], "guidance_embeds": True}
-    write_configurations(folder, Shape(TRANSFORMER | layers | dev, {}, VAE), distilled=False)
+    dev = {"joint_attention_dim": 3 * MISTRAL_24B["hidden_size"]}
+    transformer = TRANSFORMER | layers | dev
+    del transformer["guidance_embeds"]
+    write_configurations(folder, Shape(transformer, {}, VAE), distilled=False)
     text_encoder = {"model_type": "mistral3", "text_config": MISTRAL_24B}
     (folder / "text_encoder/config.json").write_text(json.dumps(text_encoder))
     make_mistral_tokenizer().save_pretrained(folder / "tokenizer")

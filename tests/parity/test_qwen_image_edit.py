@@ -24,7 +24,7 @@ from lightx2v.models.qwen_image import recipe as recipes
 from lightx2v.models.qwen_image.autoencoder import QwenImageEditAutoencoder
 from lightx2v.models.qwen_image.denoiser import QwenImageDenoiser
 from lightx2v.models.qwen_image.edit_encoder import PAD, SYSTEM_TOKENS, TEMPLATE, QwenImageEditTextEncoder
-from lightx2v.models.qwen_image.recipe import MAX_TOKENS, SEEN_TOKENS
+from lightx2v.models.qwen_image.recipe import MAX_EDIT_TOKENS, SEEN_TOKENS
 from lightx2v.models.qwen_image.vision import Grid, mix, to_patches
 from lightx2v.models.recipe import check_request, make_reference
 from lightx2v.models.registry import find_family
@@ -173,11 +173,11 @@ def test_encoder(
 
 
 @pytest.mark.parametrize("prompt", [f"a {PAD} of mine", "a red circle " * 3000])
-def test_prompts_that_the_reference_cannot_take(encoder: QwenImageEditTextEncoder, prompt: str) -> None:
-    """One that names a picture that there is none of, one without end."""
+def test_prompts_beyond_what_the_reference_is_used_with(encoder: QwenImageEditTextEncoder, prompt: str) -> None:
+    """One that names a picture that there is none of, at which it fails; one without end."""
     encoded = encoder.encode(prompt, [Picture(np.asarray(make_image(0, 384, 384)))], CPU)
     assert torch.isfinite(encoded).all()
-    assert len(encoded) < MAX_TOKENS + SEEN_TOKENS
+    assert len(encoded) < MAX_EDIT_TOKENS + SEEN_TOKENS
 
 
 def test_a_block_is_used_once_per_prompt(edit_2509: Path) -> None:

@@ -55,6 +55,8 @@ def test_param_code_and_retry_after() -> None:
     body = answered(InvalidRequest("no", "size"))
     assert (body["param"], body["code"]) == ("size", "invalid_request")
     assert error_response(errors.QueueFull("no", 2.5)).headers["retry-after"] == "3"
+    assert error_response(errors.OutOfMemory("no")).headers["x-should-retry"] == "false"
+    assert "x-should-retry" not in error_response(errors.StageLost("no")).headers
     assert error_response(HTTPException(405, headers={"Allow": "POST"})).headers["allow"] == "POST"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -12,6 +14,7 @@ from deployments.video_schema import video_body
 from lightx2v.core import Clip, GenerateRequest, Progress, Size
 from lightx2v.errors import DeadlineExceeded, LightError, VideoNotFound, VideoNotReady
 
+LONG_SECONDS = 60.0
 REQUEST = GenerateRequest("request", "a cat", Size(64, 48), 4, 7, frames=9)
 
 pytestmark = pytest.mark.timeout(30)
@@ -57,6 +60,29 @@ async def ended(jobs: Jobs, result: bytes | Exception = b"mp4") -> Job:
         future.set_exception(result)
     await asyncio.wait([job.task])
     return job
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_what_a_failed_job_had_is_let_go(jobs: Jobs, cancelled: bool) -> None:
+    pictures = Pictures()
+    held, started = weakref.ref(pictures), asyncio.Event()
+
+    async def work(pictures: Pictures) -> bytes:
+        started.set()
+        await asyncio.sleep(LONG_SECONDS if cancelled else 0)
+        raise DeadlineExceeded(f"no file of {pictures}")
+
+    job = jobs.start("wan", REQUEST, Clip(9, 4, 16), work(pictures))
+    del pictures
+    await started.wait()
+    await (jobs.cancel(job) if cancelled else asyncio.wait([job.task]))
+    gc.collect()
+    assert job.status == "failed"
+    assert held() is None
+
+
+class Pictures:
+    """What takes memory."""
 
 
 def known(jobs: Jobs, *asked: Job) -> list[bool]:

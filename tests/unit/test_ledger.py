@@ -459,3 +459,13 @@ def test_what_was_fetched_gives_way_like_all_else() -> None:
     ask(ledger, "other", need(100))
     orders = ledger.advance(0.0)
     assert sum(nbytes for _, nbytes in shrinks(orders)) == ledger.granted - 10
+
+
+def test_who_fetches_for_long_is_waited_for() -> None:
+    """On CPUs a copy is done when it is sent."""
+    ledger = three(160, "decode")
+    first, *_ = (event for event in ledger.advance(0.0) if isinstance(event, Fetch))
+    ask(ledger, "encode", need(50, workspace=10))
+    assert ledger.advance(20.0) == []
+    ledger.shrunk("encode", 50, "e1", first.order)
+    assert isinstance(ledger.advance(21.0)[0], Granted)

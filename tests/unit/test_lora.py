@@ -213,6 +213,13 @@ def test_a_layer_that_is_precise_is_added_to_precisely(tmp_path: Path) -> None:
     }
 
 
+def test_a_layer_on_the_host_is_named(tmp_path: Path) -> None:
+    toy = Named()
+    toy.host_tensors = frozenset({"entry.weight"})
+    with pytest.raises(InvalidCheckpoint, match=r"entry\.lora_A\.weight belongs to a layer that stays on the host"):
+        read_lora(write(tmp_path / "a.safetensors", GOOD), toy)
+
+
 def asked(**fields: Any) -> GenerateRequest:
     return GenerateRequest("lora", "a prompt", REQUEST.size, 2, 0, **fields)
 

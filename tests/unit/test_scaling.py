@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments import scaling
 from deployments.scaling import QueueDepth
 
 
@@ -18,8 +19,10 @@ def context(requests: float, room: list[float] | None = None, target: int = 1) -
     return SimpleNamespace(total_num_requests=requests, target_num_replicas=target, aggregated_metrics=metrics)
 
 
-def wanted(requests: float, *, room: list[float] | None = None, cards: int = 1, target: int = 1) -> int:
-    replicas, state = QueueDepth(2.0, cards)(context(requests, room, target))
+def wanted(
+    requests: float, *, room: list[float] | None = None, most_per_gpu: int | None = None, target: int = 1
+) -> int:
+    replicas, state = QueueDepth(2.0, most_per_gpu)(context(requests, room, target))
     assert state == {}
     assert type(replicas) is int
     return replicas
@@ -32,8 +35,15 @@ def test_a_replica_for_every_two_requests_up_to_the_room(requests: float, replic
     assert wanted(requests, room=[8.0]) == replicas
 
 
-def test_the_room_is_per_card() -> None:
-    assert wanted(100, room=[2.0], cards=3) == 6
+@pytest.mark.parametrize(
+    ("gpus", "most_per_gpu", "replicas"), [(0, 4, 1), (1, 4, 2), (3, 4, 6), (3, 1, 3), (3, None, 2)]
+)
+def test_the_room_is_per_gpu_that_the_cluster_has_by_now(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, most_per_gpu: int | None, replicas: int
+) -> None:
+    """KubeRay submits an application before its GPU nodes have joined. A cluster without GPUs is one card."""
+    monkeypatch.setattr(scaling, "gpus", lambda: gpus)
+    assert wanted(100, room=[2.0], most_per_gpu=most_per_gpu) == replicas
 
 
 def test_one_replica_stays_though_no_card_has_room() -> None:
@@ -47,28 +57,27 @@ def test_replicas_that_disagree_are_believed_by_the_best() -> None:
 
 @pytest.mark.parametrize("target", [1, 3])
 def test_without_reports_nothing_grows(target: int) -> None:
-    assert wanted(100, target=target, cards=2) == target
-    assert wanted(0, target=target, cards=2) == 1
+    assert wanted(100, target=target) == target
+    assert wanted(0, target=target) == 1
 
 
 def test_no_metrics_at_all_is_no_report() -> None:
     nothing = context(100, target=2)
     nothing.aggregated_metrics = None
-    assert QueueDepth(2.0, 1)(nothing) == (2, {})
+    assert QueueDepth(2.0, None)(nothing) == (2, {})
     nothing.aggregated_metrics = {"room": {}}
-    assert QueueDepth(2.0, 1)(nothing) == (2, {})
+    assert QueueDepth(2.0, None)(nothing) == (2, {})
 
 
 @given(
     requests=st.floats(0, 1e6),
     room=st.lists(st.floats(0, 64), max_size=4) | st.none(),
-    cards=st.integers(1, 8),
     target=st.integers(1, 8),
 )
 def test_always_at_least_one_and_never_more_than_there_is_room_for(
-    requests: float, room: list[float] | None, cards: int, target: int
+    requests: float, room: list[float] | None, target: int
 ) -> None:
-    most = max(1, int(max(room)) * cards) if room else target
-    replicas = wanted(requests, room=room, cards=cards, target=target)
+    most = max(1, int(max(room))) if room else target
+    replicas = wanted(requests, room=room, target=target)
     assert 1 <= replicas <= most
-    assert replicas <= wanted(requests + 1, room=room, cards=cards, target=target)
+    assert replicas <= wanted(requests + 1, room=room, target=target)

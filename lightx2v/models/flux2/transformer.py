@@ -52,6 +52,7 @@ class Flux2Shape:
 def read_shape(checkpoint: Path) -> Flux2Shape:
     """The transformer's shape. Raises InvalidCheckpoint if the configuration is incomplete."""
     values, file = read_configuration(checkpoint, "transformer/config.json"), checkpoint / "transformer/config.json"
+    values = {"guidance_embeds": True} | values  # FLUX.2-dev's was written before there was a choice
     return Flux2Shape(**{field.name: require(values, field.name, file) for field in fields(Flux2Shape)})
 
 

@@ -14,7 +14,7 @@ from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import rope_table
 from lightx2v.models.component import Denoiser
 from lightx2v.models.flow import euler_step, guide
-from lightx2v.models.qwen_image.recipe import MAX_TOKENS, PATCH, SEEN_TOKENS, read_recipe
+from lightx2v.models.qwen_image.recipe import MAX_EDIT_TOKENS, MAX_TOKENS, PATCH, SEEN_TOKENS, read_recipe
 from lightx2v.models.qwen_image.schedule import read_schedule, timesteps
 from lightx2v.models.qwen_image.transformer import QwenImageTransformer, Ropes, read_shape
 
@@ -99,7 +99,8 @@ class QwenImageDenoiser(Denoiser):
 
     def _text_tokens(self, request: GenerateRequest) -> int:
         """Of a prompt and what the text encoder sees, at most."""
-        return MAX_TOKENS + SEEN_TOKENS * len(request.references)
+        said = MAX_EDIT_TOKENS if request.references else MAX_TOKENS
+        return said + SEEN_TOKENS * len(request.references)
 
     def _noise(self, request: GenerateRequest, rows: int, columns: int) -> torch.Tensor:
         """[1, tokens, channels], drawn on the host, so that a seed means the same picture on every device."""

@@ -15,7 +15,7 @@ from lightx2v.layers.compiled import compile_blocks
 from lightx2v.models.configuration import read_configuration, require
 from lightx2v.models.language import CONFIG
 from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
-from lightx2v.models.qwen_image.recipe import SEEN_TOKENS
+from lightx2v.models.qwen_image.recipe import MAX_EDIT_TOKENS, SEEN_TOKENS
 from lightx2v.models.qwen_image.vision import Grid, mix, to_patches
 
 TEMPLATE = (
@@ -40,7 +40,7 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
     sees = True
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        super().__init__(checkpoint, dtype, SYSTEM_TOKENS)
+        super().__init__(checkpoint, dtype, SYSTEM_TOKENS + MAX_EDIT_TOKENS)
         self.module.add_module(VISION, _build_vision(checkpoint, dtype))
         depth = self.module.visual.config.depth
         self.blocks = (*(f"{VISION}.blocks.{index}" for index in range(depth)), *self.blocks)

@@ -30,8 +30,8 @@ class QwenImageTextEncoder(LanguageEncoder):
     kept_widths = 4
     unreachable: frozenset[str] = frozenset()
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype, system_tokens: int = SYSTEM_TOKENS) -> None:
-        super().__init__(checkpoint, dtype, system_tokens + MAX_TOKENS)
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, max_tokens: int = SYSTEM_TOKENS + MAX_TOKENS) -> None:
+        super().__init__(checkpoint, dtype, max_tokens)
         self.recipe = read_recipe(checkpoint)
 
     def depth(self, layers: int) -> int:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MAX_TOKENS = 512
 """Prompts are cut to it, and never padded."""
 
+MAX_EDIT_TOKENS = 1024
+"""As much of what is said of an edit. The makers cut nothing there, but room has to be set aside for it."""
+
 NEGATIVE = " "
 """The negative prompt of a guided request that brings none, as in the reference's examples. So guidance is up to the
 scale alone: an empty negative prompt cannot be told from none."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from deployments import coordinator as module
 from deployments.coordinator import Coordinator
 from lightx2v.core import Policy
 from lightx2v.errors import OutOfMemory
 from tests.unit.coordinator.members import (
+    LONG_SECONDS,
     FakeCard,
     Processes,
     ask,
@@ -98,6 +100,28 @@ async def test_the_budget_is_the_lowest_cap_less_what_strangers_hold(card: FakeC
     card.listed = {first.holder.pid: 10, second.holder.pid: 10, 1: 30}
     await join(coordinator, second)
     assert await budget() == 70, "100 less the stranger's 30; our own do not count"
+
+
+async def test_who_has_not_joined_yet_is_no_stranger(
+    card: FakeCard, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the death of a coordinator its successor hears of one stage after another."""
+    monkeypatch.setattr(module, "SETTLE_SECONDS", LONG_SECONDS)
+    coordinator, first, second = Coordinator("card"), member(processes()), member(processes(), "encode", 40)
+    card.listed = {first.holder.pid: 60, second.holder.pid: 40}
+    await join(coordinator, first)
+    await coordinator.ready("klein")
+    assert (await coordinator.report())["budget_bytes"] == 100
+
+
+async def test_a_stranger_that_has_left_takes_no_room(card: FakeCard, processes: Processes) -> None:
+    coordinator, one = Coordinator("card"), member(processes())
+    card.listed = {one.holder.pid: 1, 1: 50}
+    await join(coordinator, one)
+    with pytest.raises(OutOfMemory):
+        await within(await ask(coordinator, one))
+    card.listed = {one.holder.pid: 1}
+    assert (await within(await ask(coordinator, one))).weights == 60
 
 
 async def test_pids_of_another_namespace_are_not_taken_for_strangers(card: FakeCard, processes: Processes) -> None:

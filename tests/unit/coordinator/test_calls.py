@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from deployments import coordinator as module
-from deployments.coordinator import Coordinator
+from deployments.coordinator import Coordinator, Moved
+from lightx2v.core import Progress
 from lightx2v.errors import DeadlineExceeded, StaleEpoch
 from lightx2v.residency.lease import Lease
 from tests.unit.coordinator.members import (
@@ -103,26 +104,45 @@ FENCED: dict[str, Call] = {
     "lease": lambda coordinator, epoch, name: coordinator.lease(epoch, name, 0, 0.0, LONG_SECONDS),
     "orders": lambda coordinator, epoch, name: coordinator.orders(epoch, name),
     "shrunk": lambda coordinator, epoch, name: coordinator.shrunk(epoch, name, 0, "order"),
-    "release": lambda coordinator, epoch, name: coordinator.release(epoch, "lease", 0, name, NOTHING),
+    "release": lambda coordinator, epoch, name: coordinator.release(epoch, "lease", 0, name, Moved(9, 9)),
+    "abandon": lambda coordinator, epoch, name: coordinator.abandon(epoch, name),
+    "advance": lambda coordinator, epoch, name: coordinator.advance(epoch, name, "request", Progress(1, 2)),
 }
 
 
 @pytest.mark.parametrize("call", FENCED.values(), ids=FENCED)
 async def test_another_epoch_is_refused(card: FakeCard, processes: Processes, call: Call) -> None:
+    """And what runs in this one is not touched."""
     coordinator, one = Coordinator("card"), member(processes())
     await join(coordinator, one)
+    await within(await ask(coordinator, one))
     before = await coordinator.report()
     with pytest.raises(StaleEpoch):
         await within(call(coordinator, "another", one.holder.id))
     assert await coordinator.report() == before
 
 
-@pytest.mark.parametrize("method", ["lease", "orders", "shrunk"])
+@pytest.mark.parametrize("method", FENCED)
 async def test_who_has_not_joined_is_refused(card: FakeCard, processes: Processes, method: str) -> None:
     coordinator, one = Coordinator("card"), member(processes())
     epoch = await join(coordinator, one)
     with pytest.raises(StaleEpoch):
         await within(FENCED[method](coordinator, epoch, "nobody"))
+
+
+async def test_a_repeated_call_for_orders_gets_the_next_one(card: FakeCard, processes: Processes) -> None:
+    """The first call's connection broke: what it returned, nobody would read."""
+    coordinator, resting, waiter = Coordinator("card"), member(processes(), "encode"), member(processes())
+    epoch = await join(coordinator, resting, waiter)
+    await release(coordinator, await within(await ask(coordinator, resting)), 60)
+    broken = asyncio.create_task(coordinator.orders(epoch, resting.holder.id))
+    await asyncio.sleep(0)
+    listening = asyncio.create_task(coordinator.orders(epoch, resting.holder.id))
+    await asyncio.sleep(0)
+    await ask(coordinator, waiter)
+    assert shrink(await within(listening)).nbytes == 20
+    with pytest.raises(asyncio.CancelledError):
+        await within(broken)
 
 
 async def test_epochs_differ_and_joining_twice_changes_nothing(card: FakeCard, processes: Processes) -> None:

@@ -1,0 +1,35 @@
+"""A rehearsal that fails is over: the server goes on without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.rehearsal import Rehearsal
+from lightx2v.checkpoint import read_recipe
+from lightx2v.config import EngineSettings
+from lightx2v.errors import OutOfMemory
+
+
+class Broken:
+    """A graph that fails in mid-air."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def generate(self, *_: object) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no compiler"), OutOfMemory("a byte too many")])
+async def test_it_says_so_once(checkpoint: Path, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    settings = EngineSettings(model=str(checkpoint))
+    graph: Any = Broken(error)
+    rehearsal = Rehearsal(settings, read_recipe(settings), graph)
+    rehearsal.start()
+    for _ in range(2):
+        await rehearsal.over()
+    assert caplog.text.count("the rehearsal failed") == 1
+    assert str(error) in caplog.text
