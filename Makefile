@@ -1,5 +1,7 @@
 # Everything on a fresh machine: `make serve` (then POST to http://127.0.0.1:8000) and `make test`.
 PYTHON ?= python3
+# What `make serve` starts.
+CONFIG ?= configs/flux2.yaml
 BIN := .venv/bin
 # Ray binds every port to loopback with the first of these, on every platform; without it, to the primary interface.
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
@@ -18,7 +20,7 @@ setup: .venv/.ready
 	touch $@
 
 serve: setup
-	$(BIN)/serve run configs/flux2.yaml
+	$(BIN)/serve run $(CONFIG)
 
 test: setup
 	$(BIN)/python -m pytest
@@ -33,7 +35,7 @@ format: setup
 	$(BIN)/ruff format .
 
 benchmark: setup
-	$(BIN)/python benchmarks/request.py
+	$(BIN)/python -m benchmarks.request
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

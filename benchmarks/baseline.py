@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from diffusers import Flux2KleinPipeline
+from diffusers.hooks import apply_group_offloading
 from torch import nn
 
 from lightx2v.config import parse_bytes
@@ -31,14 +32,16 @@ Make = Callable[[str], Any]
 
 def group_offload(pipe: Any, device: torch.device, **arguments: Any) -> Make:
     stream = device.type == "cuda"
-    pipe.enable_group_offload(
-        device,
-        offload_type="block_level",
-        num_blocks_per_group=1,
-        non_blocking=stream,
-        use_stream=stream,
-        exclude_modules="vae",
-    )
+    for module, within in ((pipe.transformer, None), (pipe.text_encoder, ["model"])):
+        apply_group_offloading(
+            module,
+            device,
+            offload_type="block_level",
+            num_blocks_per_group=1,
+            non_blocking=stream,
+            use_stream=stream,
+            block_modules=within,
+        )
     pipe.vae.to(device)
     return lambda prompt: pipe(prompt=prompt, **arguments).images[0]
 
@@ -121,6 +124,7 @@ def measure(checkpoint: Path, how: str, budget: int, size: tuple[int, int], step
     return head | {"seconds": seconds, "peak_bytes": peak}
 
 
+@torch.inference_mode()
 def _timed(make: Make, number: int) -> float:
     """A picture comes to the host, so nothing is left to wait for."""
     start = time.perf_counter()

@@ -42,4 +42,4 @@ def contexts(card: dict[str, Any], used: dict[int, int]) -> int:
 
 def _context(stage: dict[str, Any], used: int | None) -> int:
     reserved: int = stage["context_bytes"]
-    return reserved if used is None else min(reserved, used - stage["resident_bytes"])
+    return min(reserved, used - stage["resident_bytes"]) if used else reserved

@@ -37,7 +37,7 @@ from tests.server import ROOT, Server, serve
 READY_SECONDS = 400.0
 BASELINE_SECONDS = 240.0
 BASELINES = ("group-offload", "pinned-swap")
-FAILURES = (RuntimeError, OSError, HTTPException, httpx.HTTPError)
+FAILURES = (RuntimeError, OSError, ValueError, HTTPException, httpx.HTTPError)
 """Of one cap, after which the others are still worth their time."""
 
 
@@ -49,7 +49,7 @@ class Run:
         self._options = options
         self._keeper = Keeper()
         self._settings = {"model": str(options.checkpoint), "device": "cuda"} | dict(options.set)
-        self._file = options.output / f"{now:%Y-%m-%d-%H%M}-{options.checkpoint.name}.json"
+        self._file = options.output / f"{now:%Y-%m-%d-%H%M%S}-{options.checkpoint.name}.json"
         self._asks = [Ask(options.size, options.steps, options.guidance)]
         if options.references:
             self._asks.append(Ask(options.size, options.steps, options.guidance, options.references))
@@ -76,7 +76,12 @@ class Run:
         print(table({"caps": [], "baselines": []} | {part: [figures]}), flush=True)
 
     def _read_compute(self) -> dict[str, Any]:
-        compute: dict[str, Any] = json.loads(self._options.compute.read_text())["compute"]
+        """Raises RuntimeError for what was measured of something else."""
+        earlier: dict[str, Any] = json.loads(self._options.compute.read_text())
+        own = json.loads(json.dumps(self.result))
+        if earlier["settings"] != own["settings"] or any(ask not in earlier["asks"] for ask in own["asks"]):
+            raise RuntimeError(f"{self._options.compute} is of {earlier['settings']}, {earlier['asks']}")
+        compute: dict[str, Any] = earlier["compute"]
         return compute
 
     def _measure_compute(self) -> dict[str, Any]:

@@ -72,10 +72,10 @@ def saturate(server: Server, ask: Ask, clients: int, numbers: Iterator[int]) -> 
     return rate(ends, clients)
 
 
-def rate(ends: Sequence[float], begun: int) -> float:
-    """Per second, after the first `begun` ends: until then not all had come."""
-    ordered = sorted(ends)
-    return (len(ordered) - begun) / (ordered[-1] - ordered[begun - 1])
+def rate(ends: Sequence[float], clients: int) -> float:
+    """Per second, while all `clients` waited for something: from the end of as many to that of all but so many."""
+    ordered = sorted(ends)[clients - 1 : len(ends) - clients + 1]
+    return (len(ordered) - 1) / (ordered[-1] - ordered[0])
 
 
 def connected(server: Server) -> AbstractContextManager[HTTPConnection]:

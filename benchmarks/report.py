@@ -95,7 +95,7 @@ def _rows(cap: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _failure(budget: int, error: str) -> tuple[str, ...]:
-    return (_gib(budget), error.splitlines()[0][:120].replace("|", "/"), *[""] * (len(HEAD) - 2))
+    return (_gib(budget), (error or "failed").splitlines()[0][:120].replace("|", "/"), *[""] * (len(HEAD) - 2))
 
 
 def _baseline(one: Mapping[str, Any]) -> tuple[str, ...]:

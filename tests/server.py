@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import yaml
 
+from lightx2v.config import ENVIRONMENT
+
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 150.0
 POLL_SECONDS = 0.1
@@ -120,7 +122,8 @@ def isolated(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
         "RAY_AUTH_MODE": "disabled",
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
-    return {**os.environ, **own, **environment}
+    inherited = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT.values()}
+    return {**inherited, **own, **environment}
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

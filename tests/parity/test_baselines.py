@@ -35,3 +35,25 @@ def test_its_figures(how: str, checkpoint: Path) -> None:
     figures = measure(checkpoint, how, 1 << 30, (64, 64), 1, "cpu")
     assert figures["how"] == how
     assert len(figures["seconds"]) == 3
+
+
+def test_blocks_of_both_come_one_by_one(checkpoint: Path) -> None:
+    pipe = opened(checkpoint)
+    HOW["group-offload"](pipe, CPU)
+    for module, blocks in ((pipe.transformer, 5), (pipe.text_encoder, 27)):
+        offloaded = [one for one in module.modules() if getattr(one, "_diffusers_hook", None) is not None]
+        assert len(offloaded) >= blocks
+
+
+def test_an_encoder_leaves_nothing_on_the_card(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a gradient would need holds on to all weights."""
+    made: list[Any] = []
+    encode = Flux2KleinPipeline.encode_prompt
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        made.append(encode(*arguments, **named))
+        return made[-1]
+
+    monkeypatch.setattr(Flux2KleinPipeline, "encode_prompt", noted)
+    measure(checkpoint, "pinned-swap", 1 << 30, (64, 64), 1, "cpu")
+    assert not any(embeds.requires_grad for embeds, *_ in made)

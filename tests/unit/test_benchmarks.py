@@ -45,7 +45,7 @@ def test_arguments() -> None:
 def test_arguments_that_are_none(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["/fast/klein", *wrong])
-    assert wrong[0] in capsys.readouterr().err
+    assert f"argument {wrong[0]}: " in capsys.readouterr().err
 
 
 def test_a_grant_for_some_blocks_has_the_slots_of_the_others() -> None:
@@ -75,7 +75,7 @@ def test_rate_beside_its_bound() -> None:
 
 
 def test_the_rate_counts_from_when_all_had_begun() -> None:
-    assert rate([5.0, 3.0, 4.0, 7.0, 8.0, 9.0], begun=3) == pytest.approx(3 / 4)
+    assert rate([5.0, 3.0, 4.0, 7.0, 8.0, 9.0], clients=3) == pytest.approx(1 / 2)
 
 
 def test_the_table() -> None:

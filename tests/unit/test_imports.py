@@ -1,4 +1,4 @@
-"""Imports run one way, so that what is pure stays pure and the HTTP side stays light. See docs/design.md."""
+"""Imports run one way, so that what is pure stays pure and the HTTP side stays light."""
 
 from __future__ import annotations
 
