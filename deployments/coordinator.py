@@ -9,7 +9,6 @@ import time
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import ray
@@ -17,12 +16,11 @@ import ray
 from deployments.keeper import Keeper
 from deployments.logs import speak
 from deployments.probes import open_probe
-from lightx2v.core import Policy, Progress, StageName
+from deployments.tenants import Member, Tenants
+from lightx2v.core import Progress, StageName
 from lightx2v.errors import LightError, OutOfMemory, StageLost, StaleEpoch
-from lightx2v.residency import plan as plans
-from lightx2v.residency.lease import Event, Fetch, Holder, Lease, Need, Refused, Shrink, Wish
+from lightx2v.residency.lease import Event, Fetch, Holder, Lease, Need, Refused, Shrink
 from lightx2v.residency.ledger import Ledger
-from lightx2v.residency.plan import Shares, StageSize
 
 SETTLE_SECONDS = 2.0
 """A new epoch grants nothing for so long: whoever holds memory from the one before joins first."""
@@ -34,17 +32,6 @@ PROBE_SECONDS = 0.02
 PATIENCE_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A stage process as it introduces itself: who it is, what it could use, how its weights are to live."""
-
-    holder: Holder
-    size: StageSize
-    policy: Policy
-    budget: int | None
-    """The cap that its application sets for the card; the lowest of all holds."""
 
 
 @dataclass(slots=True)
@@ -68,8 +55,7 @@ class Coordinator:
         opens_at = now + SETTLE_SECONDS
         self._ledger = Ledger(self._total, self._epoch, opens_at=opens_at, patience=PATIENCE_SECONDS)
         self._settled = False
-        self._members: dict[str, Member] = {}
-        self._shares: dict[str, Shares | OutOfMemory] = {}
+        self._tenants = Tenants()
         self._moved: defaultdict[str, Moved] = defaultdict(Moved)
         self._tickets: dict[str, asyncio.Future[Lease]] = {}
         self._orders: defaultdict[str, asyncio.Queue[Shrink | Fetch]] = defaultdict(asyncio.Queue)
@@ -84,10 +70,10 @@ class Coordinator:
     async def join(self, member: Member, weights: int, lease: Lease | None, moved: Moved) -> str:
         """Registers a process with what it holds; the epoch that it joined. Joining twice changes nothing."""
         holder, began = member.holder, time.monotonic()
-        if holder.id not in self._members:
+        if holder.id not in self._tenants.members:
             self._watch(holder)
             self._keeper.hold(holder.pid)
-            self._members[holder.id] = member
+            self._tenants.add(member)
             self._ledger.join(holder, weights, lease)
             if self._idle is not None:
                 self._idle.cancel()
@@ -105,7 +91,7 @@ class Coordinator:
         self._fence(epoch, holder_id)
         deadline = time.monotonic() + seconds
         self._forget(holder_id)
-        ticket = self._ledger.request(holder_id, self._need(epoch, holder_id, workspace), age, deadline, epoch)
+        ticket = self._ledger.request(holder_id, self._need(holder_id, workspace), age, deadline, epoch)
         self._tickets[ticket] = asyncio.get_running_loop().create_future()
         self._asked[holder_id] = ticket
         try:
@@ -164,20 +150,11 @@ class Coordinator:
 
     async def room(self, model: str, stage: StageName) -> int:
         """How many replicas of a stage the card has room for, beside all others as they are."""
-        shares = self._shares.get(model)
-        own = [member for member in self._members.values() if member.holder.model == model]
-        like = next((member for member in own if member.holder.stage == stage), None)
-        if like is None or shares is None or isinstance(shares, OutOfMemory):
-            return 1
-        others = [member for member in self._members.values() if member not in own or member.holder.stage != stage]
-        taken = sum(member.holder.context + (self._planned(member.holder) or 0) for member in others)
-        return plans.room(like.size, shares[stage], self._ledger.budget - taken, like.holder.context)
+        return self._tenants.room(model, stage, self._ledger.budget)
 
     async def ready(self, model: str) -> None:
         """Raises OutOfMemory if the budget is too small for this model however its weights are moved."""
-        shares = self._shares.get(model)
-        if isinstance(shares, OutOfMemory):
-            raise shares
+        self._tenants.check(model)
 
     async def report(self) -> dict[str, Any]:
         """The card's entry of GET /v1/residency."""
@@ -208,48 +185,23 @@ class Coordinator:
             "running": account.active,
             "context_bytes": account.holder.context,
             "resident_bytes": account.weights,
-            "planned_bytes": self._planned(account.holder),
+            "planned_bytes": self._tenants.planned(account.holder),
             "reachable_bytes": account.holder.reachable,
         }
 
-    def _planned(self, holder: Holder) -> int | None:
-        """Bytes that it keeps at rest; None where there is no plan."""
-        shares = self._shares.get(holder.model)
-        return shares[holder.stage].resident if isinstance(shares, dict) else None
-
-    def _need(self, epoch: str, holder_id: str, workspace: int) -> Need:
-        self._fence(epoch, holder_id)
-        member = self._members[holder_id]
-        if isinstance(self._shares[member.holder.model], OutOfMemory):
+    def _need(self, holder_id: str, workspace: int) -> Need:
+        try:
+            return self._tenants.need(holder_id, workspace)
+        except OutOfMemory:
             self._replan()  # a stranger may have left
-        shares = self._shares[member.holder.model]
-        if isinstance(shares, OutOfMemory):
-            raise shares
-        share, size = shares[member.holder.stage], member.size
-        floor = size.total if member.policy in ("whole", "model") else size.rest
-        return Need(share.placed, floor, workspace, size.slot, share.resident)
+            return self._tenants.need(holder_id, workspace)
 
     def _replan(self) -> None:
         """Budgets and shares anew, after somebody came or went."""
-        caps = [member.budget for member in self._members.values() if member.budget is not None]
-        self._ledger.resize(min([self._total - self._foreign(), *caps]))
-        contexts = sum(member.holder.context for member in self._members.values())
-        for model in {member.holder.model for member in self._members.values()}:
-            members = [member for member in self._members.values() if member.holder.model == model]
-            try:
-                self._shares[model] = _shares(members, self._ledger.budget - contexts)
-            except OutOfMemory as error:
-                self._shares[model] = error
-        for member in self._members.values():
-            self._ledger.expect(member.holder.id, self._wish(member))
-
-    def _wish(self, member: Member) -> Wish | None:
-        """What it will be granted for its next run; nothing where the settings say when weights come and go."""
-        shares = self._shares[member.holder.model]
-        if isinstance(shares, OutOfMemory) or member.policy != "auto":
-            return None
-        share = shares[member.holder.stage]
-        return Wish(share.placed, plans.running(member.size, share) - share.placed)
+        self._ledger.resize(min([self._total - self._foreign(), *self._tenants.caps]))
+        self._tenants.plan(self._ledger.budget)
+        for holder_id, member in self._tenants.members.items():
+            self._ledger.expect(holder_id, self._tenants.wish(member))
 
     def _foreign(self) -> int:
         """Bytes of processes that are not ours. 0 where the driver lists other pids than this namespace's, and while
@@ -310,7 +262,7 @@ class Coordinator:
         while self._is_listed(holder.pid):
             await asyncio.sleep(PROBE_SECONDS)
         self._void(self._ledger.gone(holder.id), holder)
-        del self._members[holder.id]
+        self._tenants.remove(holder.id)
         self._orders.pop(holder.id, None)
         if (listening := self._listening.pop(holder.id, None)) is not None:
             listening.cancel()
@@ -320,14 +272,14 @@ class Coordinator:
         self._moved["gone"].d2h += self._moved.pop(holder.id).d2h
         loop = asyncio.get_running_loop()
         loop.call_later(IDLE_SECONDS, self._release_copies)
-        if self._members:
+        if self._tenants.members:
             self._replan()
             self._pump()
         else:
             self._idle = loop.call_later(IDLE_SECONDS, self._leave)
 
     def _release_copies(self) -> None:
-        self._keeper.release([member.holder.pid for member in self._members.values()])
+        self._keeper.release([member.holder.pid for member in self._tenants.members.values()])
 
     def _is_listed(self, pid: int) -> bool:
         """Also while the driver does not answer: bytes return only when it says so."""
@@ -359,21 +311,9 @@ class Coordinator:
         return None if future is None or future.done() else future
 
     def _fence(self, epoch: str, holder_id: str) -> None:
-        if epoch != self._epoch or holder_id not in self._members:
+        if epoch != self._epoch or holder_id not in self._tenants.members:
             raise StaleEpoch(f"{holder_id} is not registered in this epoch; join again")
 
     def _leave(self) -> None:
         log.info("nobody holds memory of %s; leaving", self._card_id)
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
-
-
-def _shares(members: list[Member], budget: int) -> Shares:
-    """The plan of one model's stages; extra replicas of a stage are not planned for, they are leased like all else."""
-    sizes = tuple({member.size.stage: member.size for member in members}.values())
-    return _cached_shares(members[0].policy, sizes, budget)
-
-
-@lru_cache(maxsize=16)
-def _cached_shares(policy: Policy, sizes: tuple[StageSize, ...], budget: int) -> Shares:
-    """A plan takes up to a second, and comes again when a successor joins in the place of the dead."""
-    return plans.shares(policy, sizes, budget)

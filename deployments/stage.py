@@ -22,11 +22,12 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import ray
 import torch
 
-from deployments.coordinator import Member, Moved
+from deployments.coordinator import Moved
 from deployments.directory import find_coordinator
 from deployments.lease import Job, Lessee, Terms
 from deployments.logs import speak
 from deployments.probes import CPU_CARD, open_probe
+from deployments.tenants import Member
 from deployments.wire import pack, unpack
 from lightx2v.checkpoint import planning_request
 from lightx2v.config import EngineSettings

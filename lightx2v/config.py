@@ -107,6 +107,8 @@ class EngineSettings(Settings):
     @field_validator("gpu_budget", "conditioning_cache", mode="before")
     @classmethod
     def _bytes(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("must be a size, for example 24GiB")
         return parse_bytes(value) if isinstance(value, str) else value
 
     @field_validator("loras", mode="before")

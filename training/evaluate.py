@@ -26,7 +26,6 @@ from training.scene import draw, drawings
 from training.tasks import Task, make
 
 KINDS = ("text", "one reference", "two references")
-TARGETS = (0.97, 0.95, 0.90)
 STEPS = (2, 4, 8, 12)
 GUIDANCES = (1.0, 2.0, 3.0)
 BATCH = 500

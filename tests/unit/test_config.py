@@ -102,7 +102,7 @@ def test_a_budget_is_positive(value: object) -> None:
     assert refused({"gpu_budget": value}) == "gpu_budget: must be positive"
 
 
-@pytest.mark.parametrize("value", [1.5, [], {}, float("nan")])
+@pytest.mark.parametrize("value", [1.5, [], {}, float("nan"), True])
 def test_a_budget_is_bytes(value: object) -> None:
     assert refused({"gpu_budget": value}).startswith("gpu_budget: ")
 

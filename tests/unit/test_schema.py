@@ -24,7 +24,6 @@ from lightx2v.models.registry import Recipe
 from lightx2v.models.zimage.recipe import ZImageRecipe
 
 FIELDS = tuple(ImageRequest.model_fields)
-KEYS = (*FIELDS, *ImageRequest.IGNORED, *ImageRequest.UNSUPPORTED)
 TINY = Flux2Recipe(distilled=True, size=Size(64, 48), steps=4, guidance=1.0, multiple=16)
 STARTED = ZImageRecipe(Size(64, 48), steps=8, guidance=0.0, multiple=16, shift=3.0)
 
