@@ -154,7 +154,11 @@ class Coordinator:
 
     async def ready(self, model: str) -> None:
         """Raises OutOfMemory if the budget is too small for this model however its weights are moved."""
-        self._tenants.check(model)
+        try:
+            self._tenants.check(model)
+        except OutOfMemory:
+            self._look_again()
+            self._tenants.check(model)
 
     async def report(self) -> dict[str, Any]:
         """The card's entry of GET /v1/residency."""
@@ -193,8 +197,13 @@ class Coordinator:
         try:
             return self._tenants.need(holder_id, workspace)
         except OutOfMemory:
-            self._replan()  # a stranger may have left
+            self._look_again()
             return self._tenants.need(holder_id, workspace)
+
+    def _look_again(self) -> None:
+        """A stranger may have left."""
+        self._replan()
+        self._pump()
 
     def _replan(self) -> None:
         """Budgets and shares anew, after somebody came or went."""

@@ -114,14 +114,19 @@ async def test_who_has_not_joined_yet_is_no_stranger(
     assert (await coordinator.report())["budget_bytes"] == 100
 
 
-async def test_a_stranger_that_has_left_takes_no_room(card: FakeCard, processes: Processes) -> None:
+@pytest.mark.parametrize("asks", [True, False])
+async def test_a_stranger_that_has_left_takes_no_room(card: FakeCard, processes: Processes, asks: bool) -> None:
     coordinator, one = Coordinator("card"), member(processes())
     card.listed = {one.holder.pid: 1, 1: 50}
     await join(coordinator, one)
     with pytest.raises(OutOfMemory):
         await within(await ask(coordinator, one))
+    with pytest.raises(OutOfMemory):
+        await coordinator.ready("klein")
     card.listed = {one.holder.pid: 1}
-    assert (await within(await ask(coordinator, one))).weights == 60
+    if asks:
+        assert (await within(await ask(coordinator, one))).weights == 60
+    await coordinator.ready("klein")
 
 
 async def test_pids_of_another_namespace_are_not_taken_for_strangers(card: FakeCard, processes: Processes) -> None:
