@@ -35,7 +35,11 @@ def measure(settings: EngineSettings, asks: list[Ask]) -> dict[str, Any]:
     cuda = settings.device == "cuda"
     pipeline, recipe, counter = Pipeline(settings), read_recipe(settings), numbers()
     clock, link = Clock(pipeline), link_rate(cuda)
-    kinds = {ask.kind: measure_kind(pipeline, clock, ask, recipe, counter) for ask in asks}
+    try:
+        kinds = {ask.kind: measure_kind(pipeline, clock, ask, recipe, counter) for ask in asks}
+    except RuntimeError:
+        pipeline.close()
+        raise
     text = asks[0].request(recipe, next(counter), ())
     return {
         "gpu": torch.cuda.get_device_name() if cuda else "cpu",
