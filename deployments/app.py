@@ -72,6 +72,7 @@ def _stage(
     share = {"num_gpus": math.floor(fraction * 1e4) / 1e4} if fraction else {}  # Ray counts in such parts
     deployment = serve.deployment(server).options(
         name=name,
+        # Pictures and encodings of all that is admitted: who asks whether it is ready must not queue behind them.
         max_ongoing_requests=(settings.max_queue + 1) * (MAX_PICTURES + 1),
         autoscaling_config=_autoscaling(settings, most),
         health_check_period_s=HEALTH_PERIOD_SECONDS,

@@ -19,7 +19,7 @@ from deployments.probes import open_probe
 from deployments.tenants import Member, Tenants
 from lightx2v.core import Progress, StageName
 from lightx2v.errors import LightError, OutOfMemory, StageLost, StaleEpoch
-from lightx2v.residency.lease import Event, Fetch, Holder, Lease, Need, Refused, Shrink
+from lightx2v.residency.lease import Event, Fetch, Holder, Lease, Refused, Shrink
 from lightx2v.residency.ledger import Ledger
 
 SETTLE_SECONDS = 2.0
@@ -91,7 +91,9 @@ class Coordinator:
         self._fence(epoch, holder_id)
         deadline = time.monotonic() + seconds
         self._forget(holder_id)
-        ticket = self._ledger.request(holder_id, self._need(holder_id, workspace), age, deadline, epoch)
+        await self.ready(self._tenants.members[holder_id].holder.model)
+        need = self._tenants.need(holder_id, workspace)
+        ticket = self._ledger.request(holder_id, need, age, deadline, epoch)
         self._tickets[ticket] = asyncio.get_running_loop().create_future()
         self._asked[holder_id] = ticket
         try:
@@ -156,8 +158,9 @@ class Coordinator:
         """Raises OutOfMemory if the budget is too small for this model however its weights are moved."""
         try:
             self._tenants.check(model)
-        except OutOfMemory:
-            self._look_again()
+        except OutOfMemory:  # a stranger may have left
+            self._replan()
+            self._pump()
             self._tenants.check(model)
 
     async def report(self) -> dict[str, Any]:
@@ -192,18 +195,6 @@ class Coordinator:
             "planned_bytes": self._tenants.planned(account.holder),
             "reachable_bytes": account.holder.reachable,
         }
-
-    def _need(self, holder_id: str, workspace: int) -> Need:
-        try:
-            return self._tenants.need(holder_id, workspace)
-        except OutOfMemory:
-            self._look_again()
-            return self._tenants.need(holder_id, workspace)
-
-    def _look_again(self) -> None:
-        """A stranger may have left."""
-        self._replan()
-        self._pump()
 
     def _replan(self) -> None:
         """Budgets and shares anew, after somebody came or went."""

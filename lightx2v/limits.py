@@ -18,7 +18,7 @@ class Limits:
     """What one request may ask for.
 
     `max_aspect` is the longer side over the shorter: models are trained near 1:1 to 1:3, and a strip of 16x65536 has
-    few pixels yet positions that no model has seen. A reference may be 8:1, and rounding makes up to 9.5:1 of it for
+    few pixels yet positions that no model has seen. A reference may be 8:1, and rounding makes up to 9.75:1 of it for
     what is made of it. `max_json_bytes` holds two prompts of `max_prompt_chars` escaped as \\uXXXX pairs, the longest
     spelling JSON has.
     """

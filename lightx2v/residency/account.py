@@ -55,7 +55,7 @@ class Account:
     @property
     def ignores(self) -> bool:
         """Whether it was told to give way and does not. A fetch that takes long is none of that."""
-        return self.order is not None and self.order.overdue and not self.order.grows
+        return self.order is not None and self.deaf and not self.order.grows
 
     @property
     def returning(self) -> int:

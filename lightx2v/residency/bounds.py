@@ -82,8 +82,7 @@ def _seconds_from(start: int, stages: Sequence[StageSize], budget: int, link: fl
     uses = [size for size in (*stages[start:], *stages[:start]) for _ in range(size.uses)]
     most = [0.0]
     for end in range(1, len(uses) + 1):
-        stretches = (uses[begin:end] for begin in range(end))
-        most.append(max(most[begin] + _stretch(uses, budget, link, compute) for begin, uses in enumerate(stretches)))
+        most.append(max(most[begin] + _stretch(uses[begin:end], budget, link, compute) for begin in range(end)))
     return most[-1]
 
 

@@ -93,7 +93,7 @@ class Residence:
             yield
         finally:
             self._ring = None
-            for name in list(ring.close()):
+            for name in ring.close():
                 self._let_go(name)
             self._learn()
 

@@ -78,7 +78,8 @@ class Ring:
     def close(self) -> Iterable[str]:
         """Gives up the slots, in the order of the device's work; nobody else may hold a view of one. The names of those
         that were to stay and have not been sent."""
-        for _, moment in chain(self._free, (ahead[1:] for ahead in self._ahead.values())):
+        free, ahead = (moment for _, moment in self._free), (unit.arrived for unit in self._ahead.values())
+        for moment in chain(free, ahead):
             self._device.wait(moment)
         self._ahead.clear()
         self._free.clear()

@@ -56,4 +56,5 @@ def test_an_encoder_leaves_nothing_on_the_card(checkpoint: Path, monkeypatch: py
 
     monkeypatch.setattr(Flux2KleinPipeline, "encode_prompt", noted)
     measure(checkpoint, "pinned-swap", 1 << 30, (64, 64), 1, "cpu")
+    assert made
     assert not any(embeds.requires_grad for embeds, *_ in made)
