@@ -77,7 +77,7 @@ class Tenants:
         if isinstance(shares, OutOfMemory) or member.policy != "auto":
             return None
         share = shares[member.holder.stage]
-        return Wish(share.placed, plans.running(member.size, share) - share.placed)
+        return Wish(share.placed, plans.running(member.size, share) - share.placed, share.resident)
 
     def planned(self, holder: Holder) -> int | None:
         """Bytes that it keeps at rest; None where there is no plan."""

@@ -33,7 +33,7 @@ class Account:
     order: Order | None = None
     wish: Wish | None = None
     offered: int = 0
-    """The most it was allowed to fetch since its last run."""
+    """The most it was allowed to fetch since it last ran or gave way."""
     dying: bool = False
 
     @property

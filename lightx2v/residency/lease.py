@@ -53,10 +53,12 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a holder would have before its next run: `weights`. That run will take `beside` on top."""
+    """What a holder would have before its next run: `weights`, of which it is to `keep` so many while others run. Its
+    own run will take `beside` on top."""
 
     weights: int
     beside: int
+    keep: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from types import MappingProxyType
 
-from lightx2v.core import STAGES
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
 from lightx2v.residency.account import Account, Order, Ticket
+from lightx2v.residency.eviction import evictions
 from lightx2v.residency.lease import Event, Fetch, Granted, Holder, Lease, Need, Refused, Shrink, Wish
 from lightx2v.residency.prefetch import offers
 
@@ -207,21 +207,12 @@ class Ledger:
         if account.order is None and account.weights > weights:
             yield self._order(account, account.weights - weights, now)
         lacking -= sum(other.returning for other in self._accounts.values())
-        for victim in sorted(self._idle(account), key=lambda other: _keep_value(account.holder, other)):
-            if lacking > 0:
-                nbytes = min(lacking, victim.weights)
-                lacking -= nbytes
-                yield self._order(victim, nbytes, now)
-
-    def _idle(self, waiter: Account) -> Iterator[Account]:
-        for account in self._accounts.values():
-            busy = account.active or account.dying or account.order
-            if account is not waiter and account.weights and not busy:
-                yield account
+        for holder_id, nbytes in evictions(self._accounts.values(), account, lacking).items():
+            yield self._order(self._accounts[holder_id], nbytes, now)
 
     def _order(self, account: Account, nbytes: int, now: float) -> Shrink:
         order_id = f"{self.epoch}:{next(self._turn)}"
-        account.order = Order(order_id, account.weights - nbytes, now + self.patience)
+        account.order, account.offered = Order(order_id, account.weights - nbytes, now + self.patience), 0
         return Shrink(account.holder.id, nbytes, order_id)
 
     def _fetch(self, last: Holder, now: float) -> Iterator[Fetch]:
@@ -302,10 +293,3 @@ def _answers(order: str | None, outstanding: Order | None) -> bool:
     if order is None:
         return outstanding is None or not outstanding.grows
     return outstanding is not None and outstanding.id == order
-
-
-def _keep_value(waiter: Holder, account: Account) -> tuple[bool, int, int]:
-    """Sorts who gives way first: other models, then the waiter's own by farthest next use, each by recency."""
-    own = account.holder.model == waiter.model
-    distance = (STAGES.index(account.holder.stage) - STAGES.index(waiter.stage)) % len(STAGES)
-    return own, -distance if own else 0, account.used

@@ -6,25 +6,40 @@ from collections.abc import Iterable, Iterator
 
 from lightx2v.core import STAGES
 from lightx2v.residency.account import Account
-from lightx2v.residency.lease import Holder
+from lightx2v.residency.lease import Holder, Wish
 
 
 def offers(accounts: Iterable[Account], last: Holder, free: int) -> Iterator[tuple[Account, int]]:
     """Idle holders of the model that ran `last`, who runs next first, and up to how many bytes each may come.
 
-    What a stage takes besides its weights stays free for it and for those who run before it. Nobody is offered again
-    what he could not use.
+    What a stage takes besides its weights stays free for it and for those who run before it, unless they give it back
+    once they have run; and what others lack of what the plan keeps stays free for them. Nobody is offered again what
+    he could not use.
     """
-    reserve = 0
-    for account in sorted(accounts, key=lambda account: _distance(last, account.holder)):
-        wish = account.wish
-        if wish is None or account.holder.model != last.model or account.active or account.dying:
-            continue
-        reserve = max(reserve, wish.beside)
-        to = min(wish.weights, account.weights + free - reserve)
-        if account.order is None and to > max(account.weights, account.offered):
-            free -= to - account.weights
+    following = sorted(_wishing(accounts, last.model), key=lambda following: _distance(last, following[0].holder))
+    owed = sum(_lacks(account, wish) for account, wish in following)
+    reserve = returning = 0
+    for account, wish in following:
+        owed -= _lacks(account, wish)
+        reserve = max(reserve, wish.beside - returning)
+        held, most = account.weights, account.weights + free - reserve
+        to = min(wish.weights, max(min(wish.keep, most), most - owed))
+        if account.order is None and to > max(held, account.offered):
+            free, held = free - (to - held), to
             yield account, to
+        returning += max(0, held - wish.keep)
+
+
+def _wishing(accounts: Iterable[Account], model: str) -> Iterator[tuple[Account, Wish]]:
+    for account in accounts:
+        if account.wish and account.holder.model == model and not (account.active or account.dying):
+            yield account, account.wish
+
+
+def _lacks(account: Account, wish: Wish) -> int:
+    """Bytes that it is to keep, does not have and could be offered."""
+    missing = wish.keep > max(account.weights, account.offered) and account.order is None
+    return wish.keep - account.weights if missing else 0
 
 
 def _distance(last: Holder, holder: Holder) -> int:

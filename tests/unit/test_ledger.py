@@ -6,49 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from lightx2v.core import StageName
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
-from lightx2v.residency.lease import Event, Fetch, Granted, Holder, Lease, Need, Refused, Shrink, Wish
+from lightx2v.residency.lease import Event, Granted, Refused, Shrink
 from lightx2v.residency.ledger import IntegrityError, Ledger
-
-FAR = 1e9
-
-
-def holder(
-    name: str, stage: StageName = "denoise", model: str = "klein", context: int = 0, reachable: int = 100
-) -> Holder:
-    return Holder(name, model, stage, pid=sum(map(ord, name)), context=context, reachable=reachable)
-
-
-def need(weights: int, workspace: int = 0, floor: int | None = None, slot: int = 0, keep: int | None = None) -> Need:
-    floor, keep = weights if floor is None else floor, weights if keep is None else keep
-    return Need(weights, floor, workspace, slot, keep)
-
-
-def ledger_of(budget: int, *resting: tuple[Holder, int]) -> Ledger:
-    """With holders that rest with so many bytes."""
-    ledger = Ledger(budget, "e1")
-    for who, weights in resting:
-        ledger.join(who, weights)
-    return ledger
-
-
-def ask(ledger: Ledger, name: str, wants: Need, age: float = 0.0, deadline: float = FAR) -> str:
-    return ledger.request(name, wants, age, deadline, ledger.epoch)
-
-
-def grant(ledger: Ledger, name: str, wants: Need) -> Lease:
-    """Ask and be granted at once."""
-    ask(ledger, name, wants)
-    (event,) = ledger.advance(0.0)
-    assert isinstance(event, Granted)
-    return event.lease
-
-
-def shrinks(events: list[Event]) -> list[tuple[str, int]]:
-    orders = [event for event in events if isinstance(event, Shrink)]
-    assert len(orders) == len(events)
-    return [(order.holder, order.nbytes) for order in orders]
+from tests.unit.ledgers import FAR, ask, grant, holder, ledger_of, need, shrinks
 
 
 def refusal(events: list[Event]) -> OutOfMemory | DeadlineExceeded:
@@ -135,34 +96,6 @@ def test_bytes_are_free_only_once_reported() -> None:
     assert ledger.granted == 80
     ledger.shrunk("idle", 0, "e1")
     assert (ledger.granted, ledger.evictions_total) == (0, 1)
-
-
-@pytest.mark.parametrize(
-    ("waiter", "others"),
-    [
-        ("encode", ("decode", "denoise")),
-        ("denoise", ("encode", "decode")),
-        ("decode", ("denoise", "encode")),
-        ("encode", ("decode", "refine", "denoise")),
-        ("denoise", ("encode", "decode", "refine")),
-        ("refine", ("denoise", "encode", "decode")),
-        ("decode", ("refine", "denoise", "encode")),
-    ],
-)
-def test_within_a_model_the_farthest_next_use_gives_way_first(waiter: StageName, others: tuple[StageName, ...]) -> None:
-    resting = [(holder("replica", waiter), 10), *((holder(stage, stage), 10) for stage in sorted(others))]
-    ledger = ledger_of(10 * len(resting), (holder("waiter", waiter), 0), *resting)
-    ask(ledger, "waiter", need(10 * len(others) + 5))
-    assert shrinks(ledger.advance(0.0)) == [*((stage, 10) for stage in others), ("replica", 5)]
-
-
-def test_other_models_give_way_first_least_recently_used() -> None:
-    names = ("old", "new", "used")
-    others = [(holder(name, model=name), 10) for name in names]
-    ledger = ledger_of(40, (holder("a"), 0), (holder("own", "encode"), 10), *others)
-    ledger.release(grant(ledger, "old", need(10)).id, 10, "e1")
-    ask(ledger, "a", need(40))
-    assert shrinks(ledger.advance(0.0)) == [("new", 10), ("used", 10), ("old", 10), ("own", 10)]
 
 
 def test_streams_only_what_does_not_fit_with_all_others_at_zero() -> None:
@@ -383,89 +316,3 @@ def test_holding_more_than_granted_is_counted_and_reported() -> None:
     assert ledger.granted == 110
     with pytest.raises(IntegrityError, match="110 bytes"):
         ledger.check()
-
-
-def three(budget: int, last: StageName, **weights: int) -> Ledger:
-    """Encoder, transformer and decoder of 50 bytes each at rest, of which `last` has just run; each wishes for all of
-    its weights, and needs 10 bytes beside them."""
-    ledger = Ledger(budget, "e1")
-    for stage in ("encode", "denoise", "decode"):
-        ledger.join(holder(stage, stage, reachable=50), weights.get(stage, 0))
-    lease = grant(ledger, last, need(weights.get(last, 0)))
-    ledger.release(lease.id, weights.get(last, 0), "e1")
-    for name in ledger.holders:
-        ledger.expect(name, Wish(50, 10))
-    return ledger
-
-
-def fetches(ledger: Ledger) -> list[tuple[str, int]]:
-    events = ledger.advance(0.0)
-    assert all(isinstance(event, Fetch) for event in events)
-    return [(event.holder, event.weights) for event in events if isinstance(event, Fetch)]
-
-
-@pytest.mark.parametrize(
-    ("budget", "last", "expected"),
-    [
-        (160, "decode", [("encode", 50), ("denoise", 50), ("decode", 50)]),
-        (130, "encode", [("denoise", 50), ("decode", 30)]),
-        (90, "decode", [("encode", 40)]),
-        (70, "denoise", [("decode", 20)]),
-        (59, "decode", [("encode", 9)]),
-        (50, "decode", []),
-    ],
-)
-def test_who_runs_next_fetches_first_and_leaves_room_for_its_run(
-    budget: int, last: StageName, expected: list[tuple[str, int]]
-) -> None:
-    at_rest: dict[str, int] = {"encode": 40} if last != "decode" else {"decode": 40}
-    assert fetches(three(budget, last, **at_rest)) == expected
-
-
-def test_nobody_fetches_while_somebody_waits() -> None:
-    ledger = three(160, "decode")
-    ask(ledger, "encode", need(50, workspace=100))
-    ask(ledger, "denoise", need(50, workspace=100))
-    (event,) = ledger.advance(0.0)
-    assert isinstance(event, Granted)
-
-
-def test_a_run_waits_for_what_its_process_was_told_to_fetch() -> None:
-    """Else it could fetch after the run, what by then is another's."""
-    ledger = three(100, "decode")
-    (fetch,) = [event for event in ledger.advance(0.0) if isinstance(event, Fetch)][:1]
-    ask(ledger, "encode", need(50, workspace=10))
-    assert ledger.advance(5.0) == []
-    ledger.shrunk("encode", 0, "e1")
-    assert ledger.granted >= 50, "a report that nobody asked for is from before"
-    ledger.shrunk("encode", 30, "e1", fetch.order)
-    assert any(isinstance(event, Granted) for event in ledger.advance(5.0))
-
-
-def test_nobody_is_offered_again_what_he_could_not_use() -> None:
-    ledger = three(90, "decode")
-    (fetch,) = [event for event in ledger.advance(0.0) if isinstance(event, Fetch) and event.holder == "encode"]
-    ledger.shrunk("encode", 17, "e1", fetch.order)
-    assert ("encode", fetch.weights) not in fetches(ledger)
-    assert ledger.holders["encode"].weights == 17
-
-
-def test_what_was_fetched_gives_way_like_all_else() -> None:
-    ledger = three(110, "decode")
-    for event in ledger.advance(0.0):
-        assert isinstance(event, Fetch)
-        ledger.shrunk(event.holder, event.weights, "e1", event.order)
-    ledger.join(holder("other", "denoise", model="wan"))
-    ask(ledger, "other", need(100))
-    orders = ledger.advance(0.0)
-    assert sum(nbytes for _, nbytes in shrinks(orders)) == ledger.granted - 10
-
-
-def test_who_fetches_for_long_is_waited_for() -> None:
-    """On CPUs a copy is done when it is sent."""
-    ledger = three(160, "decode")
-    first, *_ = (event for event in ledger.advance(0.0) if isinstance(event, Fetch))
-    ask(ledger, "encode", need(50, workspace=10))
-    assert ledger.advance(20.0) == []
-    ledger.shrunk("encode", 50, "e1", first.order)
-    assert isinstance(ledger.advance(21.0)[0], Granted)

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from lightx2v.core import STAGES, StageName
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
+from lightx2v.residency.account import Account
 from lightx2v.residency.lease import Event, Fetch, Granted, Holder, Lease, Need, Shrink, Wish
 from lightx2v.residency.ledger import Ledger
 
@@ -56,6 +57,11 @@ class Waiter:
     process: Process
     rank: tuple[int, int]
     deadline: float
+
+
+def ahead(account: Account) -> int:
+    """What it was to fetch for its next run alone."""
+    return max(0, account.weights - account.wish.keep) if account.wish else 0
 
 
 Act = Callable[["Card", Process, st.DataObject], None]
@@ -140,7 +146,8 @@ class Card(RuleBasedStateMachine):
             assert not self.waiters
             assert account.wish is not None
             assert process.weights < event.weights <= account.wish.weights
-            assert self.ledger.free >= account.wish.beside, "its run is not to wait for what it fetched"
+            returning = sum(ahead(other) for other in self.ledger.holders.values() if other is not account)
+            assert self.ledger.free + returning >= account.wish.beside, "its run is not to wait for what it fetched"
         process.order = event
 
     def refused(self, wants: Need, process: Process) -> None:
@@ -209,7 +216,7 @@ class Card(RuleBasedStateMachine):
     @on(lambda process: process.alive)
     def wish(self, process: Process, data: st.DataObject) -> None:
         weights, beside = data.draw(st.integers(0, process.holder.reachable)), data.draw(st.integers(0, 20))
-        self.ledger.expect(process.holder.id, Wish(weights, beside))
+        self.ledger.expect(process.holder.id, Wish(weights, beside, data.draw(st.integers(0, weights))))
 
     @on(Process.idle)
     def drop_unasked(self, process: Process, data: st.DataObject) -> None:
