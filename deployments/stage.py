@@ -29,7 +29,6 @@ from deployments.logs import speak
 from deployments.probes import CPU_CARD, open_probe
 from deployments.tenants import Member
 from deployments.wire import pack, unpack
-from lightx2v.checkpoint import planning_request
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Progress, StageName
 from lightx2v.residency.lease import Holder
@@ -60,7 +59,7 @@ class StageServer:
         card_id = card_identity(cuda)
         self._device = await self._in_thread(open_device, "cuda" if cuda else "cpu", settings, card_id)
         self._stage = await self._in_thread(load_stage, stage, settings, self._device)
-        size = self._stage.size(await self._in_thread(planning_request, settings))
+        size = self._stage.size(self._stage.planned)
         context = context_bytes(card_id) if cuda else 0
         holder = Holder(uuid.uuid4().hex, model, stage, os.getpid(), context, self._stage.reachable)
         member = Member(holder, size, settings.policy, settings.gpu_budget)

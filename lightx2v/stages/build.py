@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from lightx2v.checkpoint import resolve, resolve_loras
+from lightx2v.checkpoint import planning_request, resolve, resolve_loras
 from lightx2v.config import EngineSettings
 from lightx2v.core import StageName
 from lightx2v.errors import InvalidSettings
@@ -40,16 +40,17 @@ def load_stage(name: StageName, settings: EngineSettings, device: Device) -> Sta
     checkpoint = resolve(settings, READS[name])
     family = find_family(checkpoint)
     dtype = getattr(torch, settings.precision(cuda=device.torch_device.type == "cuda"))
+    planned = planning_request(settings)
     if name == "encode":
         encoder = _kept(family.encoder(checkpoint, dtype), settings)
-        return EncodeStage(encoder, checkpoint, settings, device)
+        return EncodeStage(encoder, checkpoint, settings, device, planned)
     if name == "denoise":
         denoiser = _kept(family.denoiser(checkpoint, dtype), settings)
-        return DenoiseStage(denoiser, checkpoint, settings, device, resolve_loras(settings))
+        return DenoiseStage(denoiser, checkpoint, settings, device, planned, resolve_loras(settings))
     if name == "refine":
         refiner = _kept(family.refiner(checkpoint, dtype), settings)
-        return RefineStage(refiner, checkpoint, settings, device, {})
-    return DecodeStage(family.autoencoder(checkpoint, dtype), checkpoint, settings, device)
+        return RefineStage(refiner, checkpoint, settings, device, planned, {})
+    return DecodeStage(family.autoencoder(checkpoint, dtype), checkpoint, settings, device, planned)
 
 
 def open_device(kind: Literal["cuda", "cpu"], settings: EngineSettings, card: str) -> Device:

@@ -29,9 +29,15 @@ class StepStage(Stage[D]):
     """What takes steps with a transformer."""
 
     def __init__(
-        self, component: D, checkpoint: Path, settings: EngineSettings, device: Device, loras: Mapping[str, Path]
+        self,
+        component: D,
+        checkpoint: Path,
+        settings: EngineSettings,
+        device: Device,
+        planned: GenerateRequest,
+        loras: Mapping[str, Path],
     ) -> None:
-        super().__init__(component, checkpoint, settings, device)
+        super().__init__(component, checkpoint, settings, device, planned)
         self._adapters = Adapters(component, loras, device, settings.lazy_load)
 
     def workspace(self, request: GenerateRequest) -> int:

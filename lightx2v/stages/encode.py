@@ -19,8 +19,15 @@ from lightx2v.weights.device import Device
 class EncodeStage(Stage[TextEncoder]):
     name: StageName = "encode"
 
-    def __init__(self, component: TextEncoder, checkpoint: Path, settings: EngineSettings, device: Device) -> None:
-        super().__init__(component, checkpoint, settings, device)
+    def __init__(
+        self,
+        component: TextEncoder,
+        checkpoint: Path,
+        settings: EngineSettings,
+        device: Device,
+        planned: GenerateRequest,
+    ) -> None:
+        super().__init__(component, checkpoint, settings, device, planned)
         self._known = Conditionings(settings.conditioning_cache)
 
     def passes(self, request: GenerateRequest) -> int:

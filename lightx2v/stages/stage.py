@@ -44,20 +44,26 @@ class Grant:
 
 
 class Stage(Generic[C]):
-    """One component on one device. Runs with any part of its weights resident and streams the others."""
+    """One component on one device. Runs with any part of its weights resident and streams the others.
+
+    `planned`: the request that its share of the card is planned for."""
 
     name: StageName
 
-    def __init__(self, component: C, checkpoint: Path, settings: EngineSettings, device: Device) -> None:
+    def __init__(
+        self, component: C, checkpoint: Path, settings: EngineSettings, device: Device, planned: GenerateRequest
+    ) -> None:
         self.component = component
         self.device = device
+        self.planned = planned
         blocks = _phases(component) if settings.by_phase else component.blocks
         if settings.compiles(cuda=device.torch_device.type == "cuda"):
             component.compile()
         folders = (component.folder, *component.more_folders)
         layout = make_layout(component, read_index(*(checkpoint / folder for folder in folders)), blocks)
         source = OnDisk(layout) if settings.lazy_load else HostCopy(layout, device.pinned)
-        self._residence = Residence(component, layout, source, device)
+        ahead = self._behind(planned) // max(1, len(blocks))
+        self._residence = Residence(component, layout, source, device, ahead)
 
     @property
     def resident(self) -> int:
@@ -87,9 +93,8 @@ class Stage(Generic[C]):
         """What the plan must know for a request like this one."""
         _, *blocks = self._residence.units
         units = tuple(self.device.cost(unit.nbytes) for unit in blocks)
-        behind = self.device.behind(flops(self.component, request))
         uses = max(1, self.uses(request))
-        return StageSize(self.name, units, self.rest, self.workspace(request), self.slot, uses, behind)
+        return StageSize(self.name, units, self.rest, self.workspace(request), self.slot, uses, self._behind(request))
 
     def passes(self, request: GenerateRequest) -> int:
         """How often a run uses every block; 0 where the request has no need of this stage."""
@@ -155,6 +160,10 @@ class Stage(Generic[C]):
     def close(self) -> None:
         """Gives up device and host memory."""
         self._residence.close()
+
+    def _behind(self, request: GenerateRequest) -> int:
+        """Bytes that arrive while all blocks are used once."""
+        return self.device.behind(flops(self.component, request))
 
 
 def check(cancelled: Cancel) -> None:

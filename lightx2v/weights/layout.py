@@ -79,6 +79,11 @@ class Entry:
     def nbytes(self) -> int:
         return _nbytes(self.dtype, self.shape)
 
+    @property
+    def stride(self) -> int:
+        """Bytes from its beginning to where another may begin."""
+        return -(-self.nbytes // ALIGNMENT) * ALIGNMENT
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -126,9 +131,10 @@ def part(memory: torch.Tensor, unit: Unit) -> torch.Tensor:
     return memory[unit.offset : unit.offset + unit.nbytes]
 
 
-def view(slab: torch.Tensor, entry: Entry) -> torch.Tensor:
-    """The state that `entry` describes, as a view of its unit's bytes."""
-    flat = slab[entry.offset : entry.offset + entry.nbytes]
+def view(slab: torch.Tensor, entry: Entry, start: int | None = None) -> torch.Tensor:
+    """The state that `entry` describes, as a view of its unit's bytes, or of others where it begins at `start`."""
+    start = entry.offset if start is None else start
+    flat = slab[start : start + entry.nbytes]
     return flat.view(entry.dtype).view(entry.shape)
 
 
@@ -146,7 +152,7 @@ def make_unit(name: str, start: int, states: Iterable[State]) -> Unit:
     offset = 0
     for state in states:
         entries.append(Entry(state.name, state.ref, offset, state.kept, state.shape, state.last_of, state.part))
-        offset += _align(entries[-1].nbytes)
+        offset += entries[-1].stride
     return Unit(name, start, offset, tuple(entries))
 
 
@@ -178,7 +184,3 @@ def _owner(name: str, owner: dict[str, str]) -> str:
 
 def _nbytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
     return dtype.itemsize * torch.Size(shape).numel()
-
-
-def _align(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT

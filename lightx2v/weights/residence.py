@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import nn
@@ -13,9 +12,8 @@ from torch import nn
 from lightx2v.weights.device import Device, Moment
 from lightx2v.weights.host import Source
 from lightx2v.weights.layout import Layout, Loadable, Unit, view
-from lightx2v.weights.ring import SLOTS, Ring
-
-T = TypeVar("T")
+from lightx2v.weights.ring import Ring, ring_bytes
+from lightx2v.weights.spread import spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +36,19 @@ class Residence:
     """Binds a module's states to views of device slabs, unit by unit.
 
     The rest comes first, then blocks in the order of `spread`, so that those which are not resident lie evenly among
-    the others: each passes through a ring of slots while the others compute. A run gives the same bits whatever is
-    resident. Weights are immutable: dropping frees the device copy and moves nothing.
+    the others: each passes through a ring while the others compute; `ahead`: bytes that come while one of them does. A
+    run gives the same bits whatever is resident. Weights are immutable: dropping frees the device copy and moves
+    nothing.
     """
 
-    def __init__(self, component: Loadable, layout: Layout, source: Source, device: Device) -> None:
+    def __init__(self, component: Loadable, layout: Layout, source: Source, device: Device, ahead: int = 0) -> None:
         self.layout = layout
         self._source, self._device = source, device
         self._slabs: dict[str, torch.Tensor] = {}
         self._arrivals: dict[str, Moment] = {}
         self._ring: Ring | None = None
-        self.units = (layout.rest, *spread(layout.blocks))
+        self._ring_bytes = ring_bytes(layout.blocks, ahead)
+        self.units = (layout.rest, *map(layout.blocks.__getitem__, spread([unit.nbytes for unit in layout.blocks])))
         self._blocks = list(layout.blocks)
         self._turns: dict[str, int] = {}
         self._bindings = {unit.name: _bindings(component.module, unit) for unit in layout.units}
@@ -73,8 +73,7 @@ class Residence:
     @property
     def slot(self) -> int:
         """Device bytes that the blocks need which are not resident."""
-        slots = min(SLOTS, len(self.layout.blocks))
-        return slots * max((self._device.cost(unit.nbytes) for unit in self.layout.blocks), default=0)
+        return self._device.cost(self._ring_bytes)
 
     def place(self, limit: int) -> None:
         """Makes units resident as long as they fit in `limit` bytes; nothing waits for their bytes before it uses them.
@@ -84,7 +83,7 @@ class Residence:
     @contextmanager
     def running(self, limit: int, passes: int) -> Iterator[None]:
         """Within, the module can run, using every block `passes` times: what fits in `limit` bytes stays, the others
-        pass through slots. All arrive in the order in which the last run used them.
+        pass through the ring. All arrive in the order in which the last run used them.
 
         Raises OutOfMemory, and what the source raises, placing no more."""
         self._ring = ring = self._open(limit, passes)
@@ -102,10 +101,10 @@ class Residence:
         try:
             for unit in self._fitting(limit):
                 homes[unit.name] = self._slabs[unit.name] = self._device.allocate(unit.nbytes)
-                self._bind(unit, homes[unit.name])
+                self._bind(unit, homes[unit.name], [entry.offset for entry in unit.entries])
             resident = self._slabs.keys() - homes.keys()
             coming = [unit for unit in (self.layout.rest, *self._blocks) if unit.name not in resident]
-            return Ring(coming, homes, passes, self._source, self._device, self._arrivals)
+            return Ring(coming, homes, passes, self._ring_bytes, self._source, self._device, self._arrivals)
         except BaseException:
             for name in homes:
                 self._let_go(name)
@@ -151,7 +150,8 @@ class Residence:
             if unit.name in self._slabs:
                 self._ring.settle(unit)
             else:
-                self._bind(unit, self._ring.enter(unit))
+                starts = self._ring.enter(unit)
+                self._bind(unit, self._ring.memory, starts)
 
         return hook
 
@@ -163,9 +163,9 @@ class Residence:
 
         return hook
 
-    def _bind(self, unit: Unit, slab: torch.Tensor) -> None:
-        for binding, entry in zip(self._bindings[unit.name], unit.entries, strict=True):
-            binding.bind(view(slab, entry))
+    def _bind(self, unit: Unit, memory: torch.Tensor, starts: Sequence[int]) -> None:
+        for binding, entry, start in zip(self._bindings[unit.name], unit.entries, starts, strict=True):
+            binding.bind(view(memory, entry, start))
 
     def _release(self, name: str) -> None:
         for binding in self._bindings[name]:
@@ -177,12 +177,6 @@ class Residence:
             self._device.wait(arrived)
         self._release(name)
         self._device.free(self._slabs.pop(name))
-
-
-def spread(blocks: Sequence[T]) -> list[T]:
-    """An order of which every prefix lies evenly among the others: by the index's reversed bits (van der Corput)."""
-    bits = max(1, (len(blocks) - 1).bit_length())
-    return [blocks[index] for index in sorted(range(len(blocks)), key=lambda index: f"{index:0{bits}b}"[::-1])]
 
 
 def _bindings(module: nn.Module, unit: Unit) -> list[Binding]:

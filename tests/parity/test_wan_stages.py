@@ -79,10 +79,10 @@ def test_what_the_image_encoder_sees(
 def test_a_prompt_is_known_whatever_the_picture(wan_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The picture is looked at anew."""
     encoder = WanTextEncoder(wan_clip, torch.float32)
-    stage = EncodeStage(encoder, wan_clip, EngineSettings(dtype="float32"), CpuDevice())
+    request = make_request(frames=5, guidance=5.0, references=(Size(64, 64),))
+    stage = EncodeStage(encoder, wan_clip, EngineSettings(dtype="float32"), CpuDevice(), request)
     encode = Mock(wraps=encoder.encode)
     monkeypatch.setattr(encoder, "encode", encode)
-    request = make_request(frames=5, guidance=5.0, references=(Size(64, 64),))
     pictures = [Picture(np.asarray(make_image(seed, 224, 224))) for seed in (0, 1)]
     grant = Grant(stage.reachable, 0, stage.reachable)
     first, second = (stage.perform(grant, stage.run, request, (picture,), lambda: False) for picture in pictures)

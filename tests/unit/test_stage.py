@@ -42,9 +42,9 @@ def state(tmp_path: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def stage(tmp_path: Path, state: dict[str, torch.Tensor]) -> Hungry:
     """On a card with not a byte more than all its weights take."""
-    free = Hungry(Toy(), tmp_path, EngineSettings(), CpuDevice())
+    free = Hungry(Toy(), tmp_path, EngineSettings(), CpuDevice(), REQUEST)
     memory = CpuCard(f"test-{tmp_path.name}-{os.getpid()}", free.reachable)
-    return Hungry(Toy(), tmp_path, EngineSettings(), CpuDevice(memory))
+    return Hungry(Toy(), tmp_path, EngineSettings(), CpuDevice(memory), REQUEST)
 
 
 def test_it_runs_again_with_its_weights_streamed(stage: Hungry, state: dict[str, torch.Tensor]) -> None:

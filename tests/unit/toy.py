@@ -65,12 +65,12 @@ def write_toy(
 
 
 def load_toy(
-    root: Path, device: Device, blocks: int = 4, lazy: bool = False, width: int = WIDTH
+    root: Path, device: Device, blocks: int = 4, lazy: bool = False, width: int = WIDTH, ahead: int = 0
 ) -> tuple[Toy, Residence]:
     toy = Toy(blocks, width=width)
     layout = make_layout(toy, read_index(root / "toy"), toy.blocks)
     source = OnDisk(layout) if lazy else HostCopy(layout, device.pinned)
-    return toy, Residence(toy, layout, source, device)
+    return toy, Residence(toy, layout, source, device, ahead)
 
 
 def expected(state: dict[str, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
