@@ -57,7 +57,7 @@ class Clock(CpuDevice):
         (KLEIN_9B, 0.2, 1.02),
         (KLEIN_9B, 0.43, 1.04),
         (QWEN_IMAGE, 0.4, 1.09),
-        (QWEN_IMAGE, 0.5, 1.06),
+        (QWEN_IMAGE, 0.5, 1.11),
         (QWEN_IMAGE, 1.0, 1.01),
     ],
 )
