@@ -19,14 +19,14 @@ from lightx2v.weights.layout import Entry, Unit
 def ring_bytes(blocks: Sequence[Unit], ahead: int) -> int:
     """What a ring takes so that the link need not pause: the largest block, which is in use; of those after it what the
     link carries meanwhile, `ahead`, and half as much again, because they do not come evenly, but no more than another
-    block; and one state, for which there may be no room left before the end. Never more than all blocks.
+    block, nor than all; and one state, for which there may be no room left before the end.
 
-    Of a given memory, more for the ring is less for what stays: simulated of klein-9B and Qwen-Image on links that carry
-    0.4 to 1.3 of their bytes while they compute once, this is on average within 2 % of the best of several such sums.
+    Of a given memory, more for the ring is less for what stays: simulated of klein-9B and Qwen-Image on links that
+    carry 0.4 to 1.3 of their bytes while they compute once, this is on average within 2 % of the best of such sums.
     """
     largest = max((unit.nbytes for unit in blocks), default=0)
     state = max((entry.stride for unit in blocks for entry in unit.entries), default=0)
-    return min(largest + min(3 * ahead // 2, largest) + state, sum(unit.nbytes for unit in blocks))
+    return min(largest + min(3 * ahead // 2, largest), sum(unit.nbytes for unit in blocks)) + state
 
 
 class Spot(NamedTuple):
@@ -77,9 +77,9 @@ class Ring:
         passing = [unit for unit in blocks if unit.name not in homes] if passes else []
         first = [unit for unit in blocks if unit.name in homes or passes]
         self._due = deque(chain(first, *repeat(passing, passes - 1)))
-        self._circle = Circle(min(nbytes, sum(unit.nbytes for unit in passing)))
+        self._circle = Circle(nbytes)
         self._left: deque[tuple[int, Moment]] = deque()
-        self.memory = device.allocate(self._circle.nbytes)
+        self.memory = device.allocate(nbytes if passing else 0)
         self._start = self._after = self._arrived = device.now()
         try:
             self._advance()

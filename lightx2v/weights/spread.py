@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.int64]
 
 
 def spread(sizes: Sequence[int]) -> list[int]:
@@ -15,18 +18,26 @@ def spread(sizes: Sequence[int]) -> list[int]:
     without which the bytes that have streamed until each use stray least from their share, over all passes, which come
     without a pause; among equals by the index's reversed bits (van der Corput).
     """
-    count, streamed = len(sizes), torch.tensor(sizes, dtype=torch.int64)
-    until = torch.ones(count, count, dtype=torch.int64).tril()
-    share = torch.arange(1, count + 1)
-    left, order = _reversed_bits(count), []
+    left, order = _reversed_bits(len(sizes)), []
+    streamed = np.array(sizes, dtype=np.int64)
     while left:
-        without = streamed.repeat(len(left), 1)
-        without[range(len(left)), left] = 0
-        ahead = count * without @ until.T - without.sum(1, keepdim=True) * share
-        straying = (ahead.amax(1) - ahead.amin(1)).tolist()
-        order.append(left.pop(straying.index(min(straying))))
+        straying = {size: _straying(streamed, size) for size in {sizes[index] for index in left}}
+        order.append(min(left, key=lambda index: straying[sizes[index]][index]))
+        left.remove(order[-1])
         streamed[order[-1]] = 0
     return order
+
+
+def _straying(streamed: Bytes, size: int) -> Bytes:
+    """[index]: without `size` bytes of that unit, how far apart the most and the least lie of what has streamed until
+    each use, less its share; times the number of units, so that it is exact."""
+    count = len(streamed)
+    share = np.arange(1, count + 1) * (streamed.sum() - size)
+    ahead = count * streamed.cumsum() - share
+    most, least = np.maximum.accumulate, np.minimum.accumulate
+    after = most(ahead[::-1])[::-1] - count * size, least(ahead[::-1])[::-1] - count * size
+    before = np.r_[after[0][:1], most(ahead)[:-1]], np.r_[after[1][:1], least(ahead)[:-1]]
+    return np.asarray(np.maximum(before[0], after[0]) - np.minimum(before[1], after[1]))
 
 
 def _reversed_bits(count: int) -> list[int]:
