@@ -84,7 +84,8 @@ class Device(ABC):
 
     @abstractmethod
     def copy(self, host: torch.Tensor, slab: torch.Tensor, after: Moment) -> Moment:
-        """Host bytes into a slab that is free `after` some moment, beside the compute; the moment of their arrival."""
+        """Host bytes into a slab that is free `after` some moment, beside the compute; the moment of their arrival.
+        Copies arrive in the order in which they were asked for."""
 
     @abstractmethod
     def now(self) -> Moment:

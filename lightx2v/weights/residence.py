@@ -48,7 +48,7 @@ class Residence:
         self._arrivals: dict[str, Moment] = {}
         self._ring: Ring | None = None
         self._ring_bytes = ring_bytes(layout.blocks, ahead)
-        self.units = (layout.rest, *map(layout.blocks.__getitem__, spread([unit.nbytes for unit in layout.blocks])))
+        self.units = (layout.rest, *(layout.blocks[index] for index in spread([unit.nbytes for unit in layout.blocks])))
         self._blocks = list(layout.blocks)
         self._turns: dict[str, int] = {}
         self._bindings = {unit.name: _bindings(component.module, unit) for unit in layout.units}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -291,3 +292,24 @@ def test_whatever_is_used_is_there(blocks: list[list[int]], passes: int, ahead: 
         assert device.h2d_bytes >= passes * sum(unit.nbytes for unit in source.units)
     ring.close()
     assert device.alive == 0
+
+
+class Fresh(Memory):
+    """As from a disk: bytes that nobody else holds."""
+
+    def __init__(self, blocks: list[list[int]]) -> None:
+        super().__init__(blocks)
+        self.read: list[weakref.ref[object]] = []
+
+    def unit(self, unit: Unit) -> torch.Tensor:
+        memory = super().unit(unit).numpy().copy()
+        self.read.append(weakref.ref(memory))
+        return torch.from_numpy(memory)
+
+
+def test_what_has_been_sent_is_not_kept_on_the_host() -> None:
+    source = Fresh([[ALIGNMENT, ALIGNMENT]] * 4)
+    ring = Ring(source.units, {}, 1, ring_bytes(source.units, 2 * ALIGNMENT), source, CpuDevice(), {})
+    assert len(source.read) == 3
+    assert sum(there() is not None for there in source.read) <= 1, "what is there in part"
+    ring.close()
