@@ -41,6 +41,11 @@ class Account:
         return self.lease is not None
 
     @property
+    def idle(self) -> bool:
+        """Whether it can be told something."""
+        return not (self.active or self.dying or self.order)
+
+    @property
     def workspace(self) -> int:
         return self.lease.workspace if self.lease else 0
 
@@ -64,6 +69,10 @@ class Account:
             return 0
         ordered = max(0, self.weights - self.order.to) if self.order else 0
         return self.lease.returns if self.lease else ordered
+
+    def could_use(self, weights: int) -> bool:
+        """Whether an offer of so many bytes would be more than it has, and than it has been offered in vain."""
+        return self.order is None and weights > max(self.weights, self.offered)
 
 
 @dataclass(frozen=True, slots=True)

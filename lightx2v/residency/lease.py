@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightx2v.core import StageName
+from lightx2v.core import STAGES, StageName
 from lightx2v.errors import DeadlineExceeded, OutOfMemory
 
 
@@ -23,6 +23,10 @@ class Holder:
 
     def __str__(self) -> str:
         return f"{self.model} {self.stage} (pid {self.pid})"
+
+    def after(self, other: Holder) -> int:
+        """Stages from that holder's to this one's, in the order in which requests pass them, over and over."""
+        return (STAGES.index(self.stage) - STAGES.index(other.stage)) % len(STAGES)
 
 
 @dataclass(frozen=True, slots=True)

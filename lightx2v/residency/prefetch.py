@@ -16,7 +16,7 @@ def offers(accounts: Iterable[Account], last: Holder, free: int) -> Iterator[tup
     once they have run; and what others lack of what the plan keeps stays free for them. Nobody is offered again what
     he could not use.
     """
-    following = sorted(_wishing(accounts, last.model), key=lambda following: _distance(last, following[0].holder))
+    following = sorted(_wishing(accounts, last.model), key=lambda one: one[0].holder.after(last) or len(STAGES))
     owed = sum(_lacks(account, wish) for account, wish in following)
     reserve = returning = 0
     for account, wish in following:
@@ -24,7 +24,7 @@ def offers(accounts: Iterable[Account], last: Holder, free: int) -> Iterator[tup
         reserve = max(reserve, wish.beside - returning)
         held, most = account.weights, account.weights + free - reserve
         to = min(wish.weights, max(min(wish.keep, most), most - owed))
-        if account.order is None and to > max(held, account.offered):
+        if account.could_use(to):
             free, held = free - (to - held), to
             yield account, to
         returning += max(0, held - wish.keep)
@@ -38,10 +38,4 @@ def _wishing(accounts: Iterable[Account], model: str) -> Iterator[tuple[Account,
 
 def _lacks(account: Account, wish: Wish) -> int:
     """Bytes that it is to keep, does not have and could be offered."""
-    missing = wish.keep > max(account.weights, account.offered) and account.order is None
-    return wish.keep - account.weights if missing else 0
-
-
-def _distance(last: Holder, holder: Holder) -> int:
-    """0 for the stage that comes after `last`."""
-    return (STAGES.index(holder.stage) - STAGES.index(last.stage) - 1) % len(STAGES)
+    return wish.keep - account.weights if account.could_use(wish.keep) else 0

@@ -37,17 +37,14 @@ def test_other_models_give_way_first_least_recently_used() -> None:
     assert shrinks(ledger.advance(0.0)) == [("new", 10), ("used", 10), ("old", 10), ("own", 10)]
 
 
-def test_what_was_only_fetched_ahead_gives_way_before_what_the_plan_keeps() -> None:
+@pytest.mark.parametrize(
+    ("workspace", "expected"), [(35, [("denoise", 5), ("encode", 30)]), (85, [("denoise", 50), ("encode", 35)])]
+)
+def test_what_was_only_fetched_ahead_gives_way_before_what_the_plan_keeps(
+    workspace: int, expected: list[tuple[str, int]]
+) -> None:
     ledger = ledger_of(110, (holder("encode", "encode"), 40), (holder("denoise"), 50), (holder("decode", "decode"), 20))
     for name, wish in {"encode": Wish(40, 0, 10), "denoise": Wish(50, 0, 45)}.items():
         ledger.expect(name, wish)
-    ask(ledger, "decode", need(20, workspace=35))
-    assert shrinks(ledger.advance(0.0)) == [("denoise", 5), ("encode", 30)]
-
-
-def test_what_the_plan_keeps_gives_way_too() -> None:
-    ledger = ledger_of(110, (holder("encode", "encode"), 40), (holder("denoise"), 50), (holder("decode", "decode"), 20))
-    for name, wish in {"encode": Wish(40, 0, 10), "denoise": Wish(50, 0, 45)}.items():
-        ledger.expect(name, wish)
-    ask(ledger, "decode", need(20, workspace=85))
-    assert shrinks(ledger.advance(0.0)) == [("denoise", 50), ("encode", 35)]
+    ask(ledger, "decode", need(20, workspace=workspace))
+    assert shrinks(ledger.advance(0.0)) == expected
