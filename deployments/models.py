@@ -73,7 +73,7 @@ class Model:
         self.recipe = read_recipe(served.settings)
         self.limits = Limits(loras=tuple(served.settings.loras))
         self.graph = Graph(served.stages)
-        self.rehearsal = Rehearsal(served.settings, self.recipe, self.graph)
+        self.rehearsal = Rehearsal(self.recipe, self.graph)
         self.is_rehearsed = served.is_rehearsed
         self.admission = Admission(served.settings.max_queue)
         self.timeout_seconds = served.settings.request_timeout_seconds

@@ -11,10 +11,8 @@ from dataclasses import replace
 from PIL import Image
 
 from deployments.graph import Graph
-from lightx2v.checkpoint import planning_request
-from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Reference, Size
-from lightx2v.models.recipe import make_reference
+from lightx2v.models.recipe import make_reference, planning_request
 from lightx2v.models.registry import Recipe
 
 STEPS = 3
@@ -29,8 +27,8 @@ log = logging.getLogger(__name__)
 class Rehearsal:
     """Of one model. It fails when its requests do, and then says so in the log: others may still be served."""
 
-    def __init__(self, settings: EngineSettings, recipe: Recipe, graph: Graph) -> None:
-        self._settings, self._recipe, self._graph = settings, recipe, graph
+    def __init__(self, recipe: Recipe, graph: Graph) -> None:
+        self._recipe, self._graph = recipe, graph
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -53,7 +51,7 @@ class Rehearsal:
         """One as it is planned for, and one with a reference where a model can do without."""
         recipe = self._recipe
         frames = recipe.clip.multiple + 1 if recipe.clip else 1
-        planned = replace(planning_request(self._settings), id="rehearsal", steps=STEPS, frames=frames)
+        planned = replace(planning_request(recipe), id="rehearsal", steps=STEPS, frames=frames)
         for count in sorted({recipe.min_references, min(1, recipe.max_references)}):
             references = [_blank(recipe)] * count
             yield replace(planned, references=tuple(one.fitted.size for one in references)), references

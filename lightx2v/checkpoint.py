@@ -9,7 +9,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, StageName
+from lightx2v.core import StageName
 from lightx2v.errors import InvalidCheckpoint, InvalidSettings
 from lightx2v.models.registry import Recipe, find_family
 
@@ -86,14 +86,3 @@ def read_stages(settings: EngineSettings) -> tuple[StageName, ...]:
     if settings.loras and "refine" in stages:
         raise InvalidSettings(f"loras: {settings.model} has two transformers, which take none; leave the setting out")
     return stages
-
-
-def planning_request(settings: EngineSettings) -> GenerateRequest:
-    """The request that the plan is made for: all defaults, and no more references than are needed. Others make others
-    give way meanwhile."""
-    recipe = read_recipe(settings)
-    frames = recipe.clip.frames if recipe.clip else 1
-    references = (recipe.size,) * recipe.min_references
-    return GenerateRequest(
-        "plan", "", recipe.size, recipe.steps, 0, recipe.guidance, references=references, frames=frames
-    )

@@ -47,6 +47,16 @@ class Defaults(Protocol):
 R = TypeVar("R", bound=Defaults)
 
 
+def planning_request(recipe: Recipe) -> GenerateRequest:
+    """The request that the plan is made for: all defaults, and no more references than are needed. Others make others
+    give way meanwhile."""
+    frames = recipe.clip.frames if recipe.clip else 1
+    references = (recipe.size,) * recipe.min_references
+    return GenerateRequest(
+        "plan", "", recipe.size, recipe.steps, 0, recipe.guidance, references=references, frames=frames
+    )
+
+
 def override(recipe: R, checkpoint: Path) -> R:
     """`recipe` with the defaults that a `generation_config.json` at the root of the checkpoint sets in their place.
 

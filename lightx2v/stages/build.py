@@ -7,12 +7,13 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from lightx2v.checkpoint import planning_request, resolve, resolve_loras
+from lightx2v.checkpoint import resolve, resolve_loras
 from lightx2v.config import EngineSettings
 from lightx2v.core import StageName
 from lightx2v.errors import InvalidSettings
 from lightx2v.models.component import Component
 from lightx2v.models.fp8 import keep_in_fp8
+from lightx2v.models.recipe import planning_request
 from lightx2v.models.registry import find_family
 from lightx2v.stages.decode import DecodeStage
 from lightx2v.stages.denoise import DenoiseStage, RefineStage
@@ -40,7 +41,7 @@ def load_stage(name: StageName, settings: EngineSettings, device: Device) -> Sta
     checkpoint = resolve(settings, READS[name])
     family = find_family(checkpoint)
     dtype = getattr(torch, settings.precision(cuda=device.torch_device.type == "cuda"))
-    planned = planning_request(settings)
+    planned = planning_request(family.recipe(checkpoint))
     if name == "encode":
         encoder = _kept(family.encoder(checkpoint, dtype), settings)
         return EncodeStage(encoder, checkpoint, settings, device, planned)

@@ -15,7 +15,6 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from lightx2v.__main__ import main
-from lightx2v.checkpoint import planning_request
 from lightx2v.config import EngineSettings
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Reference, Size
 from lightx2v.errors import InvalidRequest
@@ -26,7 +25,7 @@ from lightx2v.models.qwen_image.denoiser import QwenImageDenoiser
 from lightx2v.models.qwen_image.edit_encoder import PAD, SYSTEM_TOKENS, TEMPLATE, QwenImageEditTextEncoder
 from lightx2v.models.qwen_image.recipe import MAX_EDIT_TOKENS, SEEN_TOKENS
 from lightx2v.models.qwen_image.vision import Grid, mix, to_patches
-from lightx2v.models.recipe import check_request, make_reference
+from lightx2v.models.recipe import check_request, make_reference, planning_request
 from lightx2v.models.registry import find_family
 from lightx2v.pipeline import Pipeline
 from tests.parity.oracle_edit import load_edit_reference
@@ -279,7 +278,7 @@ def test_the_command_line(
 
 
 def test_the_plan_is_made_for_an_edit(edit_2509: Path) -> None:
-    request = planning_request(EngineSettings(model=str(edit_2509)))
+    request = planning_request(recipes.read_recipe(edit_2509))
     assert request.references == (Size(1024, 1024),)
 
 

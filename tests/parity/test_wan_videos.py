@@ -10,10 +10,9 @@ import pytest
 from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
 from PIL import Image
 
-from lightx2v.checkpoint import planning_request
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Size, Video
-from lightx2v.models.recipe import make_reference
+from lightx2v.models.recipe import make_reference, planning_request
 from lightx2v.models.wan.recipe import read_recipe
 from lightx2v.models.wan.schedule import Schedule
 from lightx2v.pipeline import Pipeline
@@ -129,8 +128,8 @@ def test_a_first_frame(wan_ti2v: Path, ti2v_oracle: WanPipeline, frames: int, gu
 
 
 def test_the_plan_is_for_what_must_be_given(wan_i2v: Path, wan_ti2v: Path) -> None:
-    assert planning_request(EngineSettings(model=str(wan_i2v))).references == (Size(64, 48),)
-    assert planning_request(EngineSettings(model=str(wan_ti2v))).references == ()
+    assert planning_request(read_recipe(wan_i2v)).references == (Size(64, 48),)
+    assert planning_request(read_recipe(wan_ti2v)).references == ()
 
 
 def test_one_frame_is_a_picture_and_more_are_a_video(wan: Path) -> None:

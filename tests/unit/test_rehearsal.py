@@ -25,9 +25,8 @@ class Broken:
 
 @pytest.mark.parametrize("error", [RuntimeError("no compiler"), OutOfMemory("a byte too many")])
 async def test_it_says_so_once(checkpoint: Path, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    settings = EngineSettings(model=str(checkpoint))
     graph: Any = Broken(error)
-    rehearsal = Rehearsal(settings, read_recipe(settings), graph)
+    rehearsal = Rehearsal(read_recipe(EngineSettings(model=str(checkpoint))), graph)
     rehearsal.start()
     for _ in range(2):
         await rehearsal.over()
