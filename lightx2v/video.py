@@ -10,8 +10,8 @@ from av.video.reformatter import ColorRange, Colorspace
 from lightx2v.core import Video
 
 OPTIONS = {"crf": "18", "preset": "medium", "mbtree": "0"}
-"""Visually lossless, at x264's usual effort. Its macroblock tree gave one file in some hundred another first frame for
-the same pictures while other processes were busy (libx264 in av 18.1; 0 of 4,500 without it)."""
+"""Visually lossless, at x264's usual effort. Its macroblock tree now and then gives the
+same pictures another first frame while other processes are busy (libx264 in av 18.1)."""
 
 INDEX_NBYTES, INDEX_NBYTES_PER_FRAME = 4096, 64
 """Room for the file's index: ahead of the frames, so that the file plays while it arrives."""

@@ -13,10 +13,9 @@ Bytes = npt.NDArray[np.int64]
 def spread(sizes: Sequence[int]) -> list[int]:
     """Indices of units that take equally long to compute; for every prefix, the bytes of the others come evenly.
 
-    A link that lags behind at large units next to each other and idles at small ones is as good as slower (simulated of
-    klein-9B's double and single blocks, where as much streams as is hidden: 12 % of a step). So next is always the unit
-    without which the bytes that have streamed until each use stray least from their share, over all passes, which come
-    without a pause; among equals by the index's reversed bits (van der Corput).
+    A link that lags behind at large units next to each other and idles at small ones is as good as slower. So next is
+    always the unit without which the bytes that have streamed until each use stray least from their share, over all
+    passes, which come without a pause; among equals by the index's reversed bits (van der Corput).
     """
     left, order = _reversed_bits(len(sizes)), []
     streamed = np.array(sizes, dtype=np.int64)
