@@ -21,6 +21,9 @@ RATE_SHAPE = (4096, 4096, 8192)
 """Large enough to reach the full rates, small beside a context: a product of 2048 to a side is a third slower, and a
 plan that rests on it streams a third too much (measured: 9.1 GB a step where 6.8 are hidden)."""
 
+RATE_SCRATCH = 512 << 20
+"""Bytes that measuring the rates takes, and some to spare."""
+
 EFFICIENCY = 0.8
 """Of what products alone reach, attention and all else included: 609 to 613 of 748 TFLOP/s (H100, compiled, klein-9B at
 1024x1024 with and without references)."""
@@ -163,6 +166,7 @@ class CudaDevice(Device):
 
     @cached_property
     def _bytes_per_flop(self) -> float:
+        self._hold(self._slab_bytes + RATE_SCRATCH)
         try:
             return _link_rate(self.torch_device) / (EFFICIENCY * _product_rate(self.torch_device))
         finally:
