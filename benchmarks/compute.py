@@ -30,8 +30,9 @@ LINK_BYTES, LINK_TIMES = 512 << 20, 8
 JOBS = ("run", "encode")
 
 
-def measure(settings: EngineSettings, asks: list[Ask]) -> dict[str, Any]:
-    """The card, the link's rate, and of each kind of request the stages' sizes and seconds."""
+def measure(settings: EngineSettings, asks: list[Ask], splits: bool) -> dict[str, Any]:
+    """The card, the link's rate, and of each kind of request the stages' sizes and seconds; with `splits`, the
+    transformer's with a part of its blocks resident, too."""
     cuda = settings.device == "cuda"
     pipeline, recipe, counter = Pipeline(settings), read_recipe(settings), numbers()
     clock, link = Clock(pipeline), link_rate(cuda)
@@ -45,7 +46,7 @@ def measure(settings: EngineSettings, asks: list[Ask]) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if cuda else "cpu",
         "torch": torch.__version__,
         "kinds": kinds,
-        "splits": measure_splits(pipeline, text, lambda: clock.read()["denoise"], link),
+        "splits": measure_splits(pipeline, text, lambda: clock.read()["denoise"], link) if splits else [],
         "link_bytes_per_second": link,
     }
 
@@ -118,11 +119,11 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def parse(text: str) -> tuple[EngineSettings, list[Ask]]:
+def parse(text: str) -> tuple[EngineSettings, list[Ask], bool]:
     values = json.loads(text)
     known = {key: value for key, value in values["settings"].items() if key in EngineSettings.model_fields}
     asks = [Ask(**ask | {"size": Size(**ask["size"])}) for ask in values["asks"]]
-    return EngineSettings(**known), asks
+    return EngineSettings(**known), asks, values.get("splits", False)
 
 
 def main() -> None:

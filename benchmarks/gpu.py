@@ -1,7 +1,7 @@
 """A model's requests under memory caps, through HTTP: seconds, bytes moved, the driver's own count, and the bound.
 
 python -m benchmarks.checkpoint /fast/klein-9b --model klein-9b
-python -m benchmarks.gpu /fast/klein-9b --budgets 31.35GiB,24GiB,16GiB,12GiB --references 2 --output benchmarks/results/
+python -m benchmarks.gpu /fast/klein-9b --budgets 31.35GiB,24GiB,16GiB,12GiB --references 2 --splits --output results
 
 What a request computes and the rate of the link are measured first, in one process with everything on the card;
 `--compute` takes them from an earlier run's file. The host copies are kept from the first to the last cap.
@@ -86,7 +86,8 @@ class Run:
 
     def _measure_compute(self) -> dict[str, Any]:
         """In a process of its own, so that none of its memory is on the card afterwards; its host copies stay."""
-        asked = {"settings": self._settings, "asks": [asdict(ask) for ask in self._asks]}
+        asks = [asdict(ask) for ask in self._asks]
+        asked = {"settings": self._settings, "asks": asks, "splits": self._options.splits}
         command = [sys.executable, "-m", "benchmarks.compute", json.dumps(asked)]
         with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None
@@ -98,7 +99,8 @@ class Run:
             raise RuntimeError("the computation could not be measured; the reason is above")
         compute: dict[str, Any] = json.loads(line)
         print(json.dumps({key: value for key, value in compute.items() if key not in ("kinds", "splits")}), flush=True)
-        print(splits_table(compute["splits"]), flush=True)
+        if compute["splits"]:
+            print(splits_table(compute["splits"]), flush=True)
         for kind, figures in compute["kinds"].items():
             print(
                 kind, json.dumps(figures["seconds"]), f"{figures['pipeline_seconds']:.3f} s in one process", flush=True
@@ -124,7 +126,7 @@ class Run:
         probe = open_probe(server.card()["id"])
         with Watch(probe) as watch:
             series = [run_series(server, ask, options.requests, counter) for ask in self._asks]
-            card = server.card()
+            card = server.rest()
             room = budget - contexts(card, probe.used())
             figures: dict[str, Any] = {"series": [summarise(one, compute, room) for one in series], "card": card}
             if options.saturate:
@@ -196,6 +198,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--set", type=parse_setting, action="append", default=[], metavar="NAME=VALUE", help="of configs/flux2.yaml"
     )
     parser.add_argument("--compute", type=Path, help="an earlier run's file, whose computation and link hold here too")
+    parser.add_argument("--splits", action="store_true", help="also the transformer at every split")
     parser.add_argument("--baselines", action="store_true", help="of FLUX.2 klein only")
     return parser.parse_args(arguments)
 

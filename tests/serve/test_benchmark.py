@@ -20,7 +20,19 @@ from tests.server import ROOT
 def test_a_cap_that_suffices_and_one_that_does_not(checkpoint: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu", str(checkpoint), "--budgets", "24MB,100KB"]
     command += ["--output", str(tmp_path)]
-    command += ["--requests", "2", "--references", "1", "--saturate", "2", "--size", "64x64", "--steps", "1"]
+    command += [
+        "--requests",
+        "2",
+        "--references",
+        "1",
+        "--saturate",
+        "2",
+        "--size",
+        "64x64",
+        "--steps",
+        "1",
+        "--splits",
+    ]
     command += ["--set", "device=cpu", "--set", "max_replicas=1", "--set", "dtype=float32"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560)
     assert run.returncode == 0, run.stderr[-2000:]
@@ -32,6 +44,7 @@ def test_a_cap_that_suffices_and_one_that_does_not(checkpoint: Path, tmp_path: P
     assert 0 < suffices["peak_bytes"] <= 24_000_000
     assert suffices["saturated"]["per_second"] > 0
     assert "needs" in fails["error"], "the server's own reason"
+    assert "| resident blocks |" in run.stdout
     assert run.stdout.count("| 0.02 GiB | text |") == 2, "at once, and in the table at the end"
 
 
