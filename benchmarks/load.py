@@ -42,9 +42,9 @@ def run_series(server: Server, ask: Ask, times: int, numbers: Iterator[int]) -> 
     """`times` requests and a first one. Raises RuntimeError if one fails."""
     with connected(server) as http:
         first, body = ask.send(http, next(numbers))
-        before = server.card()
+        before = server.rest()
         seconds = tuple(ask.send(http, number)[0] for number in islice(numbers, times))
-        after = server.card()
+        after = server.rest()
     h2d, d2h = ((after[key] - before[key]) / times for key in ("h2d_bytes_total", "d2h_bytes_total"))
     picture = json.loads(body)["data"][0]["b64_json"]
     return Series(ask.kind, first, sha256(picture.encode()).hexdigest(), seconds, h2d, d2h)

@@ -28,7 +28,7 @@ from deployments.media import encode
 from deployments.schema import ImageRequest, images_body
 from deployments.settings import parse_models
 from deployments.stage import StageServer
-from deployments.wire import pack, unpack
+from deployments.wire import unpack
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size, StageName
 from tests.pictures import noise
 from tests.server import serve
@@ -42,9 +42,9 @@ KINDS = ("nothing", "photo", "noise")
 class Idle(StageServer):
     """Takes its inputs in and returns at once; the prompt says which picture."""
 
-    def _work(self, job: Any, grant: Any, request: GenerateRequest, cancelled: Any, inputs: tuple[Any, ...]) -> Any:
+    def _work(self, job: Any, request: GenerateRequest, inputs: Any, answer: Any, grant: Any, cancel: Any) -> None:
         unpack(inputs)
-        return pack(outputs(request.prompt)[self._stage.name])
+        self._answer(answer, outputs(request.prompt)[self._stage.name])
 
 
 def idle(args: dict[str, Any]) -> Any:

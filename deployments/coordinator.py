@@ -140,6 +140,15 @@ class Coordinator:
         self._ledger.shrunk(holder_id, weights, epoch, order)
         self._pump()
 
+    async def weigh(self, epoch: str, holder_id: str, context: int) -> None:
+        """The process itself takes `context` bytes of the card, by a later measurement."""
+        self._fence(epoch, holder_id)
+        log.info("%s: %d MiB are set aside for the process", self._tenants.members[holder_id].holder, context >> 20)
+        self._tenants.weigh(holder_id, context)
+        self._ledger.weigh(holder_id, context)
+        self._replan()
+        self._pump()
+
     async def advance(self, epoch: str, holder_id: str, request_id: str, progress: Progress) -> None:
         """How far the run of this process is; forgotten when it ends, so that there is one per process at most."""
         self._fence(epoch, holder_id)

@@ -63,6 +63,7 @@ class Lessee:
         self._context = Context()
         self._news: tuple[str, Progress] | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._apart: set[asyncio.Task[None]] = set()
 
     async def start(self) -> asyncio.Task[None]:
         """Joins, and obeys from then on in the task that is returned."""
@@ -80,7 +81,7 @@ class Lessee:
         finally:
             self._lease = None
             release = self._call("release", lease.id, self._weights, self._id, self._moved(), fenced=True)
-            await self._apart(release)
+            await asyncio.shield(self.apart(release))
 
     def holds(self, nbytes: int) -> None:
         """Notes what the stage has resident after its run."""
@@ -90,7 +91,22 @@ class Lessee:
         """Lets the coordinator know how far a run is: the latest, one message at a time, and nobody waits for it."""
         self._news = request_id, progress
         if self._telling is None or self._telling.done():
-            self._telling = asyncio.get_running_loop().create_task(self._tell(), context=self._context)
+            self._telling = self.apart(self._tell())
+
+    async def weigh(self, context: int) -> None:
+        """Says what the process itself takes on the card, if that has changed."""
+        holder = self._member.holder
+        if context != holder.context:
+            self._member = replace(self._member, holder=replace(holder, context=context))
+            await self._call("weigh", self._id, context, fenced=True)
+
+    def apart(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs `work` to its end, whatever becomes of the request that it is for. Ray takes what a request calls down
+        with it, and tells whose call it is by the context: so this runs in the one of the start."""
+        task = asyncio.get_running_loop().create_task(work, context=self._context)
+        self._apart.add(task)  # the loop alone would forget it
+        task.add_done_callback(self._apart.discard)
+        return task
 
     async def room(self) -> int:
         """Replicas of this stage that the card has room for."""
@@ -107,7 +123,7 @@ class Lessee:
             lease: Lease = await asyncio.shield(asked)
         except asyncio.CancelledError:
             asked.cancel()
-            await self._apart(self._call("abandon", self._id, fenced=True))
+            await asyncio.shield(self.apart(self._call("abandon", self._id, fenced=True)))
             raise
         return lease
 
@@ -115,11 +131,6 @@ class Lessee:
         while self._lease is not None and self._news is not None:
             news, self._news = self._news, None
             await self._call("advance", self._id, *news, fenced=True)
-
-    async def _apart(self, call: Coroutine[Any, Any, None]) -> None:
-        """Runs to its end even if the request is cancelled meanwhile. Ray takes what a request calls down with it, and
-        tells whose call it is by the context: so this runs in the one of the start."""
-        await asyncio.shield(asyncio.get_running_loop().create_task(call, context=self._context))
 
     async def _obey(self) -> None:
         while True:

@@ -22,11 +22,12 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import ray
 import torch
 
+from deployments.context import Context
 from deployments.coordinator import Moved
 from deployments.directory import find_coordinator
 from deployments.lease import Job, Lessee, Terms
 from deployments.logs import speak
-from deployments.probes import CPU_CARD, open_probe
+from deployments.probes import CPU_CARD
 from deployments.tenants import Member
 from deployments.wire import pack, unpack
 from lightx2v.config import EngineSettings
@@ -34,20 +35,18 @@ from lightx2v.core import GenerateRequest, Progress, StageName
 from lightx2v.residency.lease import Holder
 from lightx2v.stages.build import load_stage, open_device
 from lightx2v.stages.denoise import StepStage
-from lightx2v.stages.stage import Grant
-from lightx2v.weights.device import LIBRARY_BYTES
+from lightx2v.stages.stage import Cancel, Grant
 
-TYPICAL_CONTEXT = 650 << 20
-"""Bytes; used where the driver does not list our pid, as in a container with a pid namespace of its own."""
-
-CONTEXT_MARGIN = 256 << 20
-"""Bytes by which a CUDA context grows after its first measurement: kernels are loaded when they are first used."""
+Answer = asyncio.Future[Any]
 
 log = logging.getLogger(__name__)
 
 
 class StageServer:
-    """Runs one job at a time, under a lease, in a thread that looks for a cancellation between pieces of work."""
+    """Runs one job at a time, under a lease, in a thread that looks for a cancellation between pieces of work.
+
+    A job is answered as soon as its output is on the host; its memory and its lease are given back after that.
+    """
 
     async def __init__(self, stage: StageName, model: str, settings: EngineSettings, cuda: bool) -> None:  # type: ignore[misc]
         speak()
@@ -60,7 +59,8 @@ class StageServer:
         self._device = await self._in_thread(open_device, "cuda" if cuda else "cpu", settings, card_id)
         self._stage = await self._in_thread(load_stage, stage, settings, self._device)
         size = self._stage.size(self._stage.planned)
-        context = context_bytes(card_id) if cuda else 0
+        self._context = Context(card_id) if cuda else None
+        context = self._context.before_any_run() if self._context else 0
         holder = Holder(uuid.uuid4().hex, model, stage, os.getpid(), context, self._stage.reachable)
         member = Member(holder, size, settings.policy, settings.gpu_budget)
         self._lessee = Lessee(member, partial(find_coordinator, card_id), self.give_way, self.fetch, self._moved)
@@ -70,13 +70,14 @@ class StageServer:
         """`job` of this stage on packed inputs; its packed output. Cancelling it ends the work at its next step."""
         if job == "run" and (known := self._stage.recall(request)) is not None:
             return pack(known)
-        cancelled, start, workspace = threading.Event(), time.monotonic(), self._stage.workspace(request)
-        async with self._turn, self._lessee.lease(workspace, terms.since(start)) as lease, self._memory:
-            grant = Grant(lease.weights, lease.workspace, lease.keep)
-            try:
-                return await self._to_the_end(partial(self._work, job, grant, request, cancelled, inputs), cancelled)
-            finally:
-                self._lessee.holds(self._stage.resident)
+        answer: Answer = self._loop.create_future()
+        running = self._lessee.apart(self._run(partial(self._work, job, request, inputs, answer), request, terms))
+        running.add_done_callback(partial(_conclude, answer))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            running.cancel()
+            raise
 
     async def give_way(self, limit: int) -> int:
         """Keeps at most `limit` bytes of weights on the device; returns what is left."""
@@ -103,7 +104,26 @@ class StageServer:
         if self._broken is not None:
             raise RuntimeError(f"the device failed under this process: {self._broken}")
 
-    async def _to_the_end(self, work: Callable[[], Any], cancelled: threading.Event) -> Any:
+    async def _run(self, work: Callable[[Grant, Cancel], None], request: GenerateRequest, terms: Terms) -> None:
+        """`work` under a lease. What the process takes is measured when the lease has been returned."""
+        cancelled, start, workspace = threading.Event(), time.monotonic(), self._stage.workspace(request)
+        async with self._turn:
+            async with self._lessee.lease(workspace, terms.since(start)) as lease, self._memory:
+                grant = Grant(lease.weights, lease.workspace, lease.keep)
+                try:
+                    await self._to_the_end(partial(work, grant, cancelled.is_set), cancelled)
+                finally:
+                    self._lessee.holds(self._stage.resident)
+            await self._weigh()
+
+    async def _weigh(self) -> None:
+        if self._context is not None:
+            async with self._memory:
+                context = await self._in_thread(self._context.at_rest, self._stage.resident)
+            if context is not None:
+                await self._lessee.weigh(context)
+
+    async def _to_the_end(self, work: Callable[[], None], cancelled: threading.Event) -> None:
         """Never leaves before the thread has: until then the memory is in use, whoever has gone away."""
         running = asyncio.ensure_future(self._in_thread(work))
         while not running.done():
@@ -115,15 +135,23 @@ class StageServer:
             self._broken = error
         if cancelled.is_set():
             raise asyncio.CancelledError
-        return running.result()
+        running.result()
 
     def _work(
-        self, job: Job, grant: Grant, request: GenerateRequest, cancelled: threading.Event, inputs: tuple[Any, ...]
-    ) -> Any:
-        arguments: list[Any] = [request, *unpack(inputs), cancelled.is_set]
+        self, job: Job, request: GenerateRequest, inputs: tuple[Any, ...], answer: Answer, grant: Grant, cancel: Cancel
+    ) -> None:
+        arguments: list[Any] = [*unpack(inputs), cancel]
         if isinstance(self._stage, StepStage):
             arguments.append(partial(self._report, request))
-        return pack(self._stage.perform(grant, getattr(self._stage, job), *arguments))
+
+        def work(*given: Any) -> None:
+            self._answer(answer, getattr(self._stage, job)(*given))
+
+        self._stage.perform(grant, work, request, *arguments)
+
+    def _answer(self, answer: Answer, output: Any) -> None:
+        """From the thread of the job to whoever waits for it."""
+        self._loop.call_soon_threadsafe(_resolve, answer, pack(output))
 
     def _report(self, request: GenerateRequest, progress: Progress) -> None:
         """Only of videos: a picture is the answer to its request, so nobody can ask how far it is."""
@@ -138,16 +166,23 @@ class StageServer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
 
+def _resolve(answer: Answer, output: Any) -> None:
+    if not answer.done():
+        answer.set_result(output)
+
+
+def _conclude(answer: Answer, running: asyncio.Task[None]) -> None:
+    """What failed is the answer's, or if there is one, or nobody waits for it any more, the log's."""
+    if running.cancelled():
+        answer.cancel()
+    elif (error := running.exception()) is not None and not answer.done():
+        answer.set_exception(error)
+    elif error is not None:
+        log.error("a job failed when it had been answered or given up", exc_info=error)
+
+
 def card_identity(cuda: bool) -> str:
     """The GPU's uuid as the driver spells it, or this node's cpu card."""
     if cuda:
         return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
     return f"{CPU_CARD}{ray.get_runtime_context().get_node_id()}"
-
-
-def context_bytes(card_id: str) -> int:
-    """Device bytes of this process beside torch's allocations."""
-    torch.empty(1, device="cuda")
-    torch.cuda.synchronize()
-    held = open_probe(card_id).used().get(os.getpid()) or TYPICAL_CONTEXT
-    return max(0, held - int(torch.cuda.memory_reserved())) + CONTEXT_MARGIN + LIBRARY_BYTES

@@ -53,6 +53,15 @@ class Server:
         (gpu,) = self.http.get("/v1/residency").json()["gpus"]
         return dict(gpu)
 
+    def rest(self) -> dict[str, Any]:
+        """The same when no lease is held and none asked for: a request is answered before its last lease is back."""
+        card: dict[str, Any] = self.wait_until(self._resting, 30, "rest")
+        return card
+
+    def _resting(self) -> dict[str, Any] | None:
+        card = self.card()
+        return None if card["waiting"] or any(stage["running"] for stage in card["stages"]) else card
+
     def stages(self, name: str) -> list[dict[str, Any]]:
         return [stage for stage in self.card()["stages"] if stage["stage"] == name]
 

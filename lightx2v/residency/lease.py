@@ -17,7 +17,7 @@ class Holder:
     stage: StageName
     pid: int
     context: int
-    """What the process itself takes on the card; it returns only with the process."""
+    """What the process itself takes on the card, as far as is known; it returns only with the process."""
     reachable: int
     """All weights that the stage can use."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from types import MappingProxyType
 
@@ -69,6 +70,12 @@ class Ledger:
     def resize(self, budget: int) -> None:
         """Other users of the card took memory or gave it back."""
         self.budget = budget
+        self._reveal()
+
+    def weigh(self, holder_id: str, context: int) -> None:
+        """What the process itself takes, by a later measurement."""
+        account = self._accounts[holder_id]
+        account.holder = replace(account.holder, context=context)
         self._reveal()
 
     def expect(self, holder_id: str, wish: Wish | None) -> None:

@@ -15,7 +15,7 @@ from lightx2v.core import STAGES, Size
 from lightx2v.pipeline import Pipeline
 from tests.checkpoints.wan import write_wan
 from tests.pictures import asked, made
-from tests.serve.test_seed_case import at_rest, watching
+from tests.serve.test_seed_case import watching
 from tests.server import Server, serve, under
 
 PROMPT = "a red circle left of a blue square on white"
@@ -58,15 +58,14 @@ def test_one_gives_way_before_the_other_is_placed(tight: Server, alone: Pipeline
         for seed, steps in enumerate((4, 7, 4, 1)):
             answer = tight.generate(PROMPT, seed=seed, size=str(SIZE), num_inference_steps=steps, guidance_scale=1)
             assert np.array_equal(made(answer), alone.generate(asked(PROMPT, SIZE, seed, steps=steps)).pixels), seed
-    at_rest(tight)
+    card = tight.rest()
     assert seen
-    for card in seen:
-        held = {stage["stage"]: stage for stage in card["stages"]}
+    for then in seen:
+        held = {stage["stage"]: stage for stage in then["stages"]}
         assert held.keys() == set(STAGES)
-        assert card["granted_bytes"] <= budget
+        assert then["granted_bytes"] <= budget
         assert sum(stage["resident_bytes"] for stage in held.values()) <= budget
         assert not all(held[name]["resident_bytes"] == held[name]["reachable_bytes"] for name in ("denoise", "refine"))
-    card = tight.card()
     assert card["peak_granted_bytes"] <= card["budget_bytes"] == budget
     assert card["shrinks_total"] > 0
     assert card["grants_total"] == 4 * len(STAGES) - 1

@@ -113,7 +113,7 @@ def test_openai_client_sees_typed_errors(client: OpenAI) -> None:
 
 def test_residency_reports_the_card(server: Server) -> None:
     server.generate(PROMPT)
-    card = server.card()
+    card = server.rest()
     assert card["granted_bytes"] <= card["peak_granted_bytes"] <= card["budget_bytes"]
     assert {stage["stage"] for stage in card["stages"]} == {"encode", "denoise", "decode"}
     assert all(stage["resident_bytes"] == stage["reachable_bytes"] > 0 for stage in card["stages"])

@@ -73,9 +73,8 @@ def test_twenty_requests(tight: Server, pipeline: Pipeline, budget: int) -> None
     with watching(tight) as seen:
         for turn in range(20):
             one_of_many(tight, pipeline, turn)
-    at_rest(tight)
+    card = tight.rest()
     assert max(card["granted_bytes"] for card in seen) <= budget
-    card = tight.card()
     assert card["peak_granted_bytes"] <= card["budget_bytes"] == budget
     assert card["d2h_bytes_total"] == 0
     assert card["shrinks_total"] > 0
@@ -137,11 +136,3 @@ class watching:
         with httpx.Client(base_url=self._url, timeout=60) as http:
             while not self._over.wait(0.05):
                 self._seen += http.get("/v1/residency").json()["gpus"]
-
-
-def at_rest(server: Server) -> None:
-    def quiet() -> bool:
-        card = server.card()
-        return card["waiting"] == 0 and not any(stage["running"] for stage in card["stages"])
-
-    server.wait_until(quiet, 30, "rest")

@@ -50,13 +50,7 @@ def videos(server: Server) -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def _nothing_runs_between_tests(server: Server) -> Iterator[None]:
     yield
-    server.wait_until(lambda: rests(server), what="a card without leases")
-
-
-def rests(server: Server) -> bool:
-    """Whether no lease is held, and none asked for."""
-    card = server.card()
-    return card["waiting"] == 0 and not any(stage["running"] for stage in card["stages"])
+    server.rest()
 
 
 def denoises(server: Server) -> bool:
@@ -128,7 +122,7 @@ def test_a_running_job_ends_when_it_is_told(videos: Any, server: Server, way: st
             assert videos.retrieve(video.id).to_dict() == answer
             with pytest.raises(openai.NotFoundError):
                 videos.download_content(video.id)
-    server.wait_until(lambda: rests(server), what="a card without leases")
+    server.rest()
     following = videos.create_and_poll(model="wan", prompt=PROMPT, extra_body=SHORT, poll_interval_ms=50)
     assert following.status == "completed"
 

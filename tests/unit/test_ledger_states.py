@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -217,6 +217,12 @@ class Card(RuleBasedStateMachine):
     def wish(self, process: Process, data: st.DataObject) -> None:
         weights, beside = data.draw(st.integers(0, process.holder.reachable)), data.draw(st.integers(0, 20))
         self.ledger.expect(process.holder.id, Wish(weights, beside, data.draw(st.integers(0, weights))))
+
+    @on(lambda process: process.alive)
+    def weigh(self, process: Process, data: st.DataObject) -> None:
+        process.holder = replace(process.holder, context=data.draw(st.integers(0, 6)))
+        self.ledger.weigh(process.holder.id, process.holder.context)
+        self.drive(revealing=True)
 
     @on(Process.idle)
     def drop_unasked(self, process: Process, data: st.DataObject) -> None:

@@ -7,7 +7,7 @@ import pytest
 from deployments import coordinator as module
 from deployments.coordinator import Coordinator
 from lightx2v.core import Policy
-from lightx2v.errors import OutOfMemory
+from lightx2v.errors import OutOfMemory, StaleEpoch
 from tests.unit.coordinator.members import (
     LONG_SECONDS,
     FakeCard,
@@ -147,6 +147,20 @@ async def test_the_budget_follows_who_comes_and_goes(card: FakeCard, processes: 
     await within(card.looked_at(2))
     assert (await coordinator.report())["budget_bytes"] == 100
     await within(await ask(coordinator, other))
+
+
+async def test_what_a_process_takes_is_planned_anew_when_it_is_measured_again(
+    card: FakeCard, processes: Processes
+) -> None:
+    coordinator, one = Coordinator("card"), member(processes(), nbytes=60, context=50)
+    epoch = await join(coordinator, one)
+    with pytest.raises(OutOfMemory, match="the budget is 50"):
+        await within(await ask(coordinator, one))
+    await coordinator.weigh(epoch, one.holder.id, 40)
+    await within(await ask(coordinator, one))
+    assert await granted(coordinator) == 100
+    with pytest.raises(StaleEpoch):
+        await coordinator.weigh("another", one.holder.id, 0)
 
 
 async def test_room_is_for_replicas_beside_one_of_each_other_stage(card: FakeCard, processes: Processes) -> None:

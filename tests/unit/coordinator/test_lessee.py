@@ -213,6 +213,19 @@ async def test_the_latest_progress_is_told_one_message_at_a_time() -> None:
         assert card.actor.calls.count("advance") == 3
 
 
+async def test_what_the_process_takes_is_told_when_it_changes_and_to_a_successor() -> None:
+    card = Card()
+    stage = Stage(card, "denoise")
+    await stage.lessee.start()
+    for context in (5, 5, 7):
+        await within(stage.lessee.weigh(context))
+    assert card.actor.calls.count("weigh") == 2
+    assert await granted(card.actor.coordinator) == 7
+    successor = card.die()
+    await settled(successor, {"denoise": 0})
+    assert await granted(successor.coordinator) == 7
+
+
 async def test_progress_is_told_to_a_successor() -> None:
     card = Card()
     stage = Stage(card, "denoise")

@@ -1,0 +1,115 @@
+"""A stage process without its process: a real stage and coordinator, and a job from its call to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deployments import coordinator as coordinator_module
+from deployments import stage as module
+from deployments.stage import StageServer
+from deployments.wire import unpack
+from lightx2v.config import EngineSettings
+from lightx2v.core import GenerateRequest, Size
+from lightx2v.errors import InvalidRequest
+from tests.unit.coordinator.members import FakeCard, granted, within
+from tests.unit.coordinator.test_lessee import TERMS, Card, rests
+
+REQUEST = GenerateRequest("a", "a red circle", Size(64, 64), 1, 0)
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Card:
+    monkeypatch.setattr(coordinator_module, "open_probe", lambda card_id: FakeCard(1 << 40))
+    monkeypatch.setattr(coordinator_module, "SETTLE_SECONDS", 0.0)
+    card = Card()
+    monkeypatch.setattr(module, "card_identity", lambda cuda: f"cpu-test-{os.getpid()}")
+    monkeypatch.setattr(module, "find_coordinator", lambda card_id: card.find())
+    return card
+
+
+async def served(checkpoint: Path, **settings: Any) -> StageServer:
+    server = StageServer.__new__(StageServer)
+    await server.__init__("encode", "klein", EngineSettings(model=str(checkpoint), **settings), False)  # type: ignore[misc]
+    return server
+
+
+async def rest(card: Card) -> None:
+    """Returns when all leases are back."""
+    async with asyncio.timeout(4):
+        while not await rests(card.actor):
+            await asyncio.sleep(0)
+
+
+async def test_a_job_is_answered_before_its_lease_is_back(card: Card, checkpoint: Path) -> None:
+    server = await served(checkpoint, conditioning_cache=0)
+    reply = card.actor.held["release"] = asyncio.Event()
+    first = await within(server.call("run", REQUEST, TERMS, ()), 20)
+    second = asyncio.create_task(server.call("run", REQUEST, TERMS, ()))
+    while card.actor.calls.count("release") == 0:
+        await asyncio.sleep(0)
+    assert card.actor.calls.count("lease") == 1, "one at a time, and the first has not ended"
+    reply.set()
+    assert torch.equal(unpack(await within(second)).positive, unpack(first).positive)
+    await rest(card)
+
+
+async def test_what_fails_is_raised_and_its_lease_is_back(
+    card: Card, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await served(checkpoint)
+
+    def fail(*_: Any) -> None:
+        raise InvalidRequest("no")
+
+    monkeypatch.setattr(server._stage, "run", fail)
+    with pytest.raises(InvalidRequest):
+        await within(server.call("run", REQUEST, TERMS, ()))
+    await rest(card)
+    assert (await card.actor.coordinator.report())["grants_total"] == 1
+
+
+async def test_who_goes_away_ends_the_job(card: Card, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await served(checkpoint)
+    began, ended = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def work(request: GenerateRequest, pictures: Any, cancelled: Callable[[], bool]) -> None:
+        loop.call_soon_threadsafe(began.set)
+        while not cancelled():
+            pass
+        loop.call_soon_threadsafe(ended.set)
+
+    monkeypatch.setattr(server._stage, "run", work)
+    call = asyncio.create_task(server.call("run", REQUEST, TERMS, ()))
+    await within(began.wait())
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(call)
+    await within(ended.wait())
+    await rest(card)
+    assert await granted(card.actor.coordinator) == server._stage.resident
+
+
+async def test_what_fails_after_the_answer_is_in_the_log(
+    card: Card, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await served(checkpoint)
+
+    async def fail() -> None:
+        raise OSError("the driver does not tell")
+
+    monkeypatch.setattr(server, "_weigh", fail)
+    with caplog.at_level(logging.ERROR, module.__name__):
+        await within(server.call("run", REQUEST, TERMS, ()))
+        while "the driver does not tell" not in caplog.text:
+            await asyncio.sleep(0)
