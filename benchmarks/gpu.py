@@ -36,6 +36,8 @@ from tests.server import ROOT, Server, serve
 
 READY_SECONDS = 400.0
 BASELINE_SECONDS = 240.0
+EVERY_LINE = {"RAY_DEDUP_LOGS": "0"}
+"""Serve logs how long every call of a stage took; Ray would print one of many."""
 BASELINES = ("group-offload", "pinned-swap")
 FAILURES = (RuntimeError, OSError, ValueError, HTTPException, httpx.HTTPError)
 """Of one cap, after which the others are still worth their time."""
@@ -112,7 +114,8 @@ class Run:
         log = self._file.with_name(f"{self._file.stem}-{budget / 2**30:.2f}GiB.log")
         start = datetime.datetime.now(tz=datetime.UTC)
         try:
-            with serve(self._settings | {"gpu_budget": budget}, ready=False, log=log) as server:
+            arguments = self._settings | {"gpu_budget": budget}
+            with serve(arguments, environment=EVERY_LINE, ready=False, log=log) as server:
                 await_ready(server)
                 ready = datetime.datetime.now(tz=datetime.UTC) - start
                 for stage in server.card()["stages"]:

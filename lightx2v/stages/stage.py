@@ -30,6 +30,10 @@ R = TypeVar("R")
 Cancel = Callable[[], bool]
 """Asked between two pieces of work; True ends the run with Cancelled."""
 
+HIDDEN = 0.9
+"""Of what the link carries while blocks compute, the share that a plan takes for hidden: nearer to all of it every
+pause shows on both sides (measured on an H100, Z-image: 5.1 GB a step where it carries 5.2 took 9 to 14 % longer)."""
+
 log = logging.getLogger(__name__)
 
 
@@ -93,8 +97,8 @@ class Stage(Generic[C]):
         """What the plan must know for a request like this one."""
         _, *blocks = self._residence.units
         units = tuple(self.device.cost(unit.nbytes) for unit in blocks)
-        uses = max(1, self.uses(request))
-        return StageSize(self.name, units, self.rest, self.workspace(request), self.slot, uses, self._behind(request))
+        uses, behind = max(1, self.uses(request)), int(HIDDEN * self._behind(request))
+        return StageSize(self.name, units, self.rest, self.workspace(request), self.slot, uses, behind)
 
     def passes(self, request: GenerateRequest) -> int:
         """How often a run uses every block; 0 where the request has no need of this stage."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ class QwenImageTextEncoder(LanguageEncoder):
 
     def negative(self, request: GenerateRequest) -> str:
         return request.negative_prompt or NEGATIVE
+
+    def through_layers(self, states: torch.Tensor, positions: torch.Tensor, real: torch.Tensor) -> Iterator[Any]:
+        """`positions`: [1, tokens] for all axes, or [3, 1, tokens]. Not every transformers of ours takes the former."""
+        return super().through_layers(states, positions.expand(3, -1, -1), real)
 
     @torch.no_grad()
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
