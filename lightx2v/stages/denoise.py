@@ -58,10 +58,9 @@ class StepStage(Stage[D]):
                 report(Progress(done, total))
                 if done < total:
                     check(cancelled)
-        tokens = last.tokens.cpu()
-        if not torch.isfinite(tokens).all():
+        if not torch.isfinite(last.tokens).all():
             raise NonFinite(f"request {request.id}: the transformer produced values that are not finite")
-        return replace(last, tokens=tokens, history=tuple(part.cpu() for part in last.history))
+        return replace(last, tokens=last.tokens.cpu(), history=tuple(part.cpu() for part in last.history))
 
     def close(self) -> None:
         self._adapters.close()
