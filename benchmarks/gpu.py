@@ -1,7 +1,8 @@
 """A model's requests under memory caps, through HTTP: seconds, bytes moved, the driver's own count, and the bound.
 
 python -m benchmarks.checkpoint /fast/klein-9b --model klein-9b
-python -m benchmarks.gpu /fast/klein-9b --budgets 31.35GiB,24GiB,16GiB,12GiB --references 2 --splits --output results
+python -m benchmarks.gpu /fast/klein-9b --budgets 31.35GiB,24GiB,16GiB,12GiB --references 2 --saturate 4 --splits \\
+    --output benchmarks/results/
 
 What a request computes and the rate of the link are measured first, in one process with everything on the card;
 `--compute` takes them from an earlier run's file. The host copies are kept from the first to the last cap.
@@ -88,8 +89,7 @@ class Run:
 
     def _measure_compute(self) -> dict[str, Any]:
         """In a process of its own, so that none of its memory is on the card afterwards; its host copies stay."""
-        asks = [asdict(ask) for ask in self._asks]
-        asked = {"settings": self._settings, "asks": asks, "splits": self._options.splits}
+        asked = {"settings": self._settings, "asks": self.result["asks"], "splits": self._options.splits}
         command = [sys.executable, "-m", "benchmarks.compute", json.dumps(asked)]
         with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None

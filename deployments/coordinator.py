@@ -140,12 +140,12 @@ class Coordinator:
         self._ledger.shrunk(holder_id, weights, epoch, order)
         self._pump()
 
-    async def weigh(self, epoch: str, holder_id: str, context: int) -> None:
-        """The process itself takes `context` bytes of the card, by a later measurement."""
-        self._fence(epoch, holder_id)
-        log.info("%s: %d MiB are set aside for the process", self._tenants.members[holder_id].holder, context >> 20)
-        self._tenants.weigh(holder_id, context)
-        self._ledger.weigh(holder_id, context)
+    async def weigh(self, epoch: str, member: Member) -> None:
+        """The process itself takes more of the card than it said when it joined, or less."""
+        self._fence(epoch, member.holder.id)
+        log.info("%s: %d MiB are set aside for the process", member.holder, member.holder.context >> 20)
+        self._tenants.add(member)
+        self._ledger.weigh(member.holder)
         self._replan()
         self._pump()
 

@@ -98,7 +98,7 @@ class Lessee:
         holder = self._member.holder
         if context != holder.context:
             self._member = replace(self._member, holder=replace(holder, context=context))
-            await self._call("weigh", self._id, context, fenced=True)
+            await self._call("weigh", self._member, fenced=True)
 
     def apart(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs `work` to its end, whatever becomes of the request that it is for. Ray takes what a request calls down

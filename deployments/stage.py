@@ -105,16 +105,15 @@ class StageServer:
             raise RuntimeError(f"the device failed under this process: {self._broken}")
 
     async def _run(self, work: Callable[[Grant, Cancel], None], request: GenerateRequest, terms: Terms) -> None:
-        """`work` under a lease. What the process takes is measured when the lease has been returned."""
+        """`work` under a lease. What the process takes is measured when the next has its turn."""
         cancelled, start, workspace = threading.Event(), time.monotonic(), self._stage.workspace(request)
-        async with self._turn:
-            async with self._lessee.lease(workspace, terms.since(start)) as lease, self._memory:
-                grant = Grant(lease.weights, lease.workspace, lease.keep)
-                try:
-                    await self._to_the_end(partial(work, grant, cancelled.is_set), cancelled)
-                finally:
-                    self._lessee.holds(self._stage.resident)
-            await self._weigh()
+        async with self._turn, self._lessee.lease(workspace, terms.since(start)) as lease, self._memory:
+            grant = Grant(lease.weights, lease.workspace, lease.keep)
+            try:
+                await self._to_the_end(partial(work, grant, cancelled.is_set), cancelled)
+            finally:
+                self._lessee.holds(self._stage.resident)
+        await self._weigh()
 
     async def _weigh(self) -> None:
         if self._context is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -41,15 +41,11 @@ class Tenants:
         return [member.budget for member in self._members.values() if member.budget is not None]
 
     def add(self, member: Member) -> None:
+        """Also in the place of what was known of it."""
         self._members[member.holder.id] = member
 
     def remove(self, holder_id: str) -> None:
         del self._members[holder_id]
-
-    def weigh(self, holder_id: str, context: int) -> None:
-        """What the process of a member takes, by a later measurement."""
-        member = self._members[holder_id]
-        self._members[holder_id] = replace(member, holder=replace(member.holder, context=context))
 
     def plan(self, budget: int) -> None:
         """Shares of `budget` bytes for every model."""

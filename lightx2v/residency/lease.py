@@ -47,6 +47,10 @@ class Need:
         """What the run takes besides its weights."""
         return self.workspace + (self.slot if weights < reachable else 0)
 
+    def least(self, reachable: int) -> int:
+        """The smallest room in which the run is possible."""
+        return self.floor + self.beside(self.floor, reachable)
+
     def fit(self, room: int, reachable: int) -> int | None:
         """The weights to grant out of `room`: all that are wanted or else what fits, None if below the floor."""
         if self.weights + self.beside(self.weights, reachable) <= room:

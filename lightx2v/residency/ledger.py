@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from types import MappingProxyType
 
@@ -72,10 +71,9 @@ class Ledger:
         self.budget = budget
         self._reveal()
 
-    def weigh(self, holder_id: str, context: int) -> None:
-        """What the process itself takes, by a later measurement."""
-        account = self._accounts[holder_id]
-        account.holder = replace(account.holder, context=context)
+    def weigh(self, holder: Holder) -> None:
+        """The same holder with another context, by a later measurement."""
+        self._accounts[holder.id].holder = holder
         self._reveal()
 
     def expect(self, holder_id: str, wish: Wish | None) -> None:
@@ -242,8 +240,8 @@ class Ledger:
         contexts = sum(other.holder.context for other in self._accounts.values() if not other.dying)
         if need.fit(self.budget - contexts, account.holder.reachable) is None:
             raise OutOfMemory(
-                f"{account.holder} needs at least {_least(account, need)} bytes; the budget of {self.budget} bytes, "
-                f"less {contexts} for the processes, leaves {self.budget - contexts}"
+                f"{account.holder} needs at least {need.least(account.holder.reachable)} bytes; "
+                f"the budget of {self.budget} bytes, less {contexts} for the processes, leaves {self.budget - contexts}"
             )
 
     def _require_ears(self, account: Account, need: Need, deaf: Sequence[Account]) -> None:
@@ -251,8 +249,8 @@ class Ledger:
         if account.ignores or (deaf and need.fit(self._room(), account.holder.reachable) is not None):
             other = account if account.ignores else max(deaf, key=lambda other: other.weights)
             raise OutOfMemory(
-                f"{account.holder} needs at least {_least(account, need)} bytes, but {other.holder} holds "
-                f"{other.weights} and did not give way within {self.patience} s"
+                f"{account.holder} needs at least {need.least(account.holder.reachable)} bytes, "
+                f"but {other.holder} holds {other.weights} and did not give way within {self.patience} s"
             )
 
     def _note_overdue(self, now: float) -> None:
@@ -289,10 +287,6 @@ class Ledger:
     def _leased(self, lease_id: str) -> Account | None:
         living = (account for account in self._accounts.values() if not account.dying)
         return next((account for account in living if account.lease and account.lease.id == lease_id), None)
-
-
-def _least(account: Account, need: Need) -> int:
-    return need.floor + need.beside(need.floor, account.holder.reachable)
 
 
 def _answers(order: str | None, outstanding: Order | None) -> bool:

@@ -32,7 +32,7 @@ Cancel = Callable[[], bool]
 
 HIDDEN = 0.9
 """Of what the link carries while blocks compute, the share that a plan takes for hidden: nearer to all of it every
-pause shows on both sides (measured on an H100, Z-image: 5.1 GB a step where it carries 5.2 took 9 to 14 % longer)."""
+pause shows on both sides (measured on an H100, Z-image: 5.1 GB a step where it carries 5.2 took 9 to 15 % longer)."""
 
 log = logging.getLogger(__name__)
 

@@ -19,20 +19,8 @@ from tests.server import ROOT
 @pytest.mark.timeout(600)
 def test_a_cap_that_suffices_and_one_that_does_not(checkpoint: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu", str(checkpoint), "--budgets", "24MB,100KB"]
-    command += ["--output", str(tmp_path)]
-    command += [
-        "--requests",
-        "2",
-        "--references",
-        "1",
-        "--saturate",
-        "2",
-        "--size",
-        "64x64",
-        "--steps",
-        "1",
-        "--splits",
-    ]
+    command += ["--output", str(tmp_path), "--splits"]
+    command += ["--requests", "2", "--references", "1", "--saturate", "2", "--size", "64x64", "--steps", "1"]
     command += ["--set", "device=cpu", "--set", "max_replicas=1", "--set", "dtype=float32"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560)
     assert run.returncode == 0, run.stderr[-2000:]

@@ -221,7 +221,7 @@ class Card(RuleBasedStateMachine):
     @on(lambda process: process.alive)
     def weigh(self, process: Process, data: st.DataObject) -> None:
         process.holder = replace(process.holder, context=data.draw(st.integers(0, 6)))
-        self.ledger.weigh(process.holder.id, process.holder.context)
+        self.ledger.weigh(process.holder)
         self.drive(revealing=True)
 
     @on(Process.idle)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from lightx2v.stages.stage import HIDDEN
 from lightx2v.weights.device import CpuDevice, Moment
 from lightx2v.weights.layout import Unit
 from lightx2v.weights.ring import Ring, ring_bytes
@@ -17,6 +18,7 @@ DOUBLE = [34, 34, 34, 34, 34, 34, 34, 34, 201, 101, 201, 101]
 SINGLE = [302, 134]
 KLEIN_9B = [DOUBLE] * 8 + [SINGLE] * 24
 QWEN_IMAGE = [[19, 19, 19, 19, 19, 19, 19, 19, 75, 75, 75, 75, 57, 57]] * 60
+Z_IMAGE = [[8, 29, 29, 29, 29, 79, 79, 79]] * 34
 """The states of every block in MB, of which a thousandth is moved here."""
 
 SCALE = 1000
@@ -71,6 +73,20 @@ def test_streaming_costs_little_more_than_the_longer_of_both(blocks: list[list[i
         nbytes = sum(unit.nbytes for unit in memory.units if unit.name in streamed)
         bound = STEPS * max(step, nbytes / LINK)
         assert seconds(memory, streamed, step) <= most * bound, f"{resident} resident"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "step", "most"), [(KLEIN_9B, 0.125, 1.01), (QWEN_IMAGE, 0.5, 1.04), (Z_IMAGE, 0.096, 1.01)]
+)
+def test_what_a_plan_takes_for_hidden_is(blocks: list[list[int]], step: float, most: float) -> None:
+    """As much as that streams behind the computation, which takes hardly longer for it."""
+    memory = Memory([[SCALE * state for state in block] for block in blocks])
+    order = spread([unit.nbytes for unit in memory.units])
+    for resident in range(len(blocks)):
+        streamed = [memory.units[index] for index in order[resident:]]
+        if sum(unit.nbytes for unit in streamed) <= HIDDEN * step * LINK:
+            taken = seconds(memory, {unit.name for unit in streamed}, step)
+            assert taken <= most * STEPS * step, f"{resident} resident"
 
 
 def seconds(memory: Memory, streamed: set[str], step: float) -> float:

@@ -126,11 +126,8 @@ class Stage:
 
 
 @pytest.fixture(autouse=True)
-def fake_card(monkeypatch: pytest.MonkeyPatch) -> FakeCard:
-    fake = FakeCard(100)
-    monkeypatch.setattr(module, "open_probe", lambda card_id: fake)
-    monkeypatch.setattr(module, "SETTLE_SECONDS", 0.0)
-    return fake
+def fake_card(card: FakeCard) -> FakeCard:
+    return card
 
 
 async def contended(card: Card, waiter: Stage) -> tuple[asyncio.Event, asyncio.Task[Lease], asyncio.Task[Lease]]:

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from deployments import coordinator as coordinator_module
 from deployments import stage as module
+from deployments.coordinator import Coordinator
 from deployments.stage import StageServer
 from deployments.wire import unpack
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Size
 from lightx2v.errors import InvalidRequest
 from tests.unit.coordinator.members import FakeCard, granted, within
-from tests.unit.coordinator.test_lessee import TERMS, Card, rests
+from tests.unit.coordinator.test_lessee import TERMS, Remote, rests
 
 REQUEST = GenerateRequest("a", "a red circle", Size(64, 64), 1, 0)
 
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> Card:
-    monkeypatch.setattr(coordinator_module, "open_probe", lambda card_id: FakeCard(1 << 40))
-    monkeypatch.setattr(coordinator_module, "SETTLE_SECONDS", 0.0)
-    card = Card()
+def actor(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> Remote:
+    """The coordinator of a card that everything fits on."""
+    card.nbytes = 1 << 40
+    actor = Remote(Coordinator("card"))
     monkeypatch.setattr(module, "card_identity", lambda cuda: f"cpu-test-{os.getpid()}")
-    monkeypatch.setattr(module, "find_coordinator", lambda card_id: card.find())
-    return card
+    monkeypatch.setattr(module, "find_coordinator", lambda card_id: actor)
+    return actor
 
 
 async def served(checkpoint: Path, **settings: Any) -> StageServer:
@@ -43,28 +43,28 @@ async def served(checkpoint: Path, **settings: Any) -> StageServer:
     return server
 
 
-async def rest(card: Card) -> None:
+async def rest(actor: Remote) -> None:
     """Returns when all leases are back."""
     async with asyncio.timeout(4):
-        while not await rests(card.actor):
+        while not await rests(actor):
             await asyncio.sleep(0)
 
 
-async def test_a_job_is_answered_before_its_lease_is_back(card: Card, checkpoint: Path) -> None:
+async def test_a_job_is_answered_before_its_lease_is_back(actor: Remote, checkpoint: Path) -> None:
     server = await served(checkpoint, conditioning_cache=0)
-    reply = card.actor.held["release"] = asyncio.Event()
+    reply = actor.held["release"] = asyncio.Event()
     first = await within(server.call("run", REQUEST, TERMS, ()), 20)
     second = asyncio.create_task(server.call("run", REQUEST, TERMS, ()))
-    while card.actor.calls.count("release") == 0:
+    while actor.calls.count("release") == 0:
         await asyncio.sleep(0)
-    assert card.actor.calls.count("lease") == 1, "one at a time, and the first has not ended"
+    assert actor.calls.count("lease") == 1, "one at a time, and the first has not ended"
     reply.set()
     assert torch.equal(unpack(await within(second)).positive, unpack(first).positive)
-    await rest(card)
+    await rest(actor)
 
 
 async def test_what_fails_is_raised_and_its_lease_is_back(
-    card: Card, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    actor: Remote, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await served(checkpoint)
 
@@ -74,11 +74,11 @@ async def test_what_fails_is_raised_and_its_lease_is_back(
     monkeypatch.setattr(server._stage, "run", fail)
     with pytest.raises(InvalidRequest):
         await within(server.call("run", REQUEST, TERMS, ()))
-    await rest(card)
-    assert (await card.actor.coordinator.report())["grants_total"] == 1
+    await rest(actor)
+    assert (await actor.coordinator.report())["grants_total"] == 1
 
 
-async def test_who_goes_away_ends_the_job(card: Card, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_goes_away_ends_the_job(actor: Remote, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = await served(checkpoint)
     began, ended = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -96,12 +96,12 @@ async def test_who_goes_away_ends_the_job(card: Card, checkpoint: Path, monkeypa
     with pytest.raises(asyncio.CancelledError):
         await within(call)
     await within(ended.wait())
-    await rest(card)
-    assert await granted(card.actor.coordinator) == server._stage.resident
+    await rest(actor)
+    assert await granted(actor.coordinator) == server._stage.resident
 
 
 async def test_what_fails_after_the_answer_is_in_the_log(
-    card: Card, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    actor: Remote, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = await served(checkpoint)
 
