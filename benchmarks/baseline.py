@@ -31,16 +31,11 @@ Make = Callable[[str], Any]
 
 
 def group_offload(pipe: Any, device: torch.device, **arguments: Any) -> Make:
+    """Of the language model leaf by leaf: its blocks are not its own children, for which diffusers' streams fail."""
     stream = device.type == "cuda"
-    for module, within in ((pipe.transformer, None), (pipe.text_encoder, ["model"])):
+    for module, kind in ((pipe.transformer, "block_level"), (pipe.text_encoder, "leaf_level")):
         apply_group_offloading(
-            module,
-            device,
-            offload_type="block_level",
-            num_blocks_per_group=1,
-            non_blocking=stream,
-            use_stream=stream,
-            block_modules=within,
+            module, device, offload_type=kind, num_blocks_per_group=1, non_blocking=stream, use_stream=stream
         )
     pipe.vae.to(device)
     return lambda prompt: pipe(prompt=prompt, **arguments).images[0]
@@ -110,7 +105,7 @@ def measure(checkpoint: Path, how: str, budget: int, size: tuple[int, int], step
     place = torch.device(device)
     if place.type == "cuda":
         total = torch.cuda.get_device_properties(place).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, (budget - CONTEXT) / total), place)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (budget - CONTEXT) / total))
     pipe = Flux2KleinPipeline.from_pretrained(checkpoint, dtype=torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)
     width, height = size

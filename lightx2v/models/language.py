@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from lightx2v.core import GenerateRequest
@@ -71,7 +72,7 @@ class LanguageEncoder(TextEncoder):
         `ids`, `real`: [1, tokens] on the host: the tokens, and whether they are the prompt's or padding. The first of
         them has the position `first`.
         """
-        positions = torch.arange(first, first + ids.shape[1], device=device)[None]
+        positions = torch.arange(first, first + ids.shape[1])[None]
         return self.through_layers(self.embedded(ids).to(device), positions, real)
 
     def embedded(self, ids: torch.Tensor) -> torch.Tensor:
@@ -79,11 +80,12 @@ class LanguageEncoder(TextEncoder):
         return F.embedding(ids, self.module.embed_tokens.weight)
 
     def through_layers(self, states: torch.Tensor, positions: torch.Tensor, real: torch.Tensor) -> Iterator[Any]:
-        """`states` of embedded tokens: `real` says which are the prompt's. Yields as `states` does."""
+        """`states` of embedded tokens; on the host `positions`, and which are the prompt's (`real`). Yields as `states`
+        does."""
         rope = self.module.rotary_emb(states, positions)
         mask = _mask(real).to(states.device)
         for layer in self.module.layers:
-            states = layer(states, attention_mask=mask, position_ids=positions, position_embeddings=rope)
+            states = layer(states, attention_mask=mask, position_embeddings=rope)
             yield states
 
     def language_config(self, values: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -106,11 +108,25 @@ class LanguageEncoder(TextEncoder):
         return config
 
     def _build(self) -> PreTrainedModel:
-        """On the meta device, but for the rotary frequencies, which no checkpoint holds."""
+        """On the meta device, but for the rotary frequencies."""
         with torch.device("meta"):
             module = self.language_model(self.config).to(self.dtype).eval().requires_grad_(False)
-        module.rotary_emb = type(module.rotary_emb)(self.config)
+        module.rotary_emb = HostRotary(type(module.rotary_emb)(self.config))
         return module
+
+
+class HostRotary(nn.Module):
+    """A rotary embedding of transformers', of frequencies that no checkpoint holds and nothing moves: some versions
+    take them to where the states are, others do not."""
+
+    def __init__(self, rotary: nn.Module) -> None:
+        super().__init__()
+        self._rotary = rotary
+
+    def forward(self, states: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Cosines and sines where `states` are; `positions` are on the host."""
+        turns = self._rotary(states.new_empty(0, device="cpu"), positions)
+        return tuple(turn.to(states.device) for turn in turns)
 
 
 def chat(tokenizer: Any, prompt: str, *, thinking: bool) -> str:

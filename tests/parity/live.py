@@ -16,6 +16,10 @@ CUDNN = 2.4 / 1.5
 """Measured at 1024 x 1024 in bf16: a decode's peak on a GPU over its live tensors."""
 
 
+ACROSS = (torch.ops.aten.copy_, torch.ops.aten.index, torch.ops.aten.index_put_)
+"""May have operands on the host and on a device."""
+
+
 class LiveBytes(TorchDispatchMode):
     """Counts what lives on the meta device beside a component's own states; `peak` is the most at any time."""
 
@@ -25,6 +29,9 @@ class LiveBytes(TorchDispatchMode):
         self.live = self.peak = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Refuses what a GPU would, and not all of it is refused here: operands on two devices."""
+        if len({leaf.device for leaf in tree_leaves((args, kwargs)) if _is_operand(leaf)}) > 1:
+            assert function.overloadpacket in ACROSS, f"{function} of tensors on the host and on the device"
         result = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor) and leaf.device == META:
@@ -42,3 +49,8 @@ class LiveBytes(TorchDispatchMode):
     def _forget(self, key: int, nbytes: int) -> None:
         self._known.discard(key)
         self.live -= nbytes
+
+
+def _is_operand(leaf: Any) -> bool:
+    """A tensor of no dimensions counts as a number anywhere."""
+    return isinstance(leaf, torch.Tensor) and leaf.dim() > 0

@@ -174,6 +174,7 @@ def test_its_device_bytes_go_with_the_run(
 
 def test_its_bytes_are_workspace(engine: Pipeline) -> None:
     stage = denoiser(engine)
+    engine.latents(with_lora("peft"))
     plain, more = stage.workspace(PLAIN), stage.workspace(with_lora("peft"))
     stored = sum(-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in lora.peft(1).values())
     largest_rank = 6

@@ -13,7 +13,7 @@ from transformers.vision_utils import get_vision_position_ids
 from lightx2v.core import GenerateRequest, Picture
 from lightx2v.layers.compiled import compile_blocks
 from lightx2v.models.configuration import read_configuration, require
-from lightx2v.models.language import CONFIG
+from lightx2v.models.language import CONFIG, HostRotary
 from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
 from lightx2v.models.qwen_image.recipe import MAX_EDIT_TOKENS, SEEN_TOKENS
 from lightx2v.models.qwen_image.vision import Grid, mix, to_patches
@@ -66,7 +66,7 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
         states = self.embedded(mixed.ids).to(device)
         states[:, mixed.pictured.nonzero().flatten()] = seen
         real = torch.ones_like(mixed.ids, dtype=torch.bool)
-        for last in self.through_layers(states, mixed.positions.to(device), real):
+        for last in self.through_layers(states, mixed.positions, real):
             states = last
         features: torch.Tensor = self.module.norm(states)[0, SYSTEM_TOKENS:]
         return features
@@ -78,17 +78,17 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
         cut = [to_patches(picture, side, merge, frames) for picture in pictures]
         patches = torch.cat([patches for patches, _ in cut]).to(device, self.dtype)
         shapes = torch.tensor([(1, *grid) for _, grid in cut])
-        positions = get_vision_position_ids(shapes, merge).to(device)
+        positions = get_vision_position_ids(shapes, merge)
         seen: torch.Tensor = vision(patches, grid_thw=shapes, position_ids=positions).pooler_output
         return seen, [Grid(grid.rows // merge, grid.columns // merge) for _, grid in cut]
 
 
 def _build_vision(checkpoint: Path, dtype: torch.dtype) -> Qwen2_5_VisionTransformerPretrainedModel:
-    """On the meta device, but for the rotary frequencies, which no checkpoint holds."""
+    """On the meta device, but for the rotary frequencies."""
     values = require(read_configuration(checkpoint, CONFIG), "vision_config", checkpoint / CONFIG)
     config = Qwen2_5_VLVisionConfig.from_dict(values)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
         vision = Qwen2_5_VisionTransformerPretrainedModel(config).to(dtype).eval().requires_grad_(False)
-    vision.rotary_pos_emb = type(vision.rotary_pos_emb)(config)
+    vision.rotary_pos_emb = HostRotary(type(vision.rotary_pos_emb)(config))
     return vision
