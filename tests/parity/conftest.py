@@ -93,9 +93,11 @@ def either(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device attention would materialise its scores, which no kernel on a GPU does."""
+    """On the meta device attention would materialise its scores, which no kernel on a GPU does: if the values of one
+    token and head lie together."""
 
     def fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        assert [part.stride(-1) for part in (query, key, value)] == [1, 1, 1]
         return torch.empty_like(query)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", fused)

@@ -121,7 +121,9 @@ class PixelAttention(nn.Module):
         self.to_qkv, self.proj = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        query, key, value = self.to_qkv(self.norm(states)).flatten(2).transpose(1, 2)[:, None].chunk(3, dim=-1)
+        # Where a position's channels do not lie together, GPUs have no kernel that does without all scores in memory.
+        tokens = self.to_qkv(self.norm(states)).flatten(2).transpose(1, 2).contiguous()
+        query, key, value = tokens[:, None].chunk(3, dim=-1)
         attended = F.scaled_dot_product_attention(query, key, value)
         output: torch.Tensor = self.proj(attended[:, 0].transpose(1, 2).unflatten(2, states.shape[2:])) + states
         return output
