@@ -56,6 +56,14 @@ def z_turbo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_z_image(tmp_path_factory.mktemp("z_turbo"))
 
 
+@pytest.fixture
+def small_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit model would scale them to a million pixels."""
+    from lightx2v.models.qwen_image import recipe
+
+    monkeypatch.setattr(recipe, "REFERENCE_AREA", 96 * 96)
+
+
 @pytest.fixture(scope="session")
 def pipeline(checkpoint: Path) -> Pipeline:
     """That model in this process: what every served picture must equal to the bit."""

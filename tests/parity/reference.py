@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, ProcessorMixin
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Latents, Picture, Reference, Size, Video
 from lightx2v.models.component import Component
+from lightx2v.models.recipe import make_reference
 from lightx2v.models.registry import find_family
 from lightx2v.pipeline import Pipeline
 
@@ -25,6 +26,8 @@ C = TypeVar("C", bound=Component)
 
 LATENTS, PIXELS = 2e-5, 1
 """How far results may be apart: latents in fp32, and pixels in steps of 1/255."""
+
+REFERENCE_SIZES = ((96, 64), (64, 80))
 
 
 def bind(component: C, checkpoint: Path) -> C:
@@ -49,6 +52,25 @@ def generate(
     with closing(Pipeline(settings)) as pipeline:
         latents = pipeline.latents(request, references)
         return latents, pipeline.decode(request, latents)
+
+
+def make_with_all(checkpoint: Path, *heights: int, **settings: Any) -> list[Picture | Video]:
+    """With guidance, frames, and as many references as the model takes, up to two, so that no part is left out. In fp32
+    on the CPU, unless `settings` say otherwise."""
+    recipe = find_family(checkpoint).recipe(checkpoint)
+    taken = enumerate(REFERENCE_SIZES[: recipe.max_references])
+    references = [make_reference(make_image(seed, *size), recipe) for seed, size in taken]
+    width, frames = (32, 9) if recipe.clip else (80, 1)
+    sizes = tuple(reference.fitted.size for reference in references)
+    asked = {"frames": frames, "guidance": 4.0, "negative_prompt": "grey " * 40, "references": sizes}
+    requests = [make_request(width, height, **asked) for height in heights]
+    engine = EngineSettings.model_validate(
+        {"model": str(checkpoint), "dtype": "float32", "device": "cpu", "compile": False} | settings
+    )
+    with closing(Pipeline(engine)) as pipeline:
+        needs = [sum(size.units) + size.rest + size.workspace for size in pipeline.sizes(requests[0])]
+        assert engine.gpu_budget is None or engine.gpu_budget < max(needs), "else nothing streams"
+        return [pipeline.generate(request, references) for request in requests]
 
 
 class TextProcessor(ProcessorMixin):  # type: ignore[misc]

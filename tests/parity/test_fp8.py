@@ -21,8 +21,8 @@ from lightx2v.core import Conditioning
 from lightx2v.models.component import Component
 from lightx2v.pipeline import Pipeline
 from tests.e4m3 import Emulated, emulate, in_block
-from tests.parity.reference import LATENTS, load_reference, make_request, reference_generate
-from tests.parity.test_residency import BUDGETS, make
+from tests.parity.reference import LATENTS, load_reference, make_request, make_with_all, reference_generate
+from tests.parity.test_residency import BUDGETS
 
 PROMPT = "a red circle left of a blue square"
 
@@ -112,8 +112,8 @@ def test_all_steps(variant: str, request: pytest.FixtureRequest) -> None:
 @pytest.mark.parametrize("variant", BUDGETS)
 def test_same_bits_under_every_setting(variant: str, settings: dict[str, Any], request: pytest.FixtureRequest) -> None:
     checkpoint = request.getfixturevalue(variant)
-    (expected,) = make(checkpoint, 64, cpu_offload=False, fp8=True)
-    (streamed,) = make(checkpoint, 64, fp8=True, **settings)
-    (exact,) = make(checkpoint, 64, cpu_offload=False)
+    (expected,) = make_with_all(checkpoint, 64, cpu_offload=False, fp8=True)
+    (streamed,) = make_with_all(checkpoint, 64, fp8=True, **settings)
+    (exact,) = make_with_all(checkpoint, 64, cpu_offload=False)
     np.testing.assert_array_equal(streamed.pixels, expected.pixels)
     assert not np.array_equal(exact.pixels, expected.pixels), "or nothing was in fp8"

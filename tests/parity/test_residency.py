@@ -14,15 +14,10 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import Picture, Video
-from lightx2v.models.qwen_image import recipe as qwen_image_recipe
-from lightx2v.models.recipe import make_reference
-from lightx2v.models.registry import find_family
 from lightx2v.pipeline import Pipeline
 from tests.checkpoints import lora
-from tests.parity.reference import make_image, make_request
+from tests.parity.reference import make_request, make_with_all
 
-SIZES = ((96, 64), (64, 80))
 BUDGETS = {
     "distilled": 5_700_000,
     "dev": 5_700_000,
@@ -42,10 +37,7 @@ KINDS = {variant: 3 if variant in ("distilled", "dev", "z_base") else 2 for vari
 """Of blocks that differ in code."""
 
 
-@pytest.fixture(autouse=True)
-def _small_references(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An edit model would scale them to a million pixels."""
-    monkeypatch.setattr(qwen_image_recipe, "REFERENCE_AREA", 96 * 96)
+pytestmark = pytest.mark.usefixtures("small_references")
 
 
 @pytest.fixture
@@ -62,22 +54,6 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
     torch._dynamo.reset()
 
 
-def make(checkpoint: Path, *heights: int, **settings: Any) -> list[Picture | Video]:
-    """With guidance, frames, and as many references as the model takes, up to two, so that no part is left out."""
-    recipe = find_family(checkpoint).recipe(checkpoint)
-    taken = enumerate(SIZES[: recipe.max_references])
-    references = [make_reference(make_image(seed, *size), recipe) for seed, size in taken]
-    width, frames = (32, 9) if recipe.clip else (80, 1)
-    sizes = tuple(reference.fitted.size for reference in references)
-    asked = {"frames": frames, "guidance": 4.0, "negative_prompt": "grey " * 40, "references": sizes}
-    requests = [make_request(width, height, **asked) for height in heights]
-    engine = EngineSettings(model=str(checkpoint), dtype="float32", device="cpu", **settings)
-    with closing(Pipeline(engine)) as pipeline:
-        needs = [sum(size.units) + size.rest + size.workspace for size in pipeline.sizes(requests[0])]
-        assert engine.gpu_budget is None or engine.gpu_budget < max(needs), "else nothing streams"
-        return [pipeline.generate(request, references) for request in requests]
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -92,9 +68,9 @@ def make(checkpoint: Path, *heights: int, **settings: Any) -> list[Picture | Vid
 @pytest.mark.parametrize("variant", BUDGETS)
 def test_same_bits_under_every_setting(variant: str, settings: dict[str, Any], request: pytest.FixtureRequest) -> None:
     checkpoint = request.getfixturevalue(variant)
-    (expected,) = make(checkpoint, 64, cpu_offload=False)
+    (expected,) = make_with_all(checkpoint, 64, cpu_offload=False)
     given = settings or {"gpu_budget": BUDGETS[variant]}
-    (made,) = make(checkpoint, 64, **given)
+    (made,) = make_with_all(checkpoint, 64, **given)
     np.testing.assert_array_equal(made.pixels, expected.pixels)
 
 
@@ -103,9 +79,9 @@ def test_blocks_are_traced_whole_and_once_for_all_sizes(
     variant: str, request: pytest.FixtureRequest, traced: CompileCounter
 ) -> None:
     checkpoint = request.getfixturevalue(variant)
-    expected = make(checkpoint, 64, 96)
+    expected = make_with_all(checkpoint, 64, 96)
     assert traced.frame_count == 0
-    made = make(checkpoint, 64, 96, compile=True, cpu_offload=True)
+    made = make_with_all(checkpoint, 64, 96, compile=True, cpu_offload=True)
     assert all(np.array_equal(one.pixels, other.pixels) for one, other in zip(made, expected, strict=True))
     assert traced.frame_count == KINDS[variant]
 
