@@ -13,13 +13,15 @@ from typing import Any
 
 import ray
 
+from deployments.inbox import Inbox, Order
 from deployments.keeper import Keeper
 from deployments.logs import speak
 from deployments.probes import open_probe
 from deployments.tenants import Member, Tenants
+from deployments.tickets import Tickets
 from lightx2v.core import Progress, StageName
-from lightx2v.errors import LightError, OutOfMemory, StageLost, StaleEpoch
-from lightx2v.residency.lease import Event, Fetch, Holder, Lease, Refused, Shrink
+from lightx2v.errors import OutOfMemory, StageLost, StaleEpoch
+from lightx2v.residency.lease import Event, Holder, Lease, Refused
 from lightx2v.residency.ledger import Ledger
 
 SETTLE_SECONDS = 2.0
@@ -57,12 +59,10 @@ class Coordinator:
         self._settled = False
         self._tenants = Tenants()
         self._moved: defaultdict[str, Moved] = defaultdict(Moved)
-        self._tickets: dict[str, asyncio.Future[Lease]] = {}
-        self._orders: defaultdict[str, asyncio.Queue[Shrink | Fetch]] = defaultdict(asyncio.Queue)
+        self._tickets = Tickets()
+        self._inbox = Inbox()
         self._timer: asyncio.TimerHandle | None = None
         self._watches: set[asyncio.Task[None]] = set()
-        self._listening: dict[str, asyncio.Future[Shrink | Fetch]] = {}
-        self._asked: dict[str, str] = {}
         self._idle: asyncio.TimerHandle | None = None
         self._keeper = Keeper()
         self._progress: dict[str, tuple[str, Progress]] = {}
@@ -94,25 +94,20 @@ class Coordinator:
         await self.ready(self._tenants.members[holder_id].holder.model)
         need = self._tenants.need(holder_id, workspace)
         ticket = self._ledger.request(holder_id, need, age, deadline, epoch)
-        self._tickets[ticket] = asyncio.get_running_loop().create_future()
-        self._asked[holder_id] = ticket
+        self._tickets.open(ticket, holder_id)
+        self._pump()
         try:
-            self._pump()
-            return await self._tickets[ticket]
+            return await self._tickets.outcome(ticket)
         except asyncio.CancelledError:
             self._ledger.cancel(ticket, epoch)
             self._pump()
             raise
-        finally:
-            del self._tickets[ticket]
 
     async def release(self, epoch: str, lease_id: str, weights: int, holder_id: str, moved: Moved) -> None:
         """The run is over; the process holds `weights` now."""
         self._fence(epoch, holder_id)
         self._moved[holder_id] = moved
         self._progress.pop(holder_id, None)
-        if self._asked.get(holder_id) == lease_id:
-            del self._asked[holder_id]
         try:
             self._ledger.release(lease_id, weights, epoch)
         finally:
@@ -126,14 +121,10 @@ class Coordinator:
         self._forget(holder_id)
         self._pump()
 
-    async def orders(self, epoch: str, holder_id: str) -> Shrink | Fetch:
-        """Waits until this process has to give way, or may fetch what it needs next. Ends the call before this one: its
-        caller is gone, and it would take what this one waits for."""
+    async def orders(self, epoch: str, holder_id: str) -> Order:
+        """Waits until this process has to give way, or may fetch what it needs next."""
         self._fence(epoch, holder_id)
-        if (before := self._listening.get(holder_id)) is not None:
-            before.cancel()
-        self._listening[holder_id] = order = asyncio.ensure_future(self._orders[holder_id].get())
-        return await order
+        return await self._inbox.next(holder_id)
 
     async def shrunk(self, epoch: str, holder_id: str, weights: int, order: str) -> None:
         """The process followed `order` and holds `weights` now."""
@@ -241,13 +232,12 @@ class Coordinator:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._pump)
 
     def _carry_out(self, event: Event) -> None:
-        if isinstance(event, Shrink | Fetch):
-            self._orders[event.holder].put_nowait(event)
-            return
-        if isinstance(event, Refused):
-            self._fail(event.ticket, event.error)
-        elif (future := self._open_ticket(event.ticket)) is not None:
-            future.set_result(event.lease)
+        if isinstance(event, Order):
+            self._inbox.put(event)
+        elif isinstance(event, Refused):
+            self._tickets.refuse(event.ticket, event.error)
+        else:
+            self._tickets.grant(event.ticket, event.lease)
 
     def _watch(self, holder: Holder) -> None:
         """Raises ProcessLookupError for a process that is dead already."""
@@ -272,10 +262,8 @@ class Coordinator:
             await asyncio.sleep(PROBE_SECONDS)
         self._void(self._ledger.gone(holder.id), holder)
         self._tenants.remove(holder.id)
-        self._orders.pop(holder.id, None)
-        if (listening := self._listening.pop(holder.id, None)) is not None:
-            listening.cancel()
-        self._asked.pop(holder.id, None)
+        self._inbox.close(holder.id)
+        self._tickets.forget(holder.id)
         self._progress.pop(holder.id, None)
         self._moved["gone"].h2d += self._moved[holder.id].h2d
         self._moved["gone"].d2h += self._moved.pop(holder.id).d2h
@@ -299,25 +287,14 @@ class Coordinator:
             return True
 
     def _forget(self, holder_id: str) -> None:
-        """Voids what the holder asked for last, if that is not over: a process has one run at a time."""
-        ticket = self._asked.pop(holder_id, None)
-        if ticket is None:
-            return
-        self._ledger.cancel(ticket, self._epoch)
-        self._fail(ticket, StaleEpoch(f"{holder_id} no longer wants this lease"))
+        """Voids what the holder asked for last; if that is over, nothing."""
+        if (ticket := self._tickets.forget(holder_id)) is not None:
+            self._ledger.cancel(ticket, self._epoch)
+            self._tickets.refuse(ticket, StaleEpoch(f"{holder_id} no longer wants this lease"))
 
     def _void(self, tickets: list[str], holder: Holder) -> None:
         for ticket in tickets:
-            self._fail(ticket, StageLost(f"{holder} died while it waited"))
-
-    def _fail(self, ticket: str, error: LightError) -> None:
-        if (future := self._open_ticket(ticket)) is not None:
-            future.set_exception(error)
-
-    def _open_ticket(self, ticket: str) -> asyncio.Future[Lease] | None:
-        """What its caller waits on; None if nobody does any more."""
-        future = self._tickets.get(ticket)
-        return None if future is None or future.done() else future
+            self._tickets.refuse(ticket, StageLost(f"{holder} died while it waited"))
 
     def _fence(self, epoch: str, holder_id: str) -> None:
         if epoch != self._epoch or holder_id not in self._tenants.members:

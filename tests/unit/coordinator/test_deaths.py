@@ -44,6 +44,18 @@ async def test_the_progress_of_the_dead_is_forgotten(card: FakeCard, processes: 
     await within(forgotten())
 
 
+async def test_nobody_listens_for_the_dead(card: FakeCard, processes: Processes) -> None:
+    coordinator, process = Coordinator("card"), processes()
+    one = member(process)
+    epoch = await join(coordinator, one)
+    listening = asyncio.create_task(coordinator.orders(epoch, one.holder.id))
+    await asyncio.sleep(0)
+    process.kill()
+    process.wait()
+    with pytest.raises(asyncio.CancelledError):
+        await within(listening)
+
+
 @pytest.mark.parametrize("in_its_lease", [True, False])
 async def test_bytes_of_a_killed_process_return_only_when_the_driver_lets_go(
     card: FakeCard, processes: Processes, in_its_lease: bool
