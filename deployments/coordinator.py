@@ -8,14 +8,14 @@ import os
 import time
 import uuid
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 
-from deployments.inbox import Inbox, Order
+from deployments.inbox import Command, Inbox
 from deployments.keeper import Keeper
 from deployments.logs import speak
+from deployments.moved import Moved
 from deployments.probes import open_probe
 from deployments.tenants import Member, Tenants
 from deployments.tickets import Tickets
@@ -34,14 +34,6 @@ PROBE_SECONDS = 0.02
 PATIENCE_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Moved:
-    """Weight bytes that a process has copied since it started."""
-
-    h2d: int = 0
-    d2h: int = 0
 
 
 class Coordinator:
@@ -121,7 +113,7 @@ class Coordinator:
         self._forget(holder_id)
         self._pump()
 
-    async def orders(self, epoch: str, holder_id: str) -> Order:
+    async def orders(self, epoch: str, holder_id: str) -> Command:
         """Waits until this process has to give way, or may fetch what it needs next."""
         self._fence(epoch, holder_id)
         return await self._inbox.next(holder_id)
@@ -232,7 +224,7 @@ class Coordinator:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._pump)
 
     def _carry_out(self, event: Event) -> None:
-        if isinstance(event, Order):
+        if isinstance(event, Command):
             self._inbox.put(event)
         elif isinstance(event, Refused):
             self._tickets.refuse(event.ticket, event.error)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ray.exceptions import RayActorError, RayTaskError
 
-from deployments.coordinator import Moved
+from deployments.moved import Moved
 from deployments.tenants import Member
 from lightx2v.core import Progress
 from lightx2v.errors import StaleEpoch

@@ -23,10 +23,10 @@ import ray
 import torch
 
 from deployments.context import Context
-from deployments.coordinator import Moved
 from deployments.directory import find_coordinator
 from deployments.lease import Job, Lessee, Terms
 from deployments.logs import speak
+from deployments.moved import Moved
 from deployments.probes import CPU_CARD
 from deployments.tenants import Member
 from deployments.wire import pack, unpack

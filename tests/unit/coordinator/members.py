@@ -11,7 +11,8 @@ import subprocess
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from deployments.coordinator import Coordinator, Moved
+from deployments.coordinator import Coordinator
+from deployments.moved import Moved
 from deployments.tenants import Member
 from lightx2v.core import Policy, StageName
 from lightx2v.residency.lease import Fetch, Holder, Lease, Shrink

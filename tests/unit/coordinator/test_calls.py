@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from deployments import coordinator as module
-from deployments.coordinator import Coordinator, Moved
+from deployments.coordinator import Coordinator
+from deployments.moved import Moved
 from lightx2v.core import Progress
 from lightx2v.errors import DeadlineExceeded, StaleEpoch
 from lightx2v.residency.lease import Lease

@@ -8,7 +8,8 @@ from contextlib import suppress
 import pytest
 
 from deployments import coordinator as module
-from deployments.coordinator import Coordinator, Moved
+from deployments.coordinator import Coordinator
+from deployments.moved import Moved
 from lightx2v.core import Progress
 from lightx2v.errors import StageLost, StaleEpoch
 from tests.unit.coordinator.members import (

@@ -8,7 +8,8 @@ import random
 import pytest
 
 from deployments import coordinator as module
-from deployments.coordinator import Coordinator, Moved
+from deployments.coordinator import Coordinator
+from deployments.moved import Moved
 from deployments.tenants import Member
 from lightx2v.core import STAGES, Progress
 from lightx2v.errors import OutOfMemory, StaleEpoch

@@ -12,8 +12,9 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from deployments import coordinator as module
-from deployments.coordinator import Coordinator, Moved
+from deployments.coordinator import Coordinator
 from deployments.lease import Lessee, Terms
+from deployments.moved import Moved
 from deployments.tenants import Member
 from lightx2v.core import Policy, Progress, StageName
 from lightx2v.errors import LightError, OutOfMemory
