@@ -15,6 +15,9 @@ from lightx2v.core import GenerateRequest, Reference, Size
 from lightx2v.models.recipe import make_reference, planning_request
 from lightx2v.models.registry import Recipe
 
+PROMPT = "a grey picture"
+"""Of several tokens: what is compiled for a single one, which an empty prompt is to Wan, is of no use to others."""
+
 STEPS = 3
 """Enough for both transformers of a model that has two, up to a flow shift of 12."""
 
@@ -51,9 +54,9 @@ class Rehearsal:
         """One as it is planned for, and one with a reference where a model can do without."""
         recipe = self._recipe
         frames = recipe.clip.multiple + 1 if recipe.clip else 1
-        planned = replace(planning_request(recipe), id="rehearsal", steps=STEPS, frames=frames)
+        planned = replace(planning_request(recipe), id="rehearsal", prompt=PROMPT, steps=STEPS, frames=frames)
         for count in sorted({recipe.min_references, min(1, recipe.max_references)}):
-            references = [_blank(recipe)] * count
+            references = [_blank(recipe) for _ in range(count)]
             yield replace(planned, references=tuple(one.fitted.size for one in references)), references
 
 

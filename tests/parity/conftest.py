@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounter
 
 from tests.checkpoints.flux2 import write_klein
 from tests.checkpoints.qwen_image import write_qwen_image, write_qwen_image_edit
@@ -101,3 +103,17 @@ def fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.empty_like(query)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", fused)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
+    """Runs what would be compiled as it was traced, and counts the traces: code for a GPU is tests/gpu's matter."""
+    counter, compiled = CompileCounter(), torch.compile
+
+    def trace(forward: Any, *, fullgraph: bool, dynamic: bool, options: dict[str, Any]) -> Any:
+        return compiled(forward, fullgraph=fullgraph, dynamic=dynamic, backend=counter)
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", trace)
+    yield counter
+    torch._dynamo.reset()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch._dynamo.testing import CompileCounter
 
 from lightx2v.config import EngineSettings
@@ -38,20 +36,6 @@ KINDS = {variant: 3 if variant in ("distilled", "dev", "z_base") else 2 for vari
 
 
 pytestmark = pytest.mark.usefixtures("small_references")
-
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
-    """Runs what would be compiled as it was traced, and counts the traces: code for a GPU is tests/gpu's matter."""
-    counter, compiled = CompileCounter(), torch.compile
-
-    def trace(forward: Any, *, fullgraph: bool, dynamic: bool, options: dict[str, Any]) -> Any:
-        return compiled(forward, fullgraph=fullgraph, dynamic=dynamic, backend=counter)
-
-    torch._dynamo.reset()
-    monkeypatch.setattr(torch, "compile", trace)
-    yield counter
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize(

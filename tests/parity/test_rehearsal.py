@@ -1,0 +1,72 @@
+"""What a server rehearses, of whatever family: what its model takes, and all that a user would have to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch._dynamo.testing import CompileCounter
+
+from deployments.rehearsal import Rehearsal
+from lightx2v.checkpoint import read_recipe
+from lightx2v.config import EngineSettings
+from lightx2v.core import GenerateRequest, Reference
+from lightx2v.limits import Limits
+from lightx2v.models import recipe as recipes
+from lightx2v.pipeline import Pipeline
+from tests.parity.reference import make_with_all
+from tests.parity.test_residency import BUDGETS
+
+
+@pytest.fixture(autouse=True)
+def _tiny_references(monkeypatch: pytest.MonkeyPatch, small_references: None) -> None:
+    """The default size of the tiny Wan models is no size of a reference."""
+    monkeypatch.setattr(recipes, "REFERENCE_MIN_SIDE", 48)
+
+
+@pytest.fixture(params=BUDGETS)
+def checkpoint(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
+
+
+class Noted:
+    """A graph in one process. What it was asked for is noted."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self.asked: list[GenerateRequest] = []
+
+    async def generate(self, requests: Sequence[GenerateRequest], references: Sequence[Reference], _: float) -> None:
+        for request in requests:
+            assert request.references == tuple(reference.fitted.size for reference in references)
+            self.asked.append(request)
+            self._pipeline.generate(request, references)
+
+
+async def rehearse(checkpoint: Path) -> list[GenerateRequest]:
+    settings = EngineSettings(model=str(checkpoint), dtype="float32", device="cpu", compile=True)
+    with closing(Pipeline(settings)) as pipeline:
+        graph: Any = Noted(pipeline)
+        rehearsal = Rehearsal(read_recipe(settings), graph)
+        rehearsal.start()
+        await rehearsal.over()
+    asked: list[GenerateRequest] = graph.asked
+    return asked
+
+
+async def test_nothing_is_traced_for_a_user(
+    checkpoint: Path, traced: CompileCounter, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = read_recipe(EngineSettings(model=str(checkpoint)))
+    asked = await rehearse(checkpoint)
+    assert "rehearsal" not in caplog.text
+    for request in asked:
+        recipes.check_request(request, recipe, Limits())
+    assert {len(request.references) for request in asked} == {recipe.min_references, min(1, recipe.max_references)}
+    rehearsed = traced.frame_count
+    make_with_all(checkpoint, 64, 96, compile=True)
+    assert traced.frame_count == rehearsed > 0
