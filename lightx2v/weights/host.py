@@ -7,6 +7,7 @@ from hashlib import sha256
 from mmap import mmap
 from pathlib import Path
 from typing import Protocol
+from weakref import finalize
 
 import torch
 
@@ -34,7 +35,8 @@ class HostCopy:
     that lays the same files out in the same way. It goes with the last of them (`lightx2v.weights.shared`).
 
     For a CUDA device each process registers it with the driver (pinned) in place, so a copy to the device runs at the
-    link's rate; torch's own pinned allocator would round the size up to a power of two.
+    link's rate; torch's own pinned allocator would round the size up to a power of two. The driver is told when it
+    goes, also when nobody closed it: it refuses to register an address twice, whatever lies there by then.
 
     Raises OutOfMemory if this node has no room for it or the driver does not pin it, InvalidCheckpoint if a file cannot
     be read.
@@ -44,9 +46,7 @@ class HostCopy:
         self._host = layout.host
         memory = share(_identity(layout), layout.host.offset + layout.host.nbytes, partial(_load, layout))
         self._bytes = torch.frombuffer(memory, dtype=torch.uint8)
-        self._pinned = pinned
-        if pinned:
-            _register(self._bytes)
+        self._unpin = _register(self, self._bytes) if pinned else None
 
     def unit(self, unit: Unit) -> torch.Tensor:
         return self._slice(unit)
@@ -55,9 +55,8 @@ class HostCopy:
         return view(self._slice(self._host), entry)
 
     def close(self) -> None:
-        if self._pinned:
-            _check(torch.cuda.cudart().cudaHostUnregister(self._bytes.data_ptr()))
-            self._pinned = False
+        if self._unpin is not None:
+            self._unpin()
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def _slice(self, unit: Unit) -> torch.Tensor:
@@ -99,9 +98,17 @@ def _load(layout: Layout, memory: mmap) -> None:
     read((*layout.units, layout.host), torch.frombuffer(memory, dtype=torch.uint8))
 
 
-def _register(memory: torch.Tensor) -> None:
+def _register(owner: object, memory: torch.Tensor) -> finalize[..., object]:
+    """What ends it, once: when it is called, or with `owner`. At the end of a process the driver needs no telling."""
     result = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)
     _check(result, f"pinning {memory.nbytes} bytes of host memory failed; raise the memlock limit or use lazy_load")
+    unpin = finalize(owner, _unregister, memory.data_ptr())
+    unpin.atexit = False
+    return unpin
+
+
+def _unregister(address: int) -> None:
+    _check(torch.cuda.cudart().cudaHostUnregister(address))
 
 
 def _check(result: int, message: str = "the CUDA driver refused a call") -> None:

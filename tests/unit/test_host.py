@@ -67,6 +67,39 @@ def test_it_is_for_the_driver_to_register(tmp_path: Path) -> None:
     assert [address - addresses[0] for address in addresses] == [unit.offset for unit in of.units]
 
 
+class Driver:
+    """Of no card: it only refuses, as the real one does, an address that it has."""
+
+    def __init__(self) -> None:
+        self.registered: set[int] = set()
+
+    def cudaHostRegister(self, address: int, _size: int, _flags: int) -> int:
+        known = address in self.registered
+        self.registered.add(address)
+        return 712 if known else 0
+
+    def cudaHostUnregister(self, address: int) -> int:
+        self.registered.remove(address)
+        return 0
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_driver_is_told_once_that_it_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    """Also when nobody closed it, because what it was for has failed."""
+    driver = Driver()
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
+    write_toy(tmp_path / "toy")
+    copies = [HostCopy(layout(tmp_path), pinned=True) for _ in range(2)]
+    assert len(driver.registered) == 2
+    if closed:
+        copies[0].close()
+        assert len(driver.registered) == 1
+    copies.clear()
+    assert not driver.registered
+
+
 @pytest.mark.parametrize("other", [{"blocks": 2}, {"dtype": torch.bfloat16}])
 def test_another_layout_is_another_copy(tmp_path: Path, other: dict[str, Any]) -> None:
     write_toy(tmp_path / "toy")
