@@ -31,8 +31,10 @@ from benchmarks.load import run_series, saturate
 from benchmarks.report import splits_table, summarise, summarise_rate, table
 from deployments.keeper import Keeper
 from deployments.probes import open_probe
-from lightx2v.config import parse_bytes
+from deployments.settings import AppSettings
+from lightx2v.config import parse_bytes, parse_settings
 from lightx2v.core import Size
+from lightx2v.errors import InvalidSettings
 from tests.server import ROOT, Server, serve
 
 READY_SECONDS = 400.0
@@ -168,11 +170,17 @@ def decided(health: dict[str, str]) -> dict[str, str] | None:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """'fp8=true' as a name and a value, which is read as YAML. Raises ValueError."""
+    """'fp8=true' as a name and a value, which is read as YAML. Raises ArgumentTypeError, also for what no server takes:
+    it is measured once the computation has been."""
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise ValueError(f"{text!r}: write name=value")
-    return name, yaml.safe_load(value)
+        raise argparse.ArgumentTypeError(f"{text!r}: write name=value")
+    setting = {name: yaml.safe_load(value)}
+    try:
+        parse_settings(AppSettings, setting, {})
+    except InvalidSettings as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name, setting[name]
 
 
 def parse_budgets(text: str) -> list[int]:

@@ -41,7 +41,10 @@ def test_arguments() -> None:
     assert (options.steps, options.guidance, options.references) == (None, None, 0)
 
 
-@pytest.mark.parametrize("wrong", [["--set", "fp8"], ["--budgets", "much"], ["--size", "big"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [["--set", "fp8"], ["--set", "weights=fp8"], ["--set", "fp8=perhaps"], ["--budgets", "much"], ["--size", "big"]],
+)
 def test_arguments_that_are_none(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["/fast/klein", *wrong])
