@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -30,6 +31,13 @@ EFFICIENCY = 0.8
 
 PAGE = 2 << 20
 """Bytes. The driver hands memory out in such pages."""
+
+STACK_LIMIT = 0
+"""CU_LIMIT_STACK_SIZE of the driver's interface."""
+
+STACK_BYTES = 64
+"""Of a GPU's thread. The driver sets 1024 aside in every process for every thread that the GPU can hold (264 MiB on an
+H100), although a kernel that needs some brings it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +163,7 @@ class CudaDevice(Device):
         self.torch_device = torch.device("cuda", index)
         torch.cuda.set_device(self.torch_device)
         self._link = torch.cuda.Stream(self.torch_device)
+        _limit_stack()
         self._slab_bytes = 0
         self._total = torch.cuda.get_device_properties(self.torch_device).total_memory
 
@@ -226,6 +235,12 @@ class CudaDevice(Device):
 
     def trim(self) -> None:
         torch.cuda.empty_cache()
+
+
+def _limit_stack() -> None:
+    """Of this process's threads on the current device. Raises RuntimeError where the driver refuses."""
+    if code := ctypes.CDLL("libcuda.so.1").cuCtxSetLimit(STACK_LIMIT, ctypes.c_size_t(STACK_BYTES)):
+        raise RuntimeError(f"the driver refused a stack of {STACK_BYTES} bytes for a GPU's thread: CUDA error {code}")
 
 
 def _link_rate(device: torch.device) -> float:
