@@ -56,6 +56,82 @@ def z_turbo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_z_image(tmp_path_factory.mktemp("z_turbo"))
 
 
+@pytest.fixture(scope="session")
+def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.checkpoints.flux2 import write_klein
+
+    return write_klein(tmp_path_factory.mktemp("distilled"))
+
+
+@pytest.fixture(scope="session")
+def z_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In many files."""
+    from tests.checkpoints.z_image import write_z_image
+
+    return write_z_image(tmp_path_factory.mktemp("z_base"), turbo=False, max_shard_size="300KB")
+
+
+@pytest.fixture(scope="session")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.checkpoints.wan import write_wan
+
+    return write_wan(tmp_path_factory.mktemp("wan"))
+
+
+@pytest.fixture(scope="session")
+def wan_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wan 2.2: a transformer for the first steps, and one for the last."""
+    from tests.checkpoints.wan import write_wan
+
+    return write_wan(tmp_path_factory.mktemp("wan_experts"), experts=2)
+
+
+@pytest.fixture(scope="session")
+def wan_i2v_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wan 2.2 of a picture."""
+    from tests.checkpoints.wan import write_wan_i2v
+
+    return write_wan_i2v(tmp_path_factory.mktemp("wan_i2v_experts"), experts=2)
+
+
+@pytest.fixture(scope="session")
+def wan_i2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.checkpoints.wan import write_wan_i2v
+
+    return write_wan_i2v(tmp_path_factory.mktemp("wan_i2v"))
+
+
+@pytest.fixture(scope="session")
+def wan_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wan 2.1 of a picture that an image encoder sees too."""
+    from tests.checkpoints.wan import write_wan_clip
+
+    return write_wan_clip(tmp_path_factory.mktemp("wan_clip"))
+
+
+@pytest.fixture(scope="session")
+def wan_ti2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.checkpoints.wan import write_wan_ti2v
+
+    return write_wan_ti2v(tmp_path_factory.mktemp("wan_ti2v"))
+
+
+@pytest.fixture(scope="session")
+def qwen_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In many files."""
+    from tests.checkpoints.qwen_image import write_qwen_image
+
+    return write_qwen_image(tmp_path_factory.mktemp("qwen_image"), max_shard_size="300KB")
+
+
+@pytest.fixture(scope="session")
+def edit_2511(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In many files."""
+    from tests.checkpoints.qwen_image import write_qwen_image_edit
+
+    return write_qwen_image_edit(tmp_path_factory.mktemp("edit_2511"), zero_cond_t=True, max_shard_size="300KB")
+
+
 @pytest.fixture
 def small_references(monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit model would scale them to a million pixels."""

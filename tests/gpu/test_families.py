@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.checkpoints.flux2 import write_dev, write_klein
-from tests.checkpoints.qwen_image import write_qwen_image, write_qwen_image_edit
-from tests.checkpoints.wan import write_wan, write_wan_clip, write_wan_i2v, write_wan_ti2v
-from tests.checkpoints.z_image import write_z_image
+from tests.checkpoints.variants import BUDGETS
 from tests.parity.reference import PIXELS, make_with_all
 
 pytestmark = [
@@ -23,23 +18,11 @@ pytestmark = [
     pytest.mark.usefixtures("small_references"),
 ]
 
-WRITERS: dict[str, Callable[[Path], Path]] = {
-    "klein": write_klein,
-    "dev": write_dev,
-    "z_image": partial(write_z_image, turbo=False),
-    "qwen_image": write_qwen_image,
-    "qwen_image_edit": partial(write_qwen_image_edit, zero_cond_t=True),
-    "wan": write_wan,
-    "wan_experts": partial(write_wan, experts=2),
-    "wan_i2v": write_wan_i2v,
-    "wan_clip": write_wan_clip,
-    "wan_ti2v": write_wan_ti2v,
-}
 
-
-@pytest.fixture(params=WRITERS)
-def family(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return WRITERS[request.param](tmp_path)
+@pytest.fixture(params=BUDGETS)
+def family(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
 
 
 @pytest.fixture

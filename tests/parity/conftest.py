@@ -10,19 +10,12 @@ import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounter
 
 from tests.checkpoints.flux2 import write_klein
-from tests.checkpoints.qwen_image import write_qwen_image, write_qwen_image_edit
-from tests.checkpoints.wan import write_wan, write_wan_clip, write_wan_i2v, write_wan_ti2v
-from tests.checkpoints.z_image import write_z_image
+from tests.checkpoints.qwen_image import write_qwen_image_edit
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads() -> None:
     torch.set_num_threads(2)
-
-
-@pytest.fixture(scope="session")
-def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_klein(tmp_path_factory.mktemp("distilled"))
 
 
 @pytest.fixture(scope="session")
@@ -32,59 +25,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def z_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In many files."""
-    return write_z_image(tmp_path_factory.mktemp("z_base"), turbo=False, max_shard_size="300KB")
-
-
-@pytest.fixture(scope="session")
-def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_wan(tmp_path_factory.mktemp("wan"))
-
-
-@pytest.fixture(scope="session")
-def wan_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wan 2.2: a transformer for the first steps, and one for the last."""
-    return write_wan(tmp_path_factory.mktemp("wan_experts"), experts=2)
-
-
-@pytest.fixture(scope="session")
-def wan_i2v_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wan 2.2 of a picture."""
-    return write_wan_i2v(tmp_path_factory.mktemp("wan_i2v_experts"), experts=2)
-
-
-@pytest.fixture(scope="session")
-def wan_i2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_wan_i2v(tmp_path_factory.mktemp("wan_i2v"))
-
-
-@pytest.fixture(scope="session")
-def wan_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wan 2.1 of a picture that an image encoder sees too."""
-    return write_wan_clip(tmp_path_factory.mktemp("wan_clip"))
-
-
-@pytest.fixture(scope="session")
-def wan_ti2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_wan_ti2v(tmp_path_factory.mktemp("wan_ti2v"))
-
-
-@pytest.fixture(scope="session")
-def qwen_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In many files."""
-    return write_qwen_image(tmp_path_factory.mktemp("qwen_image"), max_shard_size="300KB")
-
-
-@pytest.fixture(scope="session")
 def edit_2509(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_qwen_image_edit(tmp_path_factory.mktemp("edit_2509"), zero_cond_t=False)
-
-
-@pytest.fixture(scope="session")
-def edit_2511(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In many files."""
-    return write_qwen_image_edit(tmp_path_factory.mktemp("edit_2511"), zero_cond_t=True, max_shard_size="300KB")
 
 
 @pytest.fixture(params=["distilled", "dev"])

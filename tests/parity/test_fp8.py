@@ -20,9 +20,9 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import Conditioning
 from lightx2v.models.component import Component
 from lightx2v.pipeline import Pipeline
+from tests.checkpoints.variants import BUDGETS
 from tests.e4m3 import Emulated, emulate, in_block
 from tests.parity.reference import LATENTS, load_reference, make_request, make_with_all, reference_generate
-from tests.parity.test_residency import BUDGETS
 
 PROMPT = "a red circle left of a blue square"
 

@@ -17,8 +17,8 @@ from lightx2v.core import GenerateRequest, Reference
 from lightx2v.limits import Limits
 from lightx2v.models import recipe as recipes
 from lightx2v.pipeline import Pipeline
+from tests.checkpoints.variants import BUDGETS
 from tests.parity.reference import make_with_all
-from tests.parity.test_residency import BUDGETS
 
 
 @pytest.fixture(autouse=True)

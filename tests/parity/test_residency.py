@@ -14,22 +14,8 @@ from torch._dynamo.testing import CompileCounter
 from lightx2v.config import EngineSettings
 from lightx2v.pipeline import Pipeline
 from tests.checkpoints import lora
+from tests.checkpoints.variants import BUDGETS
 from tests.parity.reference import make_request, make_with_all
-
-BUDGETS = {
-    "distilled": 5_700_000,
-    "dev": 5_700_000,
-    "z_base": 6_400_000,
-    "qwen_image": 5_900_000,
-    "edit_2511": 14_900_000,
-    "wan": 10_550_000,
-    "wan_experts": 10_550_000,
-    "wan_i2v": 10_550_000,
-    "wan_i2v_experts": 10_550_000,
-    "wan_ti2v": 10_550_000,
-    "wan_clip": 10_750_000,
-}
-"""Too few bytes for all of a stage at once."""
 
 KINDS = {variant: 3 if variant in ("distilled", "dev", "z_base") else 2 for variant in BUDGETS}
 """Of blocks that differ in code."""
