@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from ray import serve
+from ray.serve.schema import DeploymentStatus
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -86,9 +87,9 @@ class Ingress:
             async with asyncio.timeout(HEALTH_SECONDS):
                 await asyncio.gather(*(model.ready() for model in self._models))
         except (TimeoutError, *LOST):
-            return JSONResponse({"status": "starting", "reason": "its stages are being started"}, 503)
+            return await _not_yet()
         except LightError as error:
-            return JSONResponse({"status": "failed", "reason": str(error)}, 503)
+            return _unwell("failed", str(error))
         return JSONResponse({"status": "ok"})
 
     async def _images(self, asked: ImageRequest, files: list[bytes]) -> Response:
@@ -111,6 +112,20 @@ class Ingress:
             model.start()
         yield
         await self._videos.close()
+
+
+async def _not_yet() -> Response:
+    """Of stages that do not answer: whether Serve has given any of them up, and what the process said at its end."""
+    name = serve.get_replica_context().app_name
+    application = (await asyncio.to_thread(serve.status)).applications[name]
+    for stage, deployment in application.deployments.items():
+        if deployment.status == DeploymentStatus.DEPLOY_FAILED:
+            return _unwell("failed", f"{stage}: {deployment.message.splitlines()[-1]}")
+    return _unwell("starting", "its stages are being started")
+
+
+def _unwell(status: str, reason: str) -> Response:
+    return JSONResponse({"status": status, "reason": reason}, 503)
 
 
 async def _not_served(_: Request, error: Exception) -> Response:

@@ -16,7 +16,12 @@ def test_a_truncated_weight_file_is_named_at_the_start(checkpoint: Path, tmp_pat
     with serve({"model": str(broken), "dtype": "float32"}, ready=False) as server:
         server.wait_until(lambda: "download it again" in server.log, 90, "the complaint")
         assert f"{weights}: not a complete safetensors file" in server.log
-        server.wait_until(lambda: server.http.get("/health").status_code in (404, 503), 60, "an answer")
+        server.wait_until(lambda: server.http.get("/health").json()["status"] == "failed", 90, "the verdict")
+        health = server.http.get("/health")
+        assert health.status_code == 503
+        assert health.json()["reason"].startswith(
+            f"denoise: lightx2v.errors.InvalidCheckpoint: {weights}: not a complete"
+        )
 
 
 def test_an_unknown_setting_is_named_with_its_neighbour(checkpoint: Path) -> None:
