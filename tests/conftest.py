@@ -57,9 +57,10 @@ def z_turbo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def distilled(checkpoint: Path) -> Path:
-    """The same, beside those that are not."""
-    return checkpoint
+def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.checkpoints.flux2 import write_klein
+
+    return write_klein(tmp_path_factory.mktemp("distilled"))
 
 
 @pytest.fixture(scope="session")
