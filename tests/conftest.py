@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from tests.checkpoints.variants import BUDGETS, written
+
 if TYPE_CHECKING:
     from lightx2v.pipeline import Pipeline
     from tests.server import Server
@@ -25,20 +27,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(item.path.relative_to(ROOT).parts[0])
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random model; its default size is 64x64."""
-    from tests.checkpoints.flux2 import write_klein
+checkpoint = written("flux2:write_klein", "klein")
+"""Its default size is 64x64."""
 
-    return write_klein(tmp_path_factory.mktemp("klein"))
+distilled = written("flux2:write_klein", "distilled")
+"""The same, for those who have another `checkpoint`."""
+
+dev = written("flux2:write_dev", "dev", max_shard_size="300KB")
+"""FLUX.2-dev in miniature: another language model, a transformer that is told the guidance scale, many files."""
+
+z_turbo = written("z_image:write_z_image", "z_turbo")
+z_base = written("z_image:write_z_image", "z_base", turbo=False, max_shard_size="300KB")
+qwen_image = written("qwen_image:write_qwen_image", "qwen_image", max_shard_size="300KB")
+edit_2511 = written("qwen_image:write_qwen_image_edit", "edit_2511", zero_cond_t=True, max_shard_size="300KB")
+wan = written("wan:write_wan", "wan")
+
+wan_experts = written("wan:write_wan", "wan_experts", experts=2)
+"""Wan 2.2: a transformer for the first steps, and one for the last."""
+
+wan_i2v = written("wan:write_wan_i2v", "wan_i2v")
+
+wan_i2v_experts = written("wan:write_wan_i2v", "wan_i2v_experts", experts=2)
+"""Wan 2.2 of a picture."""
+
+wan_clip = written("wan:write_wan_clip", "wan_clip")
+"""Wan 2.1 of a picture that an image encoder sees too."""
+
+wan_ti2v = written("wan:write_wan_ti2v", "wan_ti2v")
 
 
-@pytest.fixture(scope="session")
-def dev(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """FLUX.2-dev in miniature: another language model, a transformer that is told the guidance scale, many files."""
-    from tests.checkpoints.flux2 import write_dev
-
-    return write_dev(tmp_path_factory.mktemp("dev"), max_shard_size="300KB")
+@pytest.fixture(params=BUDGETS)
+def family(request: pytest.FixtureRequest) -> Path:
+    """A checkpoint of every kind."""
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -47,89 +69,6 @@ def oil(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.checkpoints import lora
 
     return lora.write(tmp_path_factory.mktemp("loras") / "oil.safetensors", lora.peft())
-
-
-@pytest.fixture(scope="session")
-def z_turbo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.checkpoints.z_image import write_z_image
-
-    return write_z_image(tmp_path_factory.mktemp("z_turbo"))
-
-
-@pytest.fixture(scope="session")
-def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.checkpoints.flux2 import write_klein
-
-    return write_klein(tmp_path_factory.mktemp("distilled"))
-
-
-@pytest.fixture(scope="session")
-def z_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In many files."""
-    from tests.checkpoints.z_image import write_z_image
-
-    return write_z_image(tmp_path_factory.mktemp("z_base"), turbo=False, max_shard_size="300KB")
-
-
-@pytest.fixture(scope="session")
-def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.checkpoints.wan import write_wan
-
-    return write_wan(tmp_path_factory.mktemp("wan"))
-
-
-@pytest.fixture(scope="session")
-def wan_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wan 2.2: a transformer for the first steps, and one for the last."""
-    from tests.checkpoints.wan import write_wan
-
-    return write_wan(tmp_path_factory.mktemp("wan_experts"), experts=2)
-
-
-@pytest.fixture(scope="session")
-def wan_i2v_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wan 2.2 of a picture."""
-    from tests.checkpoints.wan import write_wan_i2v
-
-    return write_wan_i2v(tmp_path_factory.mktemp("wan_i2v_experts"), experts=2)
-
-
-@pytest.fixture(scope="session")
-def wan_i2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.checkpoints.wan import write_wan_i2v
-
-    return write_wan_i2v(tmp_path_factory.mktemp("wan_i2v"))
-
-
-@pytest.fixture(scope="session")
-def wan_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wan 2.1 of a picture that an image encoder sees too."""
-    from tests.checkpoints.wan import write_wan_clip
-
-    return write_wan_clip(tmp_path_factory.mktemp("wan_clip"))
-
-
-@pytest.fixture(scope="session")
-def wan_ti2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.checkpoints.wan import write_wan_ti2v
-
-    return write_wan_ti2v(tmp_path_factory.mktemp("wan_ti2v"))
-
-
-@pytest.fixture(scope="session")
-def qwen_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In many files."""
-    from tests.checkpoints.qwen_image import write_qwen_image
-
-    return write_qwen_image(tmp_path_factory.mktemp("qwen_image"), max_shard_size="300KB")
-
-
-@pytest.fixture(scope="session")
-def edit_2511(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In many files."""
-    from tests.checkpoints.qwen_image import write_qwen_image_edit
-
-    return write_qwen_image_edit(tmp_path_factory.mktemp("edit_2511"), zero_cond_t=True, max_shard_size="300KB")
 
 
 @pytest.fixture

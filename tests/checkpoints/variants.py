@@ -1,6 +1,12 @@
-"""The checkpoints that a test of all families runs, each by the name of its fixture."""
+"""Tiny random checkpoints as fixtures, and those that a test of all families runs."""
 
 from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 BUDGETS = {
     "distilled": 5_700_000,
@@ -15,4 +21,18 @@ BUDGETS = {
     "wan_ti2v": 10_550_000,
     "wan_clip": 10_750_000,
 }
-"""Too few bytes for all of a stage at once."""
+"""By the names of their fixtures, too few bytes for all of a stage at once."""
+
+
+def written(writer: str, folder: str, **options: Any) -> Any:
+    """A fixture: the path of a checkpoint in a `folder` of its own, once per session. `writer`: a `module:function` of
+    this package, imported when the fixture is asked for, because what writes most of them takes seconds to import."""
+
+    @pytest.fixture(scope="session")
+    def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        module, _, function = writer.partition(":")
+        write = getattr(import_module(f"tests.checkpoints.{module}"), function)
+        path: Path = write(tmp_path_factory.mktemp(folder), **options)
+        return path
+
+    return checkpoint

@@ -10,19 +10,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.checkpoints.variants import BUDGETS
 from tests.parity.reference import PIXELS, make_with_all
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     pytest.mark.usefixtures("small_references"),
 ]
-
-
-@pytest.fixture(params=BUDGETS)
-def family(request: pytest.FixtureRequest) -> Path:
-    folder: Path = request.getfixturevalue(request.param)
-    return folder
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounter
 
-from tests.checkpoints.flux2 import write_klein
-from tests.checkpoints.qwen_image import write_qwen_image_edit
+from tests.checkpoints.variants import written
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,15 +17,10 @@ def _two_threads() -> None:
     torch.set_num_threads(2)
 
 
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Undistilled, in many files, with a head of its own."""
-    return write_klein(tmp_path_factory.mktemp("base"), distilled=False, max_shard_size="300KB", tied=False)
+base = written("flux2:write_klein", "base", distilled=False, max_shard_size="300KB", tied=False)
+"""Undistilled, in many files, with a head of its own."""
 
-
-@pytest.fixture(scope="session")
-def edit_2509(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_qwen_image_edit(tmp_path_factory.mktemp("edit_2509"), zero_cond_t=False)
+edit_2509 = written("qwen_image:write_qwen_image_edit", "edit_2509", zero_cond_t=False)
 
 
 @pytest.fixture(params=["distilled", "dev"])

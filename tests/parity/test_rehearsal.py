@@ -17,7 +17,6 @@ from lightx2v.core import GenerateRequest, Reference
 from lightx2v.limits import Limits
 from lightx2v.models import recipe as recipes
 from lightx2v.pipeline import Pipeline
-from tests.checkpoints.variants import BUDGETS
 from tests.parity.reference import make_with_all
 
 
@@ -25,12 +24,6 @@ from tests.parity.reference import make_with_all
 def _tiny_references(monkeypatch: pytest.MonkeyPatch, small_references: None) -> None:
     """The default size of the tiny Wan models is no size of a reference."""
     monkeypatch.setattr(recipes, "REFERENCE_MIN_SIDE", 48)
-
-
-@pytest.fixture(params=BUDGETS)
-def checkpoint(request: pytest.FixtureRequest) -> Path:
-    folder: Path = request.getfixturevalue(request.param)
-    return folder
 
 
 class Noted:
@@ -59,14 +52,14 @@ async def rehearse(checkpoint: Path) -> list[GenerateRequest]:
 
 
 async def test_nothing_is_traced_for_a_user(
-    checkpoint: Path, traced: CompileCounter, caplog: pytest.LogCaptureFixture
+    family: Path, traced: CompileCounter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recipe = read_recipe(EngineSettings(model=str(checkpoint)))
-    asked = await rehearse(checkpoint)
+    recipe = read_recipe(EngineSettings(model=str(family)))
+    asked = await rehearse(family)
     assert "rehearsal" not in caplog.text
     for request in asked:
         recipes.check_request(request, recipe, Limits())
     assert {len(request.references) for request in asked} == {recipe.min_references, min(1, recipe.max_references)}
     rehearsed = traced.frame_count
-    make_with_all(checkpoint, 64, 96, compile=True)
+    make_with_all(family, 64, 96, compile=True)
     assert traced.frame_count == rehearsed > 0
