@@ -171,7 +171,7 @@ def decided(health: dict[str, str]) -> dict[str, str] | None:
 
 def parse_setting(text: str) -> tuple[str, Any]:
     """'fp8=true' as a name and a value, which is read as YAML. Raises ArgumentTypeError, also for what no server takes:
-    it is measured once the computation has been."""
+    none would be asked before the computation has been measured."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"{text!r}: write name=value")
