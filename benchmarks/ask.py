@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from benchmarks.pictures import noise, png
 from lightx2v.core import GenerateRequest, Reference, Size
 from lightx2v.models.recipe import make_reference
 from lightx2v.models.registry import Recipe
-from tests.pictures import noise, png
 
 TEXT = "text"
 ANYWHERE = "http://127.0.0.1"

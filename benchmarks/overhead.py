@@ -22,7 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.pictures import noise
 from benchmarks.request import WARMUP, quantiles, timed
+from benchmarks.server import serve
 from deployments.app import compose
 from deployments.media import encode
 from deployments.schema import ImageRequest, images_body
@@ -30,8 +32,6 @@ from deployments.settings import parse_models
 from deployments.stage import StageServer
 from deployments.wire import unpack
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size, StageName
-from tests.pictures import noise
-from tests.server import serve
 
 SIZE = Size(1024, 1024)
 TOKENS, WIDTH, CHANNELS = 512, 12288, 128

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.server import Server, serve
 from lightx2v.checkpoint import read_recipe
 from lightx2v.config import BUNDLED_MODEL, EngineSettings
 from lightx2v.core import GenerateRequest
 from lightx2v.pipeline import Pipeline
-from tests.server import Server, serve
 
 WARMUP = 3
 

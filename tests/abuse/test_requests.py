@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from benchmarks.pictures import noise, png
+from benchmarks.server import Server
 from lightx2v.core import Size
-from tests.pictures import noise, png
-from tests.server import Server
 
 JSON = "application/json"
 

@@ -14,11 +14,11 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.pictures import asked, made
+from benchmarks.server import Server, serve, under
 from lightx2v.core import Size
 from lightx2v.pipeline import Pipeline
 from lightx2v.weights.shared import used_by
-from tests.pictures import asked, made
-from tests.server import Server, serve, under
 
 PROMPT = "a green triangle"
 STEPS = 60

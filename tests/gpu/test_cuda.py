@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.pictures import asked, noise
 from lightx2v.config import EngineSettings
 from lightx2v.core import Picture, Reference, Size, Video
 from lightx2v.errors import OutOfMemory
@@ -22,7 +23,6 @@ from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
 from tests.checkpoints import lora
 from tests.e4m3 import kept_in_fp8
-from tests.pictures import asked, noise
 from tests.unit.toy import Toy, load_toy, write_toy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

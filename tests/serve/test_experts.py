@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.pictures import asked, made
+from benchmarks.server import Server, serve, under
 from lightx2v.config import EngineSettings
 from lightx2v.core import STAGES, Size
 from lightx2v.pipeline import Pipeline
 from tests.checkpoints.wan import write_wan
-from tests.pictures import asked, made
 from tests.serve.test_seed_case import watching
-from tests.server import Server, serve, under
 
 PROMPT = "a red circle left of a blue square on white"
 SIZE = Size(48, 32)

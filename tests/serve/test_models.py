@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from benchmarks.pictures import asked, made
+from benchmarks.server import Server, serve, under
 from lightx2v.config import EngineSettings
 from lightx2v.core import Size
 from lightx2v.pipeline import Pipeline
 from tests.checkpoints.qwen_image import write_qwen_image
-from tests.pictures import asked, made
-from tests.server import Server, serve, under
 
 PROMPT = "a red circle left of a blue square on white"
 SIZE = Size(64, 64)

@@ -12,13 +12,13 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.pictures import asked, made, noise, png
+from benchmarks.server import Server, serve, under
 from lightx2v.config import EngineSettings
 from lightx2v.core import Reference, Size
 from lightx2v.pipeline import Pipeline
 from lightx2v.residency.plan import StageSize
 from tests.checkpoints.flux2 import write_klein
-from tests.pictures import asked, made, noise, png
-from tests.server import Server, serve, under
 
 PROMPT = "a red circle left of a blue square on white"
 LARGE = Size(96, 64)

@@ -12,13 +12,13 @@ import pytest
 
 from benchmarks import compute, splits
 from benchmarks.ask import Ask
-from benchmarks.card import Watch, contexts
 from benchmarks.gpu import parse
+from benchmarks.gpu_memory import Watch, contexts
 from benchmarks.load import Series, rate
+from benchmarks.pictures import noise
 from benchmarks.report import HEAD, sizes, summarise, summarise_rate, table
 from lightx2v.core import Size
 from lightx2v.residency.plan import StageSize
-from tests.pictures import noise
 
 GIB = 2**30
 SIZES = (
