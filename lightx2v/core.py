@@ -108,6 +108,11 @@ class Conditioning:
     negative: torch.Tensor | None = None
     seen: torch.Tensor | None = None
 
+    @property
+    def branches(self) -> tuple[torch.Tensor, ...]:
+        """What one step looks at: `positive` and, if there is one, `negative`."""
+        return (self.positive,) if self.negative is None else (self.positive, self.negative)
+
 
 @dataclass(frozen=True, slots=True)
 class Latents:

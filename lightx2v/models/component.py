@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Generic
 
 import torch
 from torch import nn
 
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size, Video
 from lightx2v.layers.compiled import compile_blocks
+from lightx2v.models.flow import guide
 from lightx2v.models.registry import Recipe
+from lightx2v.models.sampler import C, SamplingState, Stepper, sample
 
 
 class Component(ABC):
@@ -89,7 +91,10 @@ class TextEncoder(Component):
         return request.negative_prompt
 
 
-class Denoiser(Component):
+class Denoiser(Component, Generic[C]):
+    """The transformer and its schedule. A family says how a request starts and what the transformer predicts; the
+    guided step is the same for all."""
+
     folder = "transformer"
     recipe: Recipe
 
@@ -113,19 +118,72 @@ class Denoiser(Component):
         """Rows and columns of the tokens of a picture."""
         return size.height // self.recipe.multiple, size.width // self.recipe.multiple
 
+    def guidance(self, request: GenerateRequest) -> float:
+        """The scale in this transformer's steps."""
+        return request.guidance
+
     @abstractmethod
+    def start(
+        self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
+    ) -> SamplingState[C]:
+        """The state before the first step: noise on `device`, and all that can be computed once for all steps."""
+
+    @abstractmethod
+    def predict(self, state: SamplingState[C]) -> torch.Tensor:
+        """[branches, ...]: the velocity of the latents for the prompt and, in a guided step, for the negative prompt.
+
+        Both branches pass a block together, so a streamed block crosses the link once per step.
+        """
+
+    def guide(self, towards: torch.Tensor, away: torch.Tensor, guidance: float) -> torch.Tensor:
+        """[1, ...]: the velocity of a guided step."""
+        return guide(towards, away, guidance)
+
+    def velocity(self, state: SamplingState[C]) -> torch.Tensor:
+        """[1, ...]: where the next step leads."""
+        predicted = self.predict(state)
+        if len(predicted) == 1:
+            return predicted
+        towards, away = predicted.split(1)
+        return self.guide(towards, away, self.guidance(state.request))
+
+    def latents(self, state: SamplingState[C]) -> Latents:
+        """What leaves the stage after a step."""
+        return Latents(state.latents[0], *self.grid(state.request.size))
+
+    def state(
+        self, request: GenerateRequest, conditions: C, stepper: Stepper, latents: torch.Tensor
+    ) -> SamplingState[C]:
+        """The state before this transformer's first step."""
+        stop = request.steps - self.others(request)[1]
+        return SamplingState(request, conditions, stepper, latents, stop - self.count(request), stop)
+
+    @torch.no_grad()
     def steps(
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> Iterator[Latents]:
         """Yields the latents after each of `count` steps; between two items the caller may give up."""
+        for state in sample(self.start(request, conditioning, references, device), self.velocity):
+            yield self.latents(state)
 
 
-class Refiner(Denoiser):
+class Refiner(Denoiser[C]):
     """The denoiser of the last steps."""
 
     folder = "transformer_2"
 
     @abstractmethod
+    def restart(
+        self,
+        request: GenerateRequest,
+        conditioning: Conditioning,
+        references: Sequence[Latents],
+        begun: Latents,
+        device: torch.device,
+    ) -> SamplingState[C]:
+        """As `start`, but from the latents that the other denoiser left, with their history."""
+
+    @torch.no_grad()
     def resume(
         self,
         request: GenerateRequest,
@@ -135,6 +193,8 @@ class Refiner(Denoiser):
         device: torch.device,
     ) -> Iterator[Latents]:
         """As `steps`, on from where the other denoiser left the latents."""
+        for state in sample(self.restart(request, conditioning, references, begun, device), self.velocity):
+            yield self.latents(state)
 
 
 class Autoencoder(Component):

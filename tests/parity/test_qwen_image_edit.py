@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus as published
@@ -211,8 +212,9 @@ def test_velocity(checkpoint: Path, grids: list[tuple[int, int]]) -> None:
     text, time = features(9), torch.tensor([0.7312])
     with torch.no_grad():
         table = denoiser.module.tabulate(torch.cat((time, torch.zeros(1))))
-        velocity = denoiser._velocity(make_request(80, 64), Conditioning(text), references, CPU)
-        predicted = velocity(target[None], time, denoiser._streams(table, 0))
+        state = denoiser.start(make_request(80, 64), Conditioning(text), references, CPU)
+        conditions = state.conditions._replace(times=time, modulations=table)
+        predicted = denoiser.velocity(replace(state, latents=target[None], conditions=conditions))
         expected = reference.transformer(
             hidden_states=torch.cat((target, *others))[None],
             encoder_hidden_states=text[None],

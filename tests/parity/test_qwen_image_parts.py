@@ -105,8 +105,9 @@ def test_velocity(
     text, tokens = features(length), torch.randn(1, rows * columns, 64, generator=torch.Generator().manual_seed(1))
     time = torch.tensor([0.7312])
     with torch.no_grad():
-        velocity = denoiser._velocity(request, Conditioning(text), (), CPU)
-        predicted = velocity(tokens, time, denoiser.module.tabulate(time)[0])
+        state = denoiser.start(request, Conditioning(text), (), CPU)
+        conditions = state.conditions._replace(times=time, modulations=denoiser.module.tabulate(time))
+        predicted = denoiser.velocity(replace(state, latents=tokens, conditions=conditions))
         expected = reference.transformer(
             hidden_states=tokens, encoder_hidden_states=text[None], timestep=time, img_shapes=[[(1, rows, columns)]]
         ).sample

@@ -15,9 +15,10 @@ from diffusers import UniPCMultistepScheduler, WanPipeline
 
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Progress
+from lightx2v.models.sampler import Stepper
 from lightx2v.models.wan.denoiser import WanDenoiser
 from lightx2v.models.wan.refiner import WanRefiner
-from lightx2v.models.wan.schedule import Schedule, remember
+from lightx2v.models.wan.schedule import Schedule
 from lightx2v.pipeline import Pipeline
 from tests.checkpoints.wan import make_transformer, write_wan
 from tests.parity.oracle_wan import reference_generate
@@ -81,18 +82,17 @@ def test_a_solver_goes_on_to_the_bit(wan_experts: Path, taken: int) -> None:
     """Wherever it is interrupted, and also if what it remembers has been sent."""
     schedule, generator = Schedule(wan_experts), torch.Generator().manual_seed(taken)
     velocities, start = torch.randn(6, 1, 16, 1, 4, 4, generator=generator), torch.randn(1, 16, 1, 4, 4)
-    through, first = schedule.solver(6), schedule.solver(6)
-    expected = walk(through, start, velocities)
-    begun = walk(first, start, velocities[:taken])
-    second = schedule.solver(6, tuple(part.clone() for part in remember(first)))
-    assert torch.equal(walk(second, begun, velocities[taken:]), expected)
-    assert remember(second) == remember(through) == ()
+    through, first = schedule.stepper(6), schedule.stepper(6)
+    expected = walk(through, start, velocities, 0)
+    begun = walk(first, start, velocities[:taken], 0)
+    second = schedule.stepper(6, tuple(part.clone() for part in first.history()))
+    assert torch.equal(walk(second, begun, velocities[taken:], taken), expected)
+    assert second.history() == through.history() == ()
 
 
-def walk(solver: Any, latents: torch.Tensor, velocities: torch.Tensor) -> torch.Tensor:
-    first = solver.begin_index
-    for timestep, velocity in zip(solver.timesteps[first:], velocities, strict=False):
-        latents = solver.step(velocity, timestep, latents, return_dict=False)[0]
+def walk(stepper: Stepper, latents: torch.Tensor, velocities: torch.Tensor, first: int) -> torch.Tensor:
+    for step, velocity in enumerate(velocities, start=first):
+        latents = stepper.step(latents, velocity, step)
     return latents
 
 

@@ -159,7 +159,7 @@ def test_what_is_precise_in_half_precision(variant: str, request: pytest.Fixture
 
 @pytest.mark.parametrize(("steps", "expected"), [(4, [999, 900, 750, 500]), (1, [999])])
 def test_the_schedule(wan: Path, steps: int, expected: list[int]) -> None:
-    assert Schedule(wan).solver(steps).timesteps.tolist() == expected
+    assert Schedule(wan).stepper(steps).timesteps.tolist() == expected
 
 
 def test_noise_is_drawn_as_the_reference_draws_it(wan: Path, oracle: WanPipeline) -> None:

@@ -139,7 +139,7 @@ def test_the_picture_is_drawn_before_the_noise(oracle: ZImagePipeline, denoiser:
     torch.randn(1, 16, 8, 12, generator=generator)
     expected = oracle.prepare_latents(1, 16, 64, 96, torch.float32, CPU, generator)
     started = denoiser._start(request, [Latents(torch.ones(24, 64), 4, 6)], torch.tensor(0.75))
-    assert torch.equal(to_grid(started[None], 4, 6, 2), 0.75 * expected + 0.25)
+    assert torch.equal(to_grid(started, 4, 6, 2), 0.75 * expected + 0.25)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import rope_table
 from lightx2v.models.component import Denoiser
-from lightx2v.models.flow import euler_step, guide
+from lightx2v.models.flow import guide, noise
 from lightx2v.models.qwen_image.recipe import MAX_EDIT_TOKENS, MAX_TOKENS, PATCH, SEEN_TOKENS, read_recipe
 from lightx2v.models.qwen_image.schedule import read_schedule, timesteps
 from lightx2v.models.qwen_image.transformer import QwenImageTransformer, Ropes, read_shape
+from lightx2v.models.sampler import Euler, SamplingState
 
 ROPE_THETA = 10000.0
 
@@ -27,10 +29,24 @@ which 13.6 GB cross the link."""
 WIDTHS_PER_TOKEN = 15
 """Live activations of a step at their peak, in hidden widths per token: 12.6 to 13, and a sixth to spare."""
 
-Velocity = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+class QwenImageConditions(NamedTuple):
+    """What the transformer reads besides the target's tokens: `modulations` on the host, all else on its device."""
+
+    text: torch.Tensor
+    """[1, tokens, features]: the branches' prompts, one after the other."""
+    lengths: tuple[int, ...]
+    """Tokens of each branch's prompt."""
+    reference_tokens: tuple[torch.Tensor, ...]
+    """[1, tokens, channels] each."""
+    times: torch.Tensor
+    """[steps]."""
+    modulations: torch.Tensor
+    """[steps, ...], and one more row for references that are modulated as of time 0."""
+    ropes: Ropes
 
 
-class QwenImageDenoiser(Denoiser):
+class QwenImageDenoiser(Denoiser[QwenImageConditions]):
     module: QwenImageTransformer
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
@@ -66,20 +82,33 @@ class QwenImageDenoiser(Denoiser):
         attention = 4 * tokens * self.shape.width * len(self.blocks)
         return float(self.branches(request) * tokens * (weights + attention))
 
-    @torch.no_grad()
-    def steps(
+    def start(
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
-    ) -> Iterator[Latents]:
+    ) -> SamplingState[QwenImageConditions]:
         rows, columns = self.grid(request.size)
         levels = self.schedule.levels(rows * columns, request.steps)
-        times = timesteps(levels, self.dtype).to(device)
-        modulations = self._modulation(rows * columns, request.steps, device)
-        velocity = self._velocity(request, conditioning, references, device)
-        tokens = self._noise(request, rows, columns).to(device)
-        for step, (level, following) in enumerate(zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True)):
-            predicted = velocity(tokens, times[step : step + 1], self._streams(modulations, step).to(device))
-            tokens = euler_step(tokens, predicted, level, following)
-            yield Latents(tokens[0], rows, columns)
+        lengths = tuple(map(len, conditioning.branches))
+        grids = [(rows, columns), *((reference.rows, reference.columns) for reference in references)]
+        conditions = QwenImageConditions(
+            torch.cat(conditioning.branches)[None].to(device, self.dtype),
+            lengths,
+            tuple(reference.tokens.to(device, self.dtype)[None] for reference in references),
+            timesteps(levels, self.dtype).to(device),
+            self._modulation(rows * columns, request.steps, device),
+            self._ropes(grids, lengths).to(device),
+        )
+        return self.state(request, conditions, Euler(levels), self._noise(request).to(device))
+
+    def predict(self, state: SamplingState[QwenImageConditions]) -> torch.Tensor:
+        text, lengths, references, times, modulations, ropes = state.conditions
+        image = torch.cat((state.latents, *references), dim=1).expand(len(lengths), -1, -1)
+        modulation, time = self._streams(modulations, state.step).to(image.device), times[state.step : state.step + 1]
+        return self.module(image, text, state.latents.shape[1], lengths, time, modulation, ropes)
+
+    def guide(self, towards: torch.Tensor, away: torch.Tensor, guidance: float) -> torch.Tensor:
+        """Each token has the norm that it has without guidance."""
+        guided = guide(towards, away, guidance)
+        return guided * (towards.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
 
     def _tabulate(self, tokens: int, steps: int, device: torch.device) -> torch.Tensor:
         """A row for each step and, where references are modulated as of time 0, one more for them."""
@@ -102,37 +131,11 @@ class QwenImageDenoiser(Denoiser):
         said = MAX_EDIT_TOKENS if request.references else MAX_TOKENS
         return said + SEEN_TOKENS * len(request.references)
 
-    def _noise(self, request: GenerateRequest, rows: int, columns: int) -> torch.Tensor:
-        """[1, tokens, channels], drawn on the host, so that a seed means the same picture on every device."""
-        generator = torch.Generator("cpu").manual_seed(request.seed)
-        shape = (1, self.shape.in_channels // PATCH**2, PATCH * rows, PATCH * columns)
-        noise = torch.randn(shape, generator=generator, dtype=torch.float32)
-        return torch.nn.functional.pixel_unshuffle(noise, PATCH).flatten(2).transpose(1, 2).to(self.dtype)
-
-    def _velocity(
-        self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
-    ) -> Velocity:
-        """The guided velocity of the target's tokens. What depends on the request alone is computed here, once.
-
-        Both branches of guidance pass a block together, so a streamed block crosses the link once per step.
-        """
-        branches = [text for text in (conditioning.positive, conditioning.negative) if text is not None]
-        lengths = tuple(len(text) for text in branches)
-        text = torch.cat(branches)[None].to(device, self.dtype)
-        grids = [self.grid(request.size), *((reference.rows, reference.columns) for reference in references)]
-        target = math.prod(grids[0])
-        ropes = self._ropes(grids, lengths).to(device)
-        seen = [reference.tokens.to(device, self.dtype)[None] for reference in references]
-
-        def guided(tokens: torch.Tensor, time: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
-            image = torch.cat((tokens, *seen), dim=1).expand(len(lengths), -1, -1)
-            velocity = self.module(image, text, target, lengths, time, modulation, ropes)
-            if len(lengths) == 1:
-                return velocity
-            towards, away = velocity.split(1)
-            return guide_with_norm(towards, away, request.guidance)
-
-        return guided
+    def _noise(self, request: GenerateRequest) -> torch.Tensor:
+        """[1, tokens, channels], on the host."""
+        rows, columns = self.grid(request.size)
+        drawn = noise((1, self.shape.in_channels // PATCH**2, PATCH * rows, PATCH * columns), request.seed)
+        return torch.nn.functional.pixel_unshuffle(drawn, PATCH).flatten(2).transpose(1, 2).to(self.dtype)
 
     def _ropes(self, grids: Sequence[tuple[int, int]], lengths: Sequence[int]) -> Ropes:
         """Of the target's and the references' grids. Rows and columns are counted from the centre; a prompt's tokens
@@ -143,12 +146,6 @@ class QwenImageDenoiser(Denoiser):
         axes = self.shape.axes_dims_rope
         image, text = (rope_table(table, axes, ROPE_THETA, torch.float32) for table in (ids, diagonal))
         return Ropes(image, text)
-
-
-def guide_with_norm(towards: torch.Tensor, away: torch.Tensor, guidance: float) -> torch.Tensor:
-    """Guided, each token of the norm that it has without guidance."""
-    guided = guide(towards, away, guidance)
-    return guided * (towards.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
 
 
 def _ids(index: int, rows: int, columns: int) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler as Solver
@@ -31,25 +33,46 @@ class Schedule:
 
     def high(self, steps: int) -> int:
         """How many of so many steps, the first ones, lie at or above the boundary."""
-        solver = self.solver(steps)
-        return int((solver.timesteps >= self._boundary * solver.config.num_train_timesteps).sum())
+        return self.stepper(steps).steps_above(self._boundary)
 
-    def solver(self, steps: int, history: tuple[torch.Tensor, ...] = ()) -> Solver:
-        """A new one for every request, or one that goes on where another was when it was asked to `remember`."""
-        solver = Solver.from_config(self._values)
-        solver.set_timesteps(steps)
-        solver.set_begin_index(0)
+    def stepper(self, steps: int, history: tuple[torch.Tensor, ...] = ()) -> UniPC:
+        """A new one for every request, or one that goes on where another gave its history."""
+        return UniPC(self._values, steps, history)
+
+
+class UniPC:
+    """diffusers' multistep solver. It remembers its last steps, so each is taken in its turn."""
+
+    def __init__(self, values: Mapping[str, Any], steps: int, history: tuple[torch.Tensor, ...] = ()) -> None:
+        self._solver = Solver.from_config(values)
+        self._solver.set_timesteps(steps)
+        self._solver.set_begin_index(0)
         if history:
-            counts, solver.last_sample, *outputs = history
-            begin, solver.lower_order_nums, solver.this_order = counts.tolist()
-            solver.set_begin_index(begin)
-            solver.model_outputs[-len(outputs) :] = outputs
-        return solver
+            self._recall(*history)
 
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """[steps], on the host, from 1000 down."""
+        timesteps: torch.Tensor = self._solver.timesteps
+        return timesteps
 
-def remember(solver: Solver) -> tuple[torch.Tensor, ...]:
-    """All that the steps to come depend on, beside the latents; nothing if there are none."""
-    if solver.step_index == len(solver.timesteps):
-        return ()
-    counts = torch.tensor([solver.step_index, solver.lower_order_nums, solver.this_order])
-    return (counts, solver.last_sample, *(output for output in solver.model_outputs if output is not None))
+    def steps_above(self, share: float) -> int:
+        """How many steps lie at or above this share of all timesteps."""
+        return int((self.timesteps >= share * self._solver.config.num_train_timesteps).sum())
+
+    def step(self, latents: torch.Tensor, velocity: torch.Tensor, index: int) -> torch.Tensor:
+        moved: tuple[torch.Tensor] = self._solver.step(velocity, self.timesteps[index], latents, return_dict=False)
+        return moved[0]
+
+    def history(self) -> tuple[torch.Tensor, ...]:
+        solver = self._solver
+        if solver.step_index == len(solver.timesteps):
+            return ()
+        counts = torch.tensor([solver.step_index, solver.lower_order_nums, solver.this_order])
+        return (counts, solver.last_sample, *(output for output in solver.model_outputs if output is not None))
+
+    def _recall(self, counts: torch.Tensor, sample: torch.Tensor, *outputs: torch.Tensor) -> None:
+        begin, self._solver.lower_order_nums, self._solver.this_order = counts.tolist()
+        self._solver.last_sample = sample
+        self._solver.set_begin_index(begin)
+        self._solver.model_outputs[-len(outputs) :] = outputs

@@ -7,6 +7,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from lightx2v.core import GenerateRequest, Latents, Picture, Size
 from lightx2v.models.autoencoder import PATCH, KLAutoencoder, resize
+from lightx2v.models.flow import noise
 from lightx2v.models.zimage.tokens import to_grid, to_tokens
 
 
@@ -21,9 +22,8 @@ class ZImageAutoencoder(KLAutoencoder):
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
         """Resized to the request's size, and drawn from the posterior: the first that is drawn of the seed."""
         posterior = self.posterior(resize(picture, request.size), device)
-        generator = torch.Generator("cpu").manual_seed(request.seed)
-        noise = torch.randn(posterior.mean.shape, generator=generator, dtype=torch.float32)
-        drawn = posterior.mean.float() + posterior.std.float() * noise.to(device)
+        chance = noise(posterior.mean.shape, request.seed).to(device)
+        drawn = posterior.mean.float() + posterior.std.float() * chance
         config = self.module.config
         scaled = (drawn - config.shift_factor) * config.scaling_factor
         return Latents(to_tokens(scaled, PATCH)[0], *(side // PATCH for side in scaled.shape[-2:]))

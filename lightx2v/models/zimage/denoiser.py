@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,7 +13,8 @@ from torch import nn
 from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import Rope, rope_table
 from lightx2v.models.component import Denoiser
-from lightx2v.models.flow import euler_step
+from lightx2v.models.flow import noise
+from lightx2v.models.sampler import Euler, SamplingState
 from lightx2v.models.zimage.recipe import MAX_TOKENS, ZImageRecipe, read_recipe
 from lightx2v.models.zimage.schedule import first_step, noise_levels, times
 from lightx2v.models.zimage.tokens import to_tokens
@@ -21,10 +23,18 @@ from lightx2v.models.zimage.transformer import PATCH, Places, Sequences, ZImageT
 WIDTHS_PER_TOKEN = 13
 """Live activations of a step at their peak, in hidden widths per token: 11.3, and a seventh to spare."""
 
-Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+class ZImageConditions(NamedTuple):
+    """What the transformer reads besides the image's tokens, on its device."""
+
+    captions: tuple[torch.Tensor, ...]
+    """[tokens, features] of each branch."""
+    times: torch.Tensor
+    """[steps]."""
+    places: Places
 
 
-class ZImageDenoiser(Denoiser):
+class ZImageDenoiser(Denoiser[ZImageConditions]):
     module: ZImageTransformer
     recipe: ZImageRecipe
 
@@ -54,21 +64,29 @@ class ZImageDenoiser(Denoiser):
         refined = self._flops(self.module.noise_refiner, image) + self._flops(self.module.context_refiner, caption)
         return float(self.branches(request) * (refined + self._flops(self.module.layers, image + caption)))
 
-    @torch.no_grad()
-    def steps(
+    def start(
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
-    ) -> Iterator[Latents]:
+    ) -> SamplingState[ZImageConditions]:
         """In fp32 between the transformer's calls, as the reference steps."""
-        rows, columns = self.grid(request.size)
-        velocity = self._velocity(request, conditioning, device)
-        first = self._first(request)
         levels = noise_levels(request.steps, self.recipe.shift)
-        embedded = times(levels).to(device)
-        tokens = self._start(request, references, levels[first]).to(device)
-        for step in range(first, request.steps):
-            level, following = levels[step : step + 2].tolist()
-            tokens = euler_step(tokens, velocity(tokens, embedded[step : step + 1]), level, following)
-            yield Latents(tokens, rows, columns)
+        captions = tuple(text.to(device, self.dtype) for text in conditioning.branches)
+        places = self._places(self.grid(request.size), [len(text) for text in captions], device)
+        conditions = ZImageConditions(captions, times(levels).to(device), places)
+        tokens = self._start(request, references, levels[self._first(request)]).to(device)
+        return self.state(request, conditions, Euler(levels), tokens)
+
+    def predict(self, state: SamplingState[ZImageConditions]) -> torch.Tensor:
+        """Of the reverse of the velocity, which is what this transformer was trained to predict."""
+        captions, times, places = state.conditions
+        time = times[state.step : state.step + 1]
+        return self.module(state.latents[0].to(self.dtype), captions, time, places).float()
+
+    def guide(self, towards: torch.Tensor, away: torch.Tensor, guidance: float) -> torch.Tensor:
+        """A scale of 0 is no guidance, where that of others is 1."""
+        return towards + guidance * (towards - away)
+
+    def velocity(self, state: SamplingState[ZImageConditions]) -> torch.Tensor:
+        return -super().velocity(state)
 
     def _first(self, request: GenerateRequest) -> int:
         return first_step(request.steps, request.strength) if request.references else 0
@@ -84,31 +102,13 @@ class ZImageDenoiser(Denoiser):
         return len(list(blocks.children())) * tokens * (2 * weights + 4 * tokens * self.shape.dim)
 
     def _start(self, request: GenerateRequest, references: Sequence[Latents], level: torch.Tensor) -> torch.Tensor:
-        """[tokens, token], drawn on the host, so that a seed means the same picture on every device. The reference
-        pipeline first draws the picture from its posterior, which the autoencoder did."""
-        generator = torch.Generator("cpu").manual_seed(request.seed)
+        """[1, tokens, token], on the host. The reference pipeline first draws the picture from its posterior, which the
+        autoencoder did."""
         shape = (1, self.shape.in_channels, *(PATCH * side for side in self.grid(request.size)))
-        for _ in references:
-            torch.randn(shape, generator=generator, dtype=torch.float32)
-        noise = to_tokens(torch.randn(shape, generator=generator, dtype=torch.float32), PATCH)[0]
-        for picture in references:
-            return level * noise + (1.0 - level) * picture.tokens.float().cpu()
-        return noise
-
-    def _velocity(self, request: GenerateRequest, conditioning: Conditioning, device: torch.device) -> Velocity:
-        """The guided velocity. What depends on the request alone is computed here, once.
-
-        Both branches of guidance pass a block together, so a streamed block crosses the link once per step.
-        """
-        branches = [text for text in (conditioning.positive, conditioning.negative) if text is not None]
-        captions = [text.to(device, self.dtype) for text in branches]
-        places = self._places(self.grid(request.size), [len(text) for text in branches], device)
-
-        def guided(tokens: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-            towards, *away = self.module(tokens.to(self.dtype), captions, time, places).float()
-            return -sum((request.guidance * (towards - other) for other in away), start=towards)
-
-        return guided
+        drawn = to_tokens(noise(shape, request.seed, skip=len(references)), PATCH)
+        if not references:
+            return drawn
+        return level * drawn + (1.0 - level) * references[0].tokens[None].float().cpu()
 
     def _places(self, grid: tuple[int, int], captions: Sequence[int], device: torch.device) -> Places:
         texts = [_caption_ids(tokens) for tokens in captions]
