@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import nn
 
 from lightx2v.core import GenerateRequest, Picture, Size
 from lightx2v.errors import NonFinite
 from lightx2v.layers.compiled import compile_picture
-from lightx2v.models.component import Autoencoder
+from lightx2v.models.component import Autoencoder, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.recipe import read_grid
 
@@ -31,6 +31,16 @@ COMPILED_DECODE_WIDTHS, COMPILED_ENCODE_WIDTHS = 3.2, 5
 measured."""
 
 
+class Normalised(Protocol):
+    """A configuration that says how the latents of training were distributed, channel by channel."""
+
+    @property
+    def latents_mean(self) -> Sequence[float]: ...
+
+    @property
+    def latents_std(self) -> Sequence[float]: ...
+
+
 class KLAutoencoder(Autoencoder):
     """A subclass says which of diffusers' classes it is, and what its latents are to the transformer."""
 
@@ -43,9 +53,7 @@ class KLAutoencoder(Autoencoder):
         self._usual, _ = read_grid(checkpoint)
         self._is_compiled = False
         config = read_configuration(checkpoint, "vae/config.json")
-        with torch.device("meta"):
-            self.module = self.model.from_config(config).eval().requires_grad_(False)
-        nn.Module.to(self.module, dtype)  # diffusers' own warns of layers to be kept in fp32, also where there are none
+        self.module = on_meta(lambda: self.model.from_config(config), dtype)
 
     def workspace(self, request: GenerateRequest) -> int:
         """Linear in pixels; references are encoded one by one."""
@@ -83,6 +91,14 @@ class KLAutoencoder(Autoencoder):
     def picture(self, latents: torch.Tensor) -> Picture:
         """Of latents as the encoder gave them. Raises NonFinite rather than return a picture of nothing."""
         return to_picture(self.module.decode(latents).sample[0])
+
+
+def latent_statistics(
+    config: Normalised, device: torch.device, dtype: torch.dtype, axes: int = 2
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[channels, 1, ...] each, with `axes` ones: the latents' mean and standard deviation."""
+    mean, deviation = (torch.tensor(values).to(device, dtype) for values in (config.latents_mean, config.latents_std))
+    return mean.view(-1, *(1,) * axes), deviation.view(-1, *(1,) * axes)
 
 
 def resize(picture: Picture, size: Size) -> npt.NDArray[np.uint8]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar, Generic
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +15,8 @@ from lightx2v.layers.compiled import compile_blocks
 from lightx2v.models.flow import guide
 from lightx2v.models.registry import Recipe
 from lightx2v.models.sampler import C, SamplingState, Stepper, sample
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Component(ABC):
@@ -210,3 +212,11 @@ class Autoencoder(Component):
     @abstractmethod
     def decode(self, latents: Latents) -> Picture | Video:
         """The picture of final latents, or the video of those of several frames."""
+
+
+def on_meta(build: Callable[[], M], dtype: torch.dtype) -> M:
+    """What `build` returns, on the meta device, in `dtype`, for inference."""
+    with torch.device("meta"):
+        module = build()
+    nn.Module.to(module, dtype)  # diffusers' own warns of layers to be kept in fp32, also where there are none
+    return module.eval().requires_grad_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from lightx2v.core import GenerateRequest
 from lightx2v.errors import InvalidCheckpoint
-from lightx2v.models.component import TextEncoder
+from lightx2v.models.component import TextEncoder, on_meta
 from lightx2v.models.configuration import read_configuration, require
 
 FEED_FORWARD_WIDTHS, ATTENTION_WIDTHS = 3, 7
@@ -75,6 +76,11 @@ class LanguageEncoder(TextEncoder):
         positions = torch.arange(first, first + ids.shape[1])[None]
         return self.through_layers(self.embedded(ids).to(device), positions, real)
 
+    def last_state(self, text: str, device: torch.device) -> torch.Tensor:
+        """[1, tokens, hidden] after the last layer, of `text` cut to `max_tokens`, without padding."""
+        ids = self.tokenizer(text, return_tensors="pt", truncation=True, max_length=self.max_tokens)["input_ids"]
+        return last(self.states(ids, torch.ones_like(ids, dtype=torch.bool), device))
+
     def embedded(self, ids: torch.Tensor) -> torch.Tensor:
         """[1, tokens, hidden], on the host as `ids` are."""
         return F.embedding(ids, self.module.embed_tokens.weight)
@@ -109,8 +115,7 @@ class LanguageEncoder(TextEncoder):
 
     def _build(self) -> PreTrainedModel:
         """On the meta device, but for the rotary frequencies."""
-        with torch.device("meta"):
-            module = self.language_model(self.config).to(self.dtype).eval().requires_grad_(False)
+        module = on_meta(lambda: self.language_model(self.config), self.dtype)
         module.rotary_emb = HostRotary(type(module.rotary_emb)(self.config))
         return module
 
@@ -127,6 +132,12 @@ class HostRotary(nn.Module):
         """Cosines and sines where `states` are; `positions` are on the host."""
         turns = self._rotary(states.new_empty(0, device="cpu"), positions)
         return tuple(turn.to(states.device) for turn in turns)
+
+
+def last(states: Iterator[torch.Tensor]) -> torch.Tensor:
+    """The last of `states`, which are not kept in the meantime."""
+    (state,) = deque(states, maxlen=1)
+    return state
 
 
 def chat(tokenizer: Any, prompt: str, *, thinking: bool) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 
 from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import Rope, rope_table
-from lightx2v.models.component import Denoiser
+from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.flow import TRAIN_TIMESTEPS, noise
 from lightx2v.models.flux2.names import aliases
 from lightx2v.models.flux2.recipe import MAX_TOKENS, read_recipe
@@ -49,8 +49,7 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
         self.dtype = dtype
         self.shape = read_shape(checkpoint)
         self.recipe = read_recipe(checkpoint)
-        with torch.device("meta"):
-            self.module = Flux2Transformer(self.shape).to(dtype).eval().requires_grad_(False)
+        self.module = on_meta(lambda: Flux2Transformer(self.shape), dtype)
         double = (f"transformer_blocks.{index}" for index in range(self.shape.num_layers))
         single = (f"single_transformer_blocks.{index}" for index in range(self.shape.num_single_layers))
         self.blocks = (*double, *single)

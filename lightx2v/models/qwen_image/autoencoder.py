@@ -10,8 +10,8 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from lightx2v.core import GenerateRequest, Latents, Picture, Size
 from lightx2v.errors import InvalidRequest
-from lightx2v.models.autoencoder import to_levels, to_picture
-from lightx2v.models.component import Autoencoder
+from lightx2v.models.autoencoder import latent_statistics, to_levels, to_picture
+from lightx2v.models.component import Autoencoder, on_meta
 from lightx2v.models.qwen_image.decoder import StillDecoder, read_shape
 from lightx2v.models.qwen_image.recipe import PATCH
 from lightx2v.models.qwen_image.still_encoder import StillAutoencoder
@@ -32,8 +32,7 @@ class QwenImageAutoencoder(Autoencoder):
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.shape = read_shape(checkpoint)
-        with torch.device("meta"):
-            self.module = self.model(self.shape).to(dtype).eval().requires_grad_(False)
+        self.module = on_meta(lambda: self.model(self.shape), dtype)
         self.last_slices = {name: TIME for name in self.module.state_dict() if _has_time(name)}
 
     def workspace(self, request: GenerateRequest) -> int:
@@ -46,21 +45,15 @@ class QwenImageAutoencoder(Autoencoder):
     @torch.no_grad()
     def decode(self, latents: Latents) -> Picture:
         """Raises NonFinite rather than return a picture of nothing."""
-        weight = self.module.post_quant_conv.weight
-        tokens = latents.tokens.to(weight.device, self.dtype)
+        tokens = latents.tokens.to(self.module.post_quant_conv.weight.device, self.dtype)
         patches = tokens.transpose(0, 1).unflatten(1, (latents.rows, latents.columns))[None]
-        mean, scale = self._statistics(weight.device)
-        return to_picture(self.module(pixel_shuffle(patches, PATCH) / scale + mean)[0])
+        mean, deviation = latent_statistics(self.shape, tokens.device, self.dtype)
+        # The reference divides by the inverse here, which rounds otherwise than a product would.
+        return to_picture(self.module(pixel_shuffle(patches, PATCH) / (1.0 / deviation) + mean)[0])
 
     def _live(self, size: Size, widths: int) -> int:
         values = size.width * size.height * self.shape.base_dim
         return int(MARGIN * values * (widths * self.dtype.itemsize + torch.float32.itemsize))
-
-    def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """[1, z_dim, 1, 1] each: the latents' mean and the inverse of their standard deviation."""
-        mean, deviation = (torch.tensor(values) for values in (self.shape.latents_mean, self.shape.latents_std))
-        inverse = (1.0 / deviation.to(self.dtype)).to(device)
-        return mean.to(device, self.dtype).view(1, -1, 1, 1), inverse.view(1, -1, 1, 1)
 
 
 class QwenImageEditAutoencoder(QwenImageAutoencoder):
@@ -77,10 +70,7 @@ class QwenImageEditAutoencoder(QwenImageAutoencoder):
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
         """The posterior's mean, normalised, in patches."""
         mean = self.module.encode(to_levels(picture.pixels).to(device, self.dtype))
-        shift, deviation = (
-            torch.tensor(values).to(device, self.dtype).view(1, -1, 1, 1)
-            for values in (self.shape.latents_mean, self.shape.latents_std)
-        )
+        shift, deviation = latent_statistics(self.shape, device, self.dtype)
         patches = pixel_unshuffle((mean - shift) / deviation, PATCH)
         return Latents(patches.flatten(2).transpose(1, 2)[0], *patches.shape[-2:])
 

@@ -7,16 +7,15 @@ Names of modules are those of the checkpoints' tensors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.configuration import read_fields
 
-CONFIG = "vae/config.json"
 COLOURS = 3
 TINY = 1e-12
 """No position is divided by less."""
@@ -36,8 +35,7 @@ class DecoderShape:
 
 def read_shape(checkpoint: Path) -> DecoderShape:
     """The decoder's shape. Raises InvalidCheckpoint if the configuration is incomplete."""
-    values, file = read_configuration(checkpoint, CONFIG), checkpoint / CONFIG
-    return DecoderShape(**{field.name: require(values, field.name, file) for field in fields(DecoderShape)})
+    return read_fields(DecoderShape, checkpoint, "vae/config.json")
 
 
 class StillDecoder(nn.Module):

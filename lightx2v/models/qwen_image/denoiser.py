@@ -13,7 +13,7 @@ import torch
 
 from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import rope_table
-from lightx2v.models.component import Denoiser
+from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.flow import guide, noise
 from lightx2v.models.qwen_image.recipe import MAX_EDIT_TOKENS, MAX_TOKENS, PATCH, SEEN_TOKENS, read_recipe
 from lightx2v.models.qwen_image.schedule import read_schedule, timesteps
@@ -54,8 +54,7 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
         self.shape = read_shape(checkpoint)
         self.recipe = read_recipe(checkpoint)
         self.schedule = read_schedule(checkpoint)
-        with torch.device("meta"):
-            self.module = QwenImageTransformer(self.shape).to(dtype).eval().requires_grad_(False)
+        self.module = on_meta(lambda: QwenImageTransformer(self.shape), dtype)
         self.blocks = tuple(f"transformer_blocks.{index}" for index in range(self.shape.num_layers))
         self.host_tensors = frozenset(f"modulations.{name}" for name in self.module.modulations.state_dict())
         self._modulation = lru_cache(maxsize=SCHEDULES)(self._tabulate)

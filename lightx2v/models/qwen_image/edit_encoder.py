@@ -12,11 +12,12 @@ from transformers.vision_utils import get_vision_position_ids
 
 from lightx2v.core import GenerateRequest, Picture
 from lightx2v.layers.compiled import compile_blocks
+from lightx2v.models.component import on_meta
 from lightx2v.models.configuration import read_configuration, require
-from lightx2v.models.language import CONFIG, HostRotary
+from lightx2v.models.language import CONFIG, HostRotary, last
 from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
 from lightx2v.models.qwen_image.recipe import MAX_EDIT_TOKENS, SEEN_TOKENS
-from lightx2v.models.qwen_image.vision import Grid, mix, to_patches
+from lightx2v.models.qwen_image.vision import Grid, Mixed, mix, to_patches
 
 TEMPLATE = (
     "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, "
@@ -63,13 +64,16 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
         text = TEMPLATE.format(named + prompt)
         ids = self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
         mixed = mix(ids, self.pad, grids)
-        states = self.embedded(mixed.ids).to(device)
-        states[:, mixed.pictured.nonzero().flatten()] = seen
         real = torch.ones_like(mixed.ids, dtype=torch.bool)
-        for last in self.through_layers(states, mixed.positions, real):
-            states = last
+        states = last(self.through_layers(self._merged(mixed, seen), mixed.positions, real))
         features: torch.Tensor = self.module.norm(states)[0, SYSTEM_TOKENS:]
         return features
+
+    def _merged(self, mixed: Mixed, seen: torch.Tensor) -> torch.Tensor:
+        """[1, tokens, hidden]: the embedded words, with the pictures' tokens in their places."""
+        states = self.embedded(mixed.ids).to(seen.device)
+        states[:, mixed.pictured.nonzero().flatten()] = seen
+        return states
 
     def _see(self, pictures: Sequence[Picture], device: torch.device) -> tuple[torch.Tensor, list[Grid]]:
         """[tokens, hidden] of all pictures, which pass a block together, and each one's grid of tokens."""
@@ -88,7 +92,6 @@ def _build_vision(checkpoint: Path, dtype: torch.dtype) -> Qwen2_5_VisionTransfo
     values = require(read_configuration(checkpoint, CONFIG), "vision_config", checkpoint / CONFIG)
     config = Qwen2_5_VLVisionConfig.from_dict(values)
     config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        vision = Qwen2_5_VisionTransformerPretrainedModel(config).to(dtype).eval().requires_grad_(False)
+    vision = on_meta(lambda: Qwen2_5_VisionTransformerPretrainedModel(config), dtype)
     vision.rotary_pos_emb = HostRotary(type(vision.rotary_pos_emb)(config))
     return vision

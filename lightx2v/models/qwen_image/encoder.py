@@ -51,10 +51,6 @@ class QwenImageTextEncoder(LanguageEncoder):
 
     @torch.no_grad()
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        ids = self.tokenizer(TEMPLATE.format(prompt), return_tensors="pt", truncation=True, max_length=self.max_tokens)[
-            "input_ids"
-        ]
-        for last in self.states(ids, torch.ones_like(ids, dtype=torch.bool), device):
-            states = last
+        states = self.last_state(TEMPLATE.format(prompt), device)
         features: torch.Tensor = self.module.norm(states)[0, SYSTEM_TOKENS:]
         return features

@@ -4,14 +4,14 @@ of what the checkpoint's scheduler says."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from lightx2v.errors import InvalidCheckpoint
-from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.configuration import read_configuration, read_fields
 from lightx2v.models.flow import TRAIN_TIMESTEPS
 
 CONFIG = "scheduler/scheduler_config.json"
@@ -46,10 +46,10 @@ class Schedule:
 
 def read_schedule(checkpoint: Path) -> Schedule:
     """Raises InvalidCheckpoint if the schedule is incomplete or another one."""
-    values, file = read_configuration(checkpoint, CONFIG), checkpoint / CONFIG
+    values = read_configuration(checkpoint, CONFIG)
     if not values.get("use_dynamic_shifting") or values.get("time_shift_type", "exponential") != "exponential":
-        raise InvalidCheckpoint(f"{file}: only exponential shifts by the number of tokens are supported")
-    return Schedule(**{field.name: require(values, field.name, file) for field in fields(Schedule)})
+        raise InvalidCheckpoint(f"{checkpoint / CONFIG}: only exponential shifts by the number of tokens are supported")
+    return read_fields(Schedule, checkpoint, CONFIG)
 
 
 def timesteps(levels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

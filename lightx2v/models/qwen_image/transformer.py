@@ -7,7 +7,7 @@ third of all weights, lies outside of the blocks, so that it needs not follow th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from lightx2v.layers.joint import JointProjections
 from lightx2v.layers.modulation import ModulatedNorm, Shift, modulated_norm
 from lightx2v.layers.range import within_half
 from lightx2v.layers.rope import Rope, rotate
-from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.configuration import read_configuration, read_fields
 from lightx2v.models.flow import TRAIN_TIMESTEPS
 
 CONFIG = "transformer/config.json"
@@ -33,9 +33,6 @@ TIME_CHANNELS = 256
 
 UNSUPPORTED = ("guidance_embeds", "use_additional_t_cond", "use_layer3d_rope")
 """Switches of the configuration, each of which makes it another model."""
-
-OPTIONAL = "zero_cond_t"
-"""Only the checkpoints that have it on name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +55,11 @@ class QwenImageShape:
 
 def read_shape(checkpoint: Path) -> QwenImageShape:
     """The transformer's shape. Raises InvalidCheckpoint if the configuration is incomplete or of another model."""
-    values, file = read_configuration(checkpoint, CONFIG), checkpoint / CONFIG
+    values = read_configuration(checkpoint, CONFIG)
     if extra := [name for name in UNSUPPORTED if values.get(name)]:
-        raise InvalidCheckpoint(f"{file}: {extra[0]!r} is not supported")
-    needed = {field.name for field in fields(QwenImageShape)} - {OPTIONAL}
-    given = {name: require(values, name, file) for name in sorted(needed)}
-    return QwenImageShape(**given, zero_cond_t=bool(values.get(OPTIONAL)))
+        raise InvalidCheckpoint(f"{checkpoint / CONFIG}: {extra[0]!r} is not supported")
+    # Only the checkpoints that have zero_cond_t on name it.
+    return read_fields(QwenImageShape, checkpoint, CONFIG, zero_cond_t=False)
 
 
 class Ropes(NamedTuple):

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from torch import nn
 
 from lightx2v.core import GenerateRequest, Latents, Picture, Video
 from lightx2v.errors import InvalidRequest, NonFinite
-from lightx2v.models.autoencoder import resize, to_levels
-from lightx2v.models.component import Autoencoder
+from lightx2v.models.autoencoder import latent_statistics, resize, to_levels
+from lightx2v.models.component import Autoencoder, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.wan.latents import to_grid, to_latents
 from lightx2v.models.wan.recipe import TEXT_ALONE, read_recipe
@@ -38,9 +37,7 @@ class WanAutoencoder(Autoencoder):
         self.dtype = dtype
         self.recipe = read_recipe(checkpoint)
         config = read_configuration(checkpoint, VAE)
-        with torch.device("meta"):
-            self.module = AutoencoderKLWan.from_config(config).eval().requires_grad_(False)
-        nn.Module.to(self.module, dtype)  # diffusers' own warns of layers to be kept in fp32, also where there are none
+        self.module = on_meta(lambda: AutoencoderKLWan.from_config(config), dtype)
         self.unreachable = frozenset(filter(self._is_unreachable, self.module.state_dict()))
 
     def workspace(self, request: GenerateRequest) -> int:
@@ -67,13 +64,13 @@ class WanAutoencoder(Autoencoder):
         clip = F.pad(first[:, :, None], (0, 0, 0, 0, 0, frames - 1))
         with self._forgetting():
             mean = self.module.encode(clip, return_dict=False)[0].mode()[0].float()
-        shift, scale = self._statistics(device)
+        shift, scale = latent_statistics(self.module.config, device, torch.float32, axes=3)
         return to_latents((mean - shift) / scale)
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Picture | Video:
         """One frame is a picture. Raises NonFinite rather than return a video of nothing."""
-        shift, scale = self._statistics(latents.tokens.device)
+        shift, scale = latent_statistics(self.module.config, latents.tokens.device, torch.float32, axes=3)
         grid = (to_grid(latents).float() * scale + shift).to(self.dtype)
         with self._forgetting():
             samples = self.module.decode(grid[None], return_dict=False)[0][0]
@@ -94,12 +91,6 @@ class WanAutoencoder(Autoencoder):
             yield
         finally:
             self.module.clear_cache()
-
-    def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """[channels, 1, 1, 1] each: the latents' mean and standard deviation."""
-        config = self.module.config
-        mean, deviation = (torch.tensor(values, device=device) for values in (config.latents_mean, config.latents_std))
-        return mean.view(-1, 1, 1, 1), deviation.view(-1, 1, 1, 1)
 
 
 def _levels(frame: torch.Tensor) -> torch.Tensor:

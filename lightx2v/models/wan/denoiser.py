@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import Rope, rope_table
-from lightx2v.models.component import Denoiser
+from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.flow import noise
 from lightx2v.models.sampler import SamplingState
@@ -58,8 +58,7 @@ class WanDenoiser(Denoiser[WanConditions]):
         self.schedule = Schedule(checkpoint)
         self._seen = self.recipe.sight.tokens if self.recipe.sight else 0
         self._stride = read_configuration(checkpoint, VAE).get("scale_factor_spatial", 8)
-        with torch.device("meta"):
-            self.module = WanTransformer(self.shape).eval().requires_grad_(False)
+        self.module = on_meta(lambda: WanTransformer(self.shape), torch.float32)
         self.precise = frozenset(name for name in self.module.state_dict() if any(part in name for part in PRECISE))
         for name, parameter in self.module.named_parameters():
             parameter.data = parameter if name in self.precise else parameter.to(dtype)

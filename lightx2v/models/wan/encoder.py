@@ -14,7 +14,7 @@ from transformers import UMT5Config
 from transformers.models.umt5.modeling_umt5 import UMT5Stack
 
 from lightx2v.core import GenerateRequest, Picture
-from lightx2v.models.component import TextEncoder
+from lightx2v.models.component import TextEncoder, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.language import CONFIG, EMBEDDING, read_tokenizer
 from lightx2v.models.wan.recipe import MAX_TOKENS, read_recipe
@@ -41,8 +41,7 @@ class WanTextEncoder(TextEncoder):
         self.dtype = dtype
         self.recipe = read_recipe(checkpoint)
         self.config = _read_config(checkpoint)
-        with torch.device("meta"):
-            self.module = UMT5Stack(self.config).to(dtype).eval().requires_grad_(False)
+        self.module = on_meta(lambda: UMT5Stack(self.config), dtype)
         self.blocks = tuple(f"block.{index}" for index in range(self.config.num_layers))
         self.sees = self.recipe.sight is not None
         if self.sees:

@@ -6,7 +6,7 @@ are read within its own call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from lightx2v.layers.embedding import ScalarEmbedding, sinusoid
 from lightx2v.layers.feedforward import GeluFeedForward
 from lightx2v.layers.modulation import Shift, modulated_norm
 from lightx2v.layers.rope import Rope, rotate
-from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.configuration import read_configuration, read_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,7 @@ def read_shape(checkpoint: Path, folder: str) -> WanShape:
     values, file = read_configuration(checkpoint, config), checkpoint / config
     if values.get("pos_embed_seq_len"):
         raise InvalidCheckpoint(f"{file}: a transformer that sees two pictures (pos_embed_seq_len) is not supported")
-    given = {"image_dim": None} | values
-    required = {field.name: require(given, field.name, file) for field in fields(WanShape)}
-    shape = WanShape(**required | {"patch_size": tuple(required["patch_size"])})
+    shape = read_fields(WanShape, checkpoint, config, image_dim=None)
     if values.get("added_kv_proj_dim") != (shape.width if shape.image_dim else None):
         raise InvalidCheckpoint(f"{file}: added_kv_proj_dim must be the width, {shape.width}, with image_dim only")
     return shape

@@ -11,6 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from lightx2v.core import Picture
 from lightx2v.models.colours import to_colours
+from lightx2v.models.component import on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.wan.variant import IMAGE_ENCODER
 
@@ -20,10 +21,9 @@ def build_vision(checkpoint: Path, dtype: torch.dtype) -> CLIPVisionModel:
     config = CLIPVisionConfig.from_dict(read_configuration(checkpoint, f"{IMAGE_ENCODER}/config.json"))
     config.num_hidden_layers -= 1
     config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        vision = CLIPVisionModel(config)
+    vision = on_meta(lambda: CLIPVisionModel(config), dtype)
     vision.post_layernorm = nn.Identity()
-    return vision.to(dtype).eval().requires_grad_(False)
+    return vision
 
 
 def see(vision: CLIPVisionModel, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 
 from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import Rope, rope_table
-from lightx2v.models.component import Denoiser
+from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.flow import noise
 from lightx2v.models.sampler import Euler, SamplingState
 from lightx2v.models.zimage.recipe import MAX_TOKENS, ZImageRecipe, read_recipe
@@ -42,8 +42,7 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
         self.dtype = dtype
         self.shape = read_shape(checkpoint)
         self.recipe = read_recipe(checkpoint)
-        with torch.device("meta"):
-            self.module = ZImageTransformer(self.shape).to(dtype).eval().requires_grad_(False)
+        self.module = on_meta(lambda: ZImageTransformer(self.shape), dtype)
         refiners, layers = range(self.shape.n_refiner_layers), range(self.shape.n_layers)
         noise, context = ([f"{part}_refiner.{index}" for index in refiners] for part in ("noise", "context"))
         self.blocks = (*noise, *context, *(f"layers.{index}" for index in layers))

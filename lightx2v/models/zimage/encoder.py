@@ -30,8 +30,4 @@ class ZImageTextEncoder(LanguageEncoder):
 
     @torch.no_grad()
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        text = chat(self.tokenizer, prompt, thinking=True)
-        ids = self.tokenizer(text, return_tensors="pt", truncation=True, max_length=self.max_tokens)["input_ids"]
-        for states in self.states(ids, torch.ones_like(ids, dtype=torch.bool), device):
-            last = states
-        return last[0]
+        return self.last_state(chat(self.tokenizer, prompt, thinking=True), device)[0]

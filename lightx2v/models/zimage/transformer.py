@@ -10,7 +10,7 @@ are read within its own call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from torch import nn
 from lightx2v.layers.attention import attention
 from lightx2v.layers.embedding import sinusoid
 from lightx2v.layers.rope import Rope, rotate
-from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.configuration import read_fields
 
 PATCH = 2
 MULTIPLE = 32
@@ -67,8 +67,7 @@ class ZImageShape:
 
 def read_shape(checkpoint: Path) -> ZImageShape:
     """The transformer's shape. Raises InvalidCheckpoint if the configuration is incomplete."""
-    values, file = read_configuration(checkpoint, "transformer/config.json"), checkpoint / "transformer/config.json"
-    return ZImageShape(**{field.name: require(values, field.name, file) for field in fields(ZImageShape)})
+    return read_fields(ZImageShape, checkpoint, "transformer/config.json")
 
 
 class Sequences(NamedTuple):
