@@ -16,7 +16,7 @@ from deployments.scaling import QueueDepth, gpus
 from deployments.schema import MAX_PICTURES
 from deployments.settings import AppSettings, parse_models
 from deployments.stage import StageServer
-from lightx2v.checkpoint import read_recipe, read_stages
+from lightx2v.checkpoint import read_spec, read_stages
 from lightx2v.core import StageName
 
 HEALTH_PERIOD_SECONDS = 1.0
@@ -31,7 +31,7 @@ def build(args: dict[str, Any]) -> Application:
 def compose(models: Sequence[AppSettings], server: type[StageServer]) -> Application:
     """As `build`, with any stage server; what cannot work is refused here, before a process is started."""
     for settings in models:
-        read_recipe(settings)
+        read_spec(settings)
     served = [_serve(settings, server, len(models)) for settings in models]
     ingress = serve.deployment(Ingress).options(
         name="ingress",

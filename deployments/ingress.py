@@ -97,7 +97,7 @@ class Ingress:
         with model.admission.admitted():
             references = await self._models.fitted(model, files)
             sizes = [reference.fitted.size for reference in references]
-            requests = to_requests(asked, model.recipe, model.limits, sizes)
+            requests = to_requests(asked, model.spec, model.limits, sizes)
             seconds = model.timeout_seconds - (time.monotonic() - start)
             made = await model.graph.generate(requests, references, seconds)
             encoded = [await asyncio.to_thread(encode, picture, asked.output_format) for picture in made]

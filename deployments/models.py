@@ -15,11 +15,11 @@ from ray.serve.handle import DeploymentHandle
 from deployments.graph import Graph
 from deployments.rehearsal import Rehearsal
 from deployments.settings import AppSettings
-from lightx2v.checkpoint import read_recipe
+from lightx2v.checkpoint import read_spec
 from lightx2v.core import Reference, StageName
 from lightx2v.errors import ModelNotFound, QueueFull
 from lightx2v.limits import Limits
-from lightx2v.models.recipe import make_reference
+from lightx2v.models.reference import make_reference
 from lightx2v.picture import decode_picture
 
 DECODERS = 2
@@ -70,10 +70,10 @@ class Model:
 
     def __init__(self, served: Served) -> None:
         self.id = served.settings.model_id
-        self.recipe = read_recipe(served.settings)
+        self.spec = read_spec(served.settings)
         self.limits = Limits(loras=tuple(served.settings.loras))
         self.graph = Graph(served.stages)
-        self.rehearsal = Rehearsal(self.recipe, self.graph)
+        self.rehearsal = Rehearsal(self.spec, self.graph)
         self.is_rehearsed = served.is_rehearsed
         self.admission = Admission(served.settings.max_queue)
         self.timeout_seconds = served.settings.request_timeout_seconds
@@ -90,7 +90,7 @@ class Model:
 
     def fit(self, data: bytes) -> Reference:
         """An uploaded reference, decoded and fitted. Raises InvalidRequest."""
-        return make_reference(decode_picture(data), self.recipe)
+        return make_reference(decode_picture(data), self.spec)
 
 
 class Models:

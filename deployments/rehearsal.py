@@ -12,8 +12,9 @@ from PIL import Image
 
 from deployments.graph import Graph
 from lightx2v.core import GenerateRequest, Reference, Size
-from lightx2v.models.recipe import make_reference, planning_request
-from lightx2v.models.registry import Recipe
+from lightx2v.models.reference import make_reference
+from lightx2v.models.request import planning_request
+from lightx2v.models.spec import ModelSpec
 
 PROMPT = "a grey picture"
 """Of several tokens: what is compiled for a single one, which an empty prompt is to Wan, is of no use to others."""
@@ -30,8 +31,8 @@ log = logging.getLogger(__name__)
 class Rehearsal:
     """Of one model. It fails when its requests do, and then says so in the log: others may still be served."""
 
-    def __init__(self, recipe: Recipe, graph: Graph) -> None:
-        self._recipe, self._graph = recipe, graph
+    def __init__(self, spec: ModelSpec, graph: Graph) -> None:
+        self._spec, self._graph = spec, graph
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -52,14 +53,14 @@ class Rehearsal:
 
     def _requests(self) -> Iterator[tuple[GenerateRequest, list[Reference]]]:
         """One as it is planned for, and one with a reference where a model can do without."""
-        recipe = self._recipe
-        frames = recipe.clip.multiple + 1 if recipe.clip else 1
-        planned = replace(planning_request(recipe), id="rehearsal", prompt=PROMPT, steps=STEPS, frames=frames)
-        for count in sorted({recipe.min_references, min(1, recipe.max_references)}):
-            references = [_blank(recipe) for _ in range(count)]
+        spec = self._spec
+        frames = spec.clip.multiple + 1 if spec.clip else 1
+        planned = replace(planning_request(spec), id="rehearsal", prompt=PROMPT, steps=STEPS, frames=frames)
+        for count in sorted({spec.min_references, min(1, spec.max_references)}):
+            references = [_blank(spec) for _ in range(count)]
             yield replace(planned, references=tuple(one.fitted.size for one in references)), references
 
 
-def _blank(recipe: Recipe) -> Reference:
-    size: Size = recipe.size
-    return make_reference(Image.new("RGB", (size.width, size.height), GREY), recipe)
+def _blank(spec: ModelSpec) -> Reference:
+    size: Size = spec.size
+    return make_reference(Image.new("RGB", (size.width, size.height), GREY), spec)

@@ -1,7 +1,7 @@
 """What the images API takes and answers. A request is checked in full before anything is queued for it.
 
 Two kinds of limits: what holds for every model is in `ImageRequest`; what depends on the deployment is in `Limits`
-and on the model in its `Recipe`, and is applied by `to_requests`.
+and on the model in its `ModelSpec`, and is applied by `to_requests`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from deployments.media import OutputFormat
 from deployments.parsing import Body
 from lightx2v.core import GenerateRequest, Size
 from lightx2v.limits import RANDOM_SEEDS, SEEDS, Limits
-from lightx2v.models.recipe import check_request, choose_strength
-from lightx2v.models.registry import Recipe
+from lightx2v.models.request import check_request, choose_strength
+from lightx2v.models.spec import ModelSpec
 
 MAX_PICTURES = 10
 """Of one request."""
@@ -79,16 +79,16 @@ class ImageRequest(Asked):
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
-def draft(asked: Asked, recipe: Recipe, references: Sequence[Size]) -> GenerateRequest:
+def draft(asked: Asked, spec: ModelSpec, references: Sequence[Size]) -> GenerateRequest:
     """A request with the model's defaults where nothing was asked, to be completed and then checked. `references` are
     the sizes of the fitted ones."""
     return GenerateRequest(
         id=str(uuid.uuid4()),
         prompt=asked.prompt,
-        size=asked.size or recipe.edit_size(references),
-        steps=recipe.steps if asked.num_inference_steps is None else asked.num_inference_steps,
+        size=asked.size or spec.edit_size(references),
+        steps=spec.steps if asked.num_inference_steps is None else asked.num_inference_steps,
         seed=secrets.randbelow(RANDOM_SEEDS) if asked.seed is None else asked.seed,
-        guidance=recipe.guidance if asked.guidance_scale is None else asked.guidance_scale,
+        guidance=spec.guidance if asked.guidance_scale is None else asked.guidance_scale,
         refine_guidance=asked.guidance_scale,
         negative_prompt=asked.negative_prompt,
         references=tuple(references),
@@ -98,12 +98,12 @@ def draft(asked: Asked, recipe: Recipe, references: Sequence[Size]) -> GenerateR
 
 
 def to_requests(
-    asked: ImageRequest, recipe: Recipe, limits: Limits, references: Sequence[Size] = ()
+    asked: ImageRequest, spec: ModelSpec, limits: Limits, references: Sequence[Size] = ()
 ) -> tuple[GenerateRequest, ...]:
     """One frozen request per picture, with consecutive seeds. `references` are the sizes of the fitted ones."""
-    strength = choose_strength(asked.strength, recipe, len(references))
-    first = replace(draft(asked, recipe, references), strength=strength)
-    check_request(first, recipe, limits)
+    strength = choose_strength(asked.strength, spec, len(references))
+    first = replace(draft(asked, spec, references), strength=strength)
+    check_request(first, spec, limits)
     seeds = ((first.seed + index) % SEEDS for index in range(asked.n))
     return tuple(replace(first, id=str(uuid.uuid4()), seed=seed) for seed in seeds)
 

@@ -55,10 +55,10 @@ class Videos:
         with ExitStack() as place:
             place.enter_context(model.admission.admitted())
             deadline = time.monotonic() + model.timeout_seconds
-            clip = check_model(model.recipe, len(files))
+            clip = check_model(model.spec, len(files))
             references = await self._models.fitted(model, files)
             sizes = [reference.fitted.size for reference in references]
-            wanted = to_request(asked, model.recipe, model.limits, sizes)
+            wanted = to_request(asked, model.spec, model.limits, sizes)
             job = self._jobs.start(model.id, wanted, clip, self._make(model, wanted, references, deadline))
             leave = place.pop_all().close
             job.task.add_done_callback(lambda _: leave())

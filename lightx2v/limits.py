@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from lightx2v.core import Clip, GenerateRequest, Size
+from lightx2v.core import GenerateRequest, Size, VideoSpec
 from lightx2v.errors import InvalidRequest
 
 SEEDS = 2**63
@@ -39,7 +39,7 @@ class Limits:
     loras: tuple[str, ...] = ()
     """The names of those that are served."""
 
-    def check(self, request: GenerateRequest, multiple: int, clip: Clip | None = None) -> None:
+    def check(self, request: GenerateRequest, multiple: int, clip: VideoSpec | None = None) -> None:
         """Raises InvalidRequest for the first thing that is wrong. `multiple`: of which the model's sides must be;
         `clip`: of a model that makes videos."""
         self._check_size(request.size, multiple)
@@ -72,7 +72,7 @@ class Limits:
         if not -most <= scale <= most:
             raise InvalidRequest(f"lora_scale: must be from {-most:g} to {most:g}, got {scale}", "lora_scale")
 
-    def _check_frames(self, frames: int, clip: Clip | None) -> None:
+    def _check_frames(self, frames: int, clip: VideoSpec | None) -> None:
         complaint = None
         if frames < 1:
             complaint = "must be at least 1"

@@ -74,9 +74,9 @@ def oil(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_references(monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit model would scale them to a million pixels."""
-    from lightx2v.models.qwen_image import recipe
+    from lightx2v.models.qwen_image import spec
 
-    monkeypatch.setattr(recipe, "REFERENCE_AREA", 96 * 96)
+    monkeypatch.setattr(spec, "REFERENCE_AREA", 96 * 96)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from lightx2v.errors import NonFinite
 from lightx2v.layers.compiled import compile_picture
 from lightx2v.models.component import Autoencoder, on_meta
 from lightx2v.models.configuration import read_configuration
-from lightx2v.models.recipe import read_grid
+from lightx2v.models.spec import ModelSpec, read_grid
 
 PATCH = 2
 """A token is a square of so many latent positions."""
@@ -48,8 +48,8 @@ class KLAutoencoder(Autoencoder):
     blocks = ("encoder", "decoder")
     module: Any
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
+        super().__init__(dtype, spec)
         self._usual, _ = read_grid(checkpoint)
         self._is_compiled = False
         config = read_configuration(checkpoint, "vae/config.json")

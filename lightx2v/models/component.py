@@ -13,8 +13,8 @@ from torch import nn
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size, Video
 from lightx2v.layers.compiled import compile_blocks
 from lightx2v.models.flow import guide
-from lightx2v.models.registry import Recipe
 from lightx2v.models.sampler import C, SamplingState, Stepper, sample
+from lightx2v.models.spec import ModelSpec
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -34,6 +34,7 @@ class Component(ABC):
 
     module: nn.Module
     dtype: torch.dtype
+    spec: ModelSpec
     blocks: tuple[str, ...]
     """Paths of the submodules that can come and go one by one, in order of use. Each is entered by `__call__`."""
 
@@ -56,6 +57,9 @@ class Component(ABC):
         """The checkpoint's name of a state of `module`."""
         return name
 
+    def __init__(self, dtype: torch.dtype, spec: ModelSpec) -> None:
+        self.dtype, self.spec = dtype, spec
+
     @abstractmethod
     def workspace(self, request: GenerateRequest) -> int:
         """Device bytes that a run needs beside weights."""
@@ -71,7 +75,6 @@ class Component(ABC):
 
 class TextEncoder(Component):
     folder = "text_encoder"
-    recipe: Recipe
 
     sees: bool = False
     """Whether it looks at the reference pictures."""
@@ -86,7 +89,7 @@ class TextEncoder(Component):
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether the negative prompt has any effect on this request."""
-        return self.recipe.is_guided(request)
+        return self.spec.is_guided(request)
 
     def negative(self, request: GenerateRequest) -> str:
         """The negative prompt, also where the request has none."""
@@ -98,27 +101,26 @@ class Denoiser(Component, Generic[C]):
     guided step is the same for all."""
 
     folder = "transformer"
-    recipe: Recipe
 
     aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """Names that LoRA files of other makers have for linear layers of `module`. Where several layers stand for one
     name, their outputs lie one after the other in its."""
 
-    def count(self, request: GenerateRequest) -> int:
+    def num_steps(self, request: GenerateRequest) -> int:
         """How many steps it takes: all that are asked for, but where a picture is the start, or there are others."""
         return request.steps
 
-    def others(self, request: GenerateRequest) -> tuple[int, int]:
+    def steps_elsewhere(self, request: GenerateRequest) -> tuple[int, int]:
         """Steps that another transformer takes before this one's, and after them."""
         return 0, 0
 
     def branches(self, request: GenerateRequest) -> int:
         """Prompts that a step looks at."""
-        return 2 if self.recipe.is_guided(request) else 1
+        return 2 if self.spec.is_guided(request) else 1
 
     def grid(self, size: Size) -> tuple[int, int]:
         """Rows and columns of the tokens of a picture."""
-        return size.height // self.recipe.multiple, size.width // self.recipe.multiple
+        return size.height // self.spec.multiple, size.width // self.spec.multiple
 
     def guidance(self, request: GenerateRequest) -> float:
         """The scale in this transformer's steps."""
@@ -157,14 +159,14 @@ class Denoiser(Component, Generic[C]):
         self, request: GenerateRequest, conditions: C, stepper: Stepper, latents: torch.Tensor
     ) -> SamplingState[C]:
         """The state before this transformer's first step."""
-        stop = request.steps - self.others(request)[1]
-        return SamplingState(request, conditions, stepper, latents, stop - self.count(request), stop)
+        stop = request.steps - self.steps_elsewhere(request)[1]
+        return SamplingState(request, conditions, stepper, latents, stop - self.num_steps(request), stop)
 
     @torch.no_grad()
     def steps(
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> Iterator[Latents]:
-        """Yields the latents after each of `count` steps; between two items the caller may give up."""
+        """Yields the latents after each of `num_steps` steps; between two items the caller may give up."""
         for state in sample(self.start(request, conditioning, references, device), self.velocity):
             yield self.latents(state)
 

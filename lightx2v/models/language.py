@@ -17,6 +17,7 @@ from lightx2v.core import GenerateRequest
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.models.component import TextEncoder, on_meta
 from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.spec import ModelSpec
 
 FEED_FORWARD_WIDTHS, ATTENTION_WIDTHS = 3, 7
 MARGIN = 1.15
@@ -32,6 +33,8 @@ class LanguageEncoder(TextEncoder):
     config_class: ClassVar[type[PreTrainedConfig]]
     prefix: ClassVar[str]
     """Of the language model's states in the checkpoint."""
+    limit: ClassVar[int]
+    """Tokens to which a prompt is cut, those of its template included."""
     kept_widths: ClassVar[int]
     """Hidden widths per token that are alive beside a layer's own: the stream, and what is returned of it."""
 
@@ -39,13 +42,13 @@ class LanguageEncoder(TextEncoder):
     unreachable = frozenset({"norm.weight"})
     module: PreTrainedModel
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype, max_tokens: int) -> None:
-        self.dtype = dtype
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
+        super().__init__(dtype, spec)
         self.config = self._read_config(checkpoint)
         self.module = self._build()
         self.blocks = tuple(f"layers.{index}" for index in range(self.config.num_hidden_layers))
         self.tokenizer = read_tokenizer(checkpoint)
-        self.max_tokens = min(max_tokens, self.tokenizer.model_max_length)
+        self.max_tokens = min(self.limit, self.tokenizer.model_max_length)
 
     def source(self, name: str) -> str:
         return f"{self.prefix}{name}"

@@ -44,12 +44,12 @@ class StepStage(Stage[D]):
         return super().workspace(request) + self._adapters.workspace(request)
 
     def passes(self, request: GenerateRequest) -> int:
-        return self.component.count(request)
+        return self.component.num_steps(request)
 
     def walk(self, request: GenerateRequest, steps: Iterator[Latents], cancelled: Cancel, report: Report) -> Latents:
         """The latents after all of `steps`, on the host. Looks for a cancellation before every step."""
         check(cancelled)
-        before, after = self.component.others(request)
+        before, after = self.component.steps_elsewhere(request)
         total = before + self.passes(request) + after
         with self._adapters.beside(request):
             report(Progress(before, total))

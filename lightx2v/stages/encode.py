@@ -52,7 +52,7 @@ class EncodeStage(Stage[TextEncoder]):
         seen = self.component.look(pictures, self.device.torch_device) if pictures else None
         beside = pictures if seen is None else ()
         made = Conditioning(*(self._encode(prompt, beside, cancelled) for prompt in self._prompts(request)))
-        return made if seen is None else replace(made, seen=seen.cpu())
+        return made if seen is None else replace(made, image_features=seen.cpu())
 
     def _looks(self, request: GenerateRequest) -> bool:
         """Whether the conditioning depends on pictures too, so that it is never known."""

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, ProcessorMixin
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Latents, Picture, Reference, Size, Video
 from lightx2v.models.component import Component
-from lightx2v.models.recipe import make_reference
+from lightx2v.models.reference import make_reference
 from lightx2v.models.registry import find_family
 from lightx2v.pipeline import Pipeline
 
@@ -57,10 +57,10 @@ def generate(
 def make_with_all(checkpoint: Path, *heights: int, **settings: Any) -> list[Picture | Video]:
     """With guidance, frames, and as many references as the model takes, up to two, so that no part is left out. In fp32
     on the CPU, unless `settings` say otherwise."""
-    recipe = find_family(checkpoint).recipe(checkpoint)
-    taken = enumerate(REFERENCE_SIZES[: recipe.max_references])
-    references = [make_reference(make_image(seed, *size), recipe) for seed, size in taken]
-    width, frames = (32, 9) if recipe.clip else (80, 1)
+    spec = find_family(checkpoint).spec(checkpoint)
+    taken = enumerate(REFERENCE_SIZES[: spec.max_references])
+    references = [make_reference(make_image(seed, *size), spec) for seed, size in taken]
+    width, frames = (32, 9) if spec.clip else (80, 1)
     sizes = tuple(reference.fitted.size for reference in references)
     asked = {"frames": frames, "guidance": 4.0, "negative_prompt": "grey " * 40, "references": sizes}
     requests = [make_request(width, height, **asked) for height in heights]

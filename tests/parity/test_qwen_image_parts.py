@@ -23,9 +23,10 @@ from lightx2v.models.component import Component
 from lightx2v.models.qwen_image.autoencoder import QwenImageAutoencoder
 from lightx2v.models.qwen_image.denoiser import SCHEDULES, QwenImageDenoiser
 from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
-from lightx2v.models.qwen_image.recipe import QwenImageRecipe, read_recipe
 from lightx2v.models.qwen_image.schedule import read_schedule, timesteps
+from lightx2v.models.qwen_image.spec import read_spec
 from lightx2v.models.registry import find_family
+from lightx2v.models.spec import ModelSpec
 from lightx2v.weights.host import OnDisk
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout, view
@@ -33,7 +34,7 @@ from tests.checkpoints.qwen_image import HIDDEN, write_configurations
 from tests.parity.reference import LATENTS, load_reference, make_request
 
 CPU = torch.device("cpu")
-Part = Callable[[Path, torch.dtype], Component]
+Part = Callable[[Path, torch.dtype, ModelSpec], Component]
 PARTS: tuple[Part, ...] = (QwenImageTextEncoder, QwenImageDenoiser, QwenImageAutoencoder)
 
 
@@ -44,19 +45,23 @@ def reference(qwen_image: Path) -> QwenImagePipeline:
 
 @pytest.fixture(scope="module")
 def denoiser(qwen_image: Path) -> QwenImageDenoiser:
-    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(qwen_image, torch.float32), qwen_image)
+    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(qwen_image, torch.float32, read_spec(qwen_image)), qwen_image)
     return denoiser
 
 
 @pytest.fixture(scope="module")
 def encoder(qwen_image: Path) -> QwenImageTextEncoder:
-    encoder: QwenImageTextEncoder = load(QwenImageTextEncoder(qwen_image, torch.float32), qwen_image)
+    encoder: QwenImageTextEncoder = load(
+        QwenImageTextEncoder(qwen_image, torch.float32, read_spec(qwen_image)), qwen_image
+    )
     return encoder
 
 
 @pytest.fixture(scope="module")
 def autoencoder(qwen_image: Path) -> QwenImageAutoencoder:
-    autoencoder: QwenImageAutoencoder = load(QwenImageAutoencoder(qwen_image, torch.float32), qwen_image)
+    autoencoder: QwenImageAutoencoder = load(
+        QwenImageAutoencoder(qwen_image, torch.float32, read_spec(qwen_image)), qwen_image
+    )
     return autoencoder
 
 
@@ -76,7 +81,7 @@ def features(tokens: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_nothing_is_allocated(qwen_image: Path, part: Part) -> None:
-    states = part(qwen_image, torch.bfloat16).module.state_dict().values()
+    states = part(qwen_image, torch.bfloat16, read_spec(qwen_image)).module.state_dict().values()
     assert {(state.device.type, state.dtype) for state in states} == {("meta", torch.bfloat16)}
 
 
@@ -91,7 +96,8 @@ def test_encoder(encoder: QwenImageTextEncoder, reference: QwenImagePipeline, pr
 
 def test_the_published_text_encoder_is_read(tmp_path: Path) -> None:
     """It is described in the words of an older version of transformers."""
-    config = QwenImageTextEncoder(write_configurations(tmp_path), torch.bfloat16).config
+    checkpoint = write_configurations(tmp_path)
+    config = QwenImageTextEncoder(checkpoint, torch.bfloat16, read_spec(checkpoint)).config
     assert config.rope_parameters["mrope_section"] == [16, 24, 24]
     assert config.rope_parameters["rope_theta"] == 1e6
     assert config.num_hidden_layers == 28
@@ -146,7 +152,7 @@ def test_modulation_has_the_bits_of_the_straight_way(denoiser: QwenImageDenoiser
 
 
 def test_modulation_is_made_once_for_a_schedule(qwen_image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(qwen_image, torch.float32), qwen_image)
+    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(qwen_image, torch.float32, read_spec(qwen_image)), qwen_image)
     made: list[int] = []
     tabulate = denoiser.module.tabulate
 
@@ -173,7 +179,7 @@ def test_modulation_is_made_once_for_a_schedule(qwen_image: Path, monkeypatch: p
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_a_block_is_used_once_per_step(qwen_image: Path, guidance: float) -> None:
-    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(qwen_image, torch.float32), qwen_image)
+    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(qwen_image, torch.float32, read_spec(qwen_image)), qwen_image)
     entered: list[str] = []
     for name in denoiser.blocks:
         denoiser.module.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: entered.append(name))
@@ -217,7 +223,8 @@ def test_decoder(autoencoder: QwenImageAutoencoder, reference: QwenImagePipeline
 
 def test_in_half_precision(qwen_image: Path) -> None:
     """The whole way, in the type that is served."""
-    encoder, denoiser, autoencoder = (load(part(qwen_image, torch.bfloat16), qwen_image) for part in PARTS)
+    built = (part(qwen_image, torch.bfloat16, read_spec(qwen_image)) for part in PARTS)
+    encoder, denoiser, autoencoder = (load(component, qwen_image) for component in built)
     request = make_request(80, 48, guidance=4.0)
     texts = (encoder.encode(prompt, (), CPU) for prompt in (request.prompt, encoder.negative(request)))
     *_, latents = denoiser.steps(request, Conditioning(*texts), (), CPU)
@@ -234,13 +241,13 @@ def test_latents_that_are_not_finite_make_no_picture(autoencoder: QwenImageAutoe
         autoencoder.decode(Latents(tokens, 3, 4))
 
 
-def test_recipe(qwen_image: Path, tmp_path: Path) -> None:
-    expected = QwenImageRecipe(Size(1024, 1024), steps=50, guidance=4.0, multiple=16)
-    assert read_recipe(qwen_image) == expected
+def test_spec(qwen_image: Path, tmp_path: Path) -> None:
+    expected = ModelSpec(Size(1024, 1024), steps=50, guidance=4.0, multiple=16)
+    assert read_spec(qwen_image) == expected
     assert expected.edit_size([]) == expected.size
     write_configurations(tmp_path)
     (tmp_path / "generation_config.json").write_text('{"num_inference_steps": 4, "guidance_scale": 1, "size": "96x64"}')
-    overridden = read_recipe(tmp_path)
+    overridden = read_spec(tmp_path)
     assert overridden == replace(expected, size=Size(96, 64), steps=4, guidance=1.0)
 
 
@@ -253,7 +260,7 @@ def test_guidance_needs_no_negative_prompt(encoder: QwenImageTextEncoder) -> Non
 
 def test_a_picture_is_refused(qwen_image: Path, autoencoder: QwenImageAutoencoder) -> None:
     with pytest.raises(InvalidRequest, match="from text alone"):
-        find_family(qwen_image).recipe(qwen_image).fit_reference(Image.new("RGB", (64, 64)))
+        find_family(qwen_image).spec(qwen_image).fit_reference(Image.new("RGB", (64, 64)))
     with pytest.raises(InvalidRequest, match="from text alone"):
         autoencoder.encode(make_request(), Picture(np.zeros((64, 64, 3), np.uint8)), CPU)
 
@@ -274,7 +281,7 @@ def test_another_model_is_refused(
     file = tmp_path / name
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
     with pytest.raises(InvalidCheckpoint, match=message):
-        part(tmp_path, torch.float32)
+        part(tmp_path, torch.float32, read_spec(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -291,7 +298,7 @@ def test_a_missing_file_is_named(tmp_path: Path, part: Part, name: str) -> None:
     write_configurations(tmp_path)
     (tmp_path / name).rename(tmp_path / "elsewhere")
     with pytest.raises(InvalidCheckpoint, match=name):
-        part(tmp_path, torch.float32)
+        part(tmp_path, torch.float32, read_spec(tmp_path))
 
 
 def test_transformer_and_autoencoder_import_neither_diffusers_nor_transformers() -> None:
@@ -302,8 +309,8 @@ def test_transformer_and_autoencoder_import_neither_diffusers_nor_transformers()
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_recipe_is_free_of_torch() -> None:
-    code = "import sys, lightx2v.models.qwen_image.recipe\nassert 'torch' not in sys.modules"
+def test_the_spec_is_free_of_torch() -> None:
+    code = "import sys, lightx2v.models.qwen_image.spec\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

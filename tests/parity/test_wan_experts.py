@@ -19,6 +19,7 @@ from lightx2v.models.sampler import Stepper
 from lightx2v.models.wan.denoiser import WanDenoiser
 from lightx2v.models.wan.refiner import WanRefiner
 from lightx2v.models.wan.schedule import Schedule
+from lightx2v.models.wan.spec import read_spec
 from lightx2v.pipeline import Pipeline
 from tests.checkpoints.wan import make_transformer, write_wan
 from tests.parity.oracle_wan import reference_generate
@@ -45,7 +46,7 @@ def compare(pipeline: Pipeline, oracle: WanPipeline, request: GenerateRequest) -
 
 @pytest.mark.parametrize(("steps", "first"), [(1, 1), (2, 1), (4, 2), (7, 3), (20, 7)])
 def test_steps(wan_experts: Path, pipeline: Pipeline, oracle: WanPipeline, steps: int, first: int) -> None:
-    assert Schedule(wan_experts).high(steps) == first
+    assert Schedule(wan_experts, read_spec(wan_experts)).high(steps) == first
     compare(pipeline, oracle, make_request(48, 32, frames=5, steps=steps, guidance=5.0, refine_guidance=2.0))
 
 
@@ -66,9 +67,9 @@ def test_a_request_that_says_nothing_has_a_scale_for_each(pipeline: Pipeline, or
 def test_another_shift_moves_the_boundary(tmp_path: Path, oracle: WanPipeline) -> None:
     """Wan's makers use 12, and published checkpoints say 3."""
     checkpoint = write_wan(tmp_path, experts=2)
-    assert Schedule(checkpoint).high(40) == 13
+    assert Schedule(checkpoint, read_spec(checkpoint)).high(40) == 13
     (checkpoint / "generation_config.json").write_text(json.dumps({"flow_shift": 12}))
-    assert Schedule(checkpoint).high(40) == 26
+    assert Schedule(checkpoint, read_spec(checkpoint)).high(40) == 26
     shifted = load_reference(checkpoint)
     shifted.scheduler = UniPCMultistepScheduler.from_config(shifted.scheduler.config, flow_shift=12)
     request = make_request(32, 32, steps=5, guidance=5.0, refine_guidance=2.0)
@@ -80,7 +81,7 @@ def test_another_shift_moves_the_boundary(tmp_path: Path, oracle: WanPipeline) -
 @pytest.mark.parametrize("taken", range(1, 6))
 def test_a_solver_goes_on_to_the_bit(wan_experts: Path, taken: int) -> None:
     """Wherever it is interrupted, and also if what it remembers has been sent."""
-    schedule, generator = Schedule(wan_experts), torch.Generator().manual_seed(taken)
+    schedule, generator = Schedule(wan_experts, read_spec(wan_experts)), torch.Generator().manual_seed(taken)
     velocities, start = torch.randn(6, 1, 16, 1, 4, 4, generator=generator), torch.randn(1, 16, 1, 4, 4)
     through, first = schedule.stepper(6), schedule.stepper(6)
     expected = walk(through, start, velocities, 0)
@@ -137,6 +138,6 @@ def test_never_both_where_they_do_not_fit(wan_experts: Path, pipeline: Pipeline,
 
 @pytest.mark.parametrize("expert", [WanDenoiser, WanRefiner])
 def test_each_reads_its_own_weights(wan_experts: Path, expert: type[WanDenoiser]) -> None:
-    component = bind(expert(wan_experts, torch.float32), wan_experts)
+    component = bind(expert(wan_experts, torch.float32, read_spec(wan_experts)), wan_experts)
     expected = make_transformer(6144, seed=3 if expert is WanDenoiser else 4).state_dict()
     assert all(torch.equal(state, expected[name]) for name, state in component.module.state_dict().items())

@@ -130,16 +130,16 @@ def test_the_driver_is_watched_and_its_failure_is_not_lost() -> None:
 
 
 def test_the_same_is_asked_of_both(checkpoint: Path) -> None:
-    from lightx2v.checkpoint import read_recipe
+    from lightx2v.checkpoint import read_spec
     from lightx2v.config import EngineSettings
 
-    recipe = read_recipe(EngineSettings(model=str(checkpoint), device="cpu"))
+    spec = read_spec(EngineSettings(model=str(checkpoint), device="cpu"))
     ask = Ask(Size(64, 64), steps=2, references=2)
-    request = ask.request(recipe, 7, ask.pictures(recipe))
+    request = ask.request(spec, 7, ask.pictures(spec))
     assert (request.steps, request.seed, request.references) == (2, 7, (Size(64, 64),) * 2)
-    assert request.guidance == recipe.guidance
-    assert request.prompt != ask.request(recipe, 8, ()).prompt
-    assert (ask.pictures(recipe)[0].fitted.pixels == noise(Size(64, 64), 0).pixels).all()
+    assert request.guidance == spec.guidance
+    assert request.prompt != ask.request(spec, 8, ()).prompt
+    assert (ask.pictures(spec)[0].fitted.pixels == noise(Size(64, 64), 0).pixels).all()
 
 
 def test_computation_is_measured_where_everything_stays(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,12 @@ from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import Rope, rope_table
 from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.flow import TRAIN_TIMESTEPS, noise
-from lightx2v.models.flux2.names import aliases
-from lightx2v.models.flux2.recipe import MAX_TOKENS, read_recipe
+from lightx2v.models.flux2.lora_aliases import aliases
 from lightx2v.models.flux2.schedule import noise_levels, timesteps
+from lightx2v.models.flux2.spec import MAX_TOKENS
 from lightx2v.models.flux2.transformer import Flux2Transformer, read_shape
 from lightx2v.models.sampler import Euler, SamplingState
+from lightx2v.models.spec import ModelSpec
 
 REFERENCE_SPACING = 10
 """The first rotary axis of reference k is at 10 (k + 1); the target is at 0."""
@@ -45,10 +46,9 @@ class Flux2Conditions(NamedTuple):
 class Flux2Denoiser(Denoiser[Flux2Conditions]):
     module: Flux2Transformer
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
+        super().__init__(dtype, spec)
         self.shape = read_shape(checkpoint)
-        self.recipe = read_recipe(checkpoint)
         self.module = on_meta(lambda: Flux2Transformer(self.shape), dtype)
         double = (f"transformer_blocks.{index}" for index in range(self.shape.num_layers))
         single = (f"single_transformer_blocks.{index}" for index in range(self.shape.num_single_layers))

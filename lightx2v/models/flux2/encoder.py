@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 
 from lightx2v.core import Picture
-from lightx2v.models.flux2.recipe import MAX_TOKENS, read_recipe
+from lightx2v.models.flux2.spec import MAX_TOKENS
 from lightx2v.models.language import LanguageEncoder
 
 
@@ -20,10 +19,7 @@ class Flux2TextEncoder(LanguageEncoder):
     taps: ClassVar[tuple[int, ...]]
     """The conditioning is the output of so many layers, none of them normalised."""
     kept_widths = 6
-
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        super().__init__(checkpoint, dtype, MAX_TOKENS)
-        self.recipe = read_recipe(checkpoint)
+    limit = MAX_TOKENS
 
     def depth(self, layers: int) -> int:
         return self.taps[-1]

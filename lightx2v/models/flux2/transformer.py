@@ -15,9 +15,9 @@ from torch import nn
 from lightx2v.layers.attention import attention
 from lightx2v.layers.embedding import ScalarEmbedding, sinusoid
 from lightx2v.layers.feedforward import FeedForward, swiglu
+from lightx2v.layers.float16_range import within_half
 from lightx2v.layers.joint import JointProjections
 from lightx2v.layers.modulation import ModulatedNorm, Modulation, Shift, modulated_norm
-from lightx2v.layers.range import within_half
 from lightx2v.layers.rope import Rope, rotate
 from lightx2v.models.configuration import read_fields
 

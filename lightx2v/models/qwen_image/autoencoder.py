@@ -13,8 +13,9 @@ from lightx2v.errors import InvalidRequest
 from lightx2v.models.autoencoder import latent_statistics, to_levels, to_picture
 from lightx2v.models.component import Autoencoder, on_meta
 from lightx2v.models.qwen_image.decoder import StillDecoder, read_shape
-from lightx2v.models.qwen_image.recipe import PATCH
+from lightx2v.models.qwen_image.spec import PATCH
 from lightx2v.models.qwen_image.still_encoder import StillAutoencoder
+from lightx2v.models.spec import ModelSpec
 
 TIME = 2
 """The dimension of a stored convolution's weights that a still does without; a norm's has one there for nothing."""
@@ -29,8 +30,8 @@ class QwenImageAutoencoder(Autoencoder):
     model: ClassVar[type[StillDecoder]] = StillDecoder
     module: StillDecoder
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
+        super().__init__(dtype, spec)
         self.shape = read_shape(checkpoint)
         self.module = on_meta(lambda: self.model(self.shape), dtype)
         self.last_slices = {name: TIME for name in self.module.state_dict() if _has_time(name)}

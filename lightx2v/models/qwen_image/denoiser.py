@@ -15,10 +15,11 @@ from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import rope_table
 from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.flow import guide, noise
-from lightx2v.models.qwen_image.recipe import MAX_EDIT_TOKENS, MAX_TOKENS, PATCH, SEEN_TOKENS, read_recipe
 from lightx2v.models.qwen_image.schedule import read_schedule, timesteps
+from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, MAX_TOKENS, PATCH, SEEN_TOKENS
 from lightx2v.models.qwen_image.transformer import QwenImageTransformer, Ropes, read_shape
 from lightx2v.models.sampler import Euler, SamplingState
+from lightx2v.models.spec import ModelSpec
 
 ROPE_THETA = 10000.0
 
@@ -49,10 +50,9 @@ class QwenImageConditions(NamedTuple):
 class QwenImageDenoiser(Denoiser[QwenImageConditions]):
     module: QwenImageTransformer
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
+        super().__init__(dtype, spec)
         self.shape = read_shape(checkpoint)
-        self.recipe = read_recipe(checkpoint)
         self.schedule = read_schedule(checkpoint)
         self.module = on_meta(lambda: QwenImageTransformer(self.shape), dtype)
         self.blocks = tuple(f"transformer_blocks.{index}" for index in range(self.shape.num_layers))

@@ -16,8 +16,9 @@ from lightx2v.models.component import on_meta
 from lightx2v.models.configuration import read_configuration, require
 from lightx2v.models.language import CONFIG, HostRotary, last
 from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
-from lightx2v.models.qwen_image.recipe import MAX_EDIT_TOKENS, SEEN_TOKENS
+from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, SEEN_TOKENS
 from lightx2v.models.qwen_image.vision import Grid, Mixed, mix, to_patches
+from lightx2v.models.spec import ModelSpec
 
 TEMPLATE = (
     "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, "
@@ -39,9 +40,10 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
     """Its eyes are a part of the language model's module here, under the name that the checkpoints have for them."""
 
     sees = True
+    limit = SYSTEM_TOKENS + MAX_EDIT_TOKENS
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        super().__init__(checkpoint, dtype, SYSTEM_TOKENS + MAX_EDIT_TOKENS)
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
+        super().__init__(checkpoint, dtype, spec)
         self.module.add_module(VISION, _build_vision(checkpoint, dtype))
         depth = self.module.visual.config.depth
         self.blocks = (*(f"{VISION}.blocks.{index}" for index in range(depth)), *self.blocks)
@@ -59,20 +61,20 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
 
     @torch.no_grad()
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        seen, grids = self._see(pictures, device)
+        image_features, grids = self._see(pictures, device)
         named = "".join(PICTURE.format(index) for index, _ in enumerate(pictures, start=1))
         text = TEMPLATE.format(named + prompt)
         ids = self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
         mixed = mix(ids, self.pad, grids)
         real = torch.ones_like(mixed.ids, dtype=torch.bool)
-        states = last(self.through_layers(self._merged(mixed, seen), mixed.positions, real))
+        states = last(self.through_layers(self._merged(mixed, image_features), mixed.positions, real))
         features: torch.Tensor = self.module.norm(states)[0, SYSTEM_TOKENS:]
         return features
 
-    def _merged(self, mixed: Mixed, seen: torch.Tensor) -> torch.Tensor:
+    def _merged(self, mixed: Mixed, image_features: torch.Tensor) -> torch.Tensor:
         """[1, tokens, hidden]: the embedded words, with the pictures' tokens in their places."""
-        states = self.embedded(mixed.ids).to(seen.device)
-        states[:, mixed.pictured.nonzero().flatten()] = seen
+        states = self.embedded(mixed.ids).to(image_features.device)
+        states[:, mixed.pictured.nonzero().flatten()] = image_features
         return states
 
     def _see(self, pictures: Sequence[Picture], device: torch.device) -> tuple[torch.Tensor, list[Grid]]:
@@ -83,8 +85,8 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
         patches = torch.cat([patches for patches, _ in cut]).to(device, self.dtype)
         shapes = torch.tensor([(1, *grid) for _, grid in cut])
         positions = get_vision_position_ids(shapes, merge)
-        seen: torch.Tensor = vision(patches, grid_thw=shapes, position_ids=positions).pooler_output
-        return seen, [Grid(grid.rows // merge, grid.columns // merge) for _, grid in cut]
+        image_features: torch.Tensor = vision(patches, grid_thw=shapes, position_ids=positions).pooler_output
+        return image_features, [Grid(grid.rows // merge, grid.columns // merge) for _, grid in cut]
 
 
 def _build_vision(checkpoint: Path, dtype: torch.dtype) -> Qwen2_5_VisionTransformerPretrainedModel:

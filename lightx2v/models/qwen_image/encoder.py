@@ -12,7 +12,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 
 from lightx2v.core import GenerateRequest, Picture
 from lightx2v.models.language import LanguageEncoder
-from lightx2v.models.qwen_image.recipe import MAX_TOKENS, NEGATIVE, read_recipe
+from lightx2v.models.qwen_image.spec import MAX_TOKENS, NEGATIVE
 
 TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
@@ -28,11 +28,8 @@ class QwenImageTextEncoder(LanguageEncoder):
     language_model, config_class = Qwen2_5_VLTextModel, Qwen2_5_VLTextConfig
     prefix = "model."
     kept_widths = 4
+    limit = SYSTEM_TOKENS + MAX_TOKENS
     unreachable: frozenset[str] = frozenset()
-
-    def __init__(self, checkpoint: Path, dtype: torch.dtype, max_tokens: int = SYSTEM_TOKENS + MAX_TOKENS) -> None:
-        super().__init__(checkpoint, dtype, max_tokens)
-        self.recipe = read_recipe(checkpoint)
 
     def depth(self, layers: int) -> int:
         return layers

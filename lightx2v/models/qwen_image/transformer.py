@@ -19,9 +19,9 @@ from lightx2v.errors import InvalidCheckpoint
 from lightx2v.layers.attention import attention
 from lightx2v.layers.embedding import ScalarEmbedding, sinusoid
 from lightx2v.layers.feedforward import GeluFeedForward
+from lightx2v.layers.float16_range import within_half
 from lightx2v.layers.joint import JointProjections
 from lightx2v.layers.modulation import ModulatedNorm, Shift, modulated_norm
-from lightx2v.layers.range import within_half
 from lightx2v.layers.rope import Rope, rotate
 from lightx2v.models.configuration import read_configuration, read_fields
 from lightx2v.models.flow import TRAIN_TIMESTEPS

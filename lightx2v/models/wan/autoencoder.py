@@ -16,7 +16,7 @@ from lightx2v.models.autoencoder import latent_statistics, resize, to_levels
 from lightx2v.models.component import Autoencoder, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.wan.latents import to_grid, to_latents
-from lightx2v.models.wan.recipe import TEXT_ALONE, read_recipe
+from lightx2v.models.wan.spec import TEXT_ALONE, WanSpec
 from lightx2v.models.wan.variant import VAE
 
 ENCODER = ("encoder.", "quant_conv.")
@@ -32,10 +32,10 @@ class WanAutoencoder(Autoencoder):
     blocks = ()
     """The decoder runs anew for every latent frame; it is small, and stays throughout a run."""
     module: AutoencoderKLWan
+    spec: WanSpec
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.recipe = read_recipe(checkpoint)
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: WanSpec) -> None:
+        super().__init__(dtype, spec)
         config = read_configuration(checkpoint, VAE)
         self.module = on_meta(lambda: AutoencoderKLWan.from_config(config), dtype)
         self.unreachable = frozenset(filter(self._is_unreachable, self.module.state_dict()))
@@ -57,10 +57,10 @@ class WanAutoencoder(Autoencoder):
 
         Raises InvalidRequest if the model looks at no pictures.
         """
-        if not self.recipe.max_references:
+        if not self.spec.max_references:
             raise InvalidRequest(TEXT_ALONE, "image")
         first = to_levels(resize(picture, request.size)).to(device, self.dtype)
-        frames = 1 if self.recipe.expand_timesteps else request.frames
+        frames = 1 if self.spec.expand_timesteps else request.frames
         clip = F.pad(first[:, :, None], (0, 0, 0, 0, 0, frames - 1))
         with self._forgetting():
             mean = self.module.encode(clip, return_dict=False)[0].mode()[0].float()
@@ -77,11 +77,11 @@ class WanAutoencoder(Autoencoder):
         if not torch.isfinite(samples).all():
             raise NonFinite("the autoencoder produced values that are not finite")
         pixels = torch.stack([_levels(frame) for frame in samples.unbind(1)]).numpy()
-        return Video(pixels, self.recipe.clip.rate) if len(pixels) > 1 else Picture(pixels[0])
+        return Video(pixels, self.spec.clip.rate) if len(pixels) > 1 else Picture(pixels[0])
 
     def _is_unreachable(self, name: str) -> bool:
         """A single frame meets no convolution over time that makes frames fewer."""
-        is_read = self.recipe.min_references or (self.recipe.max_references and ".time_conv." not in name)
+        is_read = self.spec.min_references or (self.spec.max_references and ".time_conv." not in name)
         return name.startswith(ENCODER) and not is_read
 
     @contextmanager

@@ -19,8 +19,8 @@ from lightx2v.models.flow import noise
 from lightx2v.models.sampler import SamplingState
 from lightx2v.models.wan.condition import Beside, Condition, FirstFrame
 from lightx2v.models.wan.latents import to_grid, to_latents
-from lightx2v.models.wan.recipe import MAX_TOKENS, WanRecipe, read_recipe
 from lightx2v.models.wan.schedule import Schedule, UniPC
+from lightx2v.models.wan.spec import MAX_TOKENS, WanSpec
 from lightx2v.models.wan.transformer import WanTransformer, read_shape
 from lightx2v.models.wan.variant import VAE
 
@@ -49,14 +49,13 @@ class WanConditions(NamedTuple):
 
 class WanDenoiser(Denoiser[WanConditions]):
     module: WanTransformer
-    recipe: WanRecipe
+    spec: WanSpec
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: WanSpec) -> None:
+        super().__init__(dtype, spec)
         self.shape = read_shape(checkpoint, self.folder)
-        self.recipe = read_recipe(checkpoint)
-        self.schedule = Schedule(checkpoint)
-        self._seen = self.recipe.sight.tokens if self.recipe.sight else 0
+        self.schedule = Schedule(checkpoint, spec)
+        self._image_tokens = self.spec.image_encoder.tokens if self.spec.image_encoder else 0
         self._stride = read_configuration(checkpoint, VAE).get("scale_factor_spatial", 8)
         self.module = on_meta(lambda: WanTransformer(self.shape), torch.float32)
         self.precise = frozenset(name for name in self.module.state_dict() if any(part in name for part in PRECISE))
@@ -64,11 +63,11 @@ class WanDenoiser(Denoiser[WanConditions]):
             parameter.data = parameter if name in self.precise else parameter.to(dtype)
         self.blocks = tuple(f"blocks.{index}" for index in range(self.shape.num_layers))
 
-    def others(self, request: GenerateRequest) -> tuple[int, int]:
+    def steps_elsewhere(self, request: GenerateRequest) -> tuple[int, int]:
         return 0, request.steps - self.schedule.high(request.steps)
 
-    def count(self, request: GenerateRequest) -> int:
-        return request.steps - sum(self.others(request))
+    def num_steps(self, request: GenerateRequest) -> int:
+        return request.steps - sum(self.steps_elsewhere(request))
 
     def workspace(self, request: GenerateRequest) -> int:
         """Activations are linear in the tokens of both branches of a guided step; the solver's memory in fp32."""
@@ -79,14 +78,14 @@ class WanDenoiser(Denoiser[WanConditions]):
         channels = 6 * self.shape.out_channels + 2 * self.shape.in_channels
         solver = channels * math.prod(self._grid(request)) * torch.float32.itemsize
         text = MAX_TOKENS * (self.shape.text_dim + 6 * width)
-        seen = self._seen * ((self.shape.image_dim or 0) + 6 * width)
-        context = branches * (text + seen) * self.dtype.itemsize
+        features = self._image_tokens * ((self.shape.image_dim or 0) + 6 * width)
+        context = branches * (text + features) * self.dtype.itemsize
         return tokens * (branches * per_token + rope) + solver + context
 
     def flops(self, request: GenerateRequest) -> float:
         """Two for each weight and token, and four for each pair of tokens and each width in attention. The text's
         tokens and the picture's meet two matrices of every block."""
-        tokens, width, context = self._tokens(request), self.shape.width, MAX_TOKENS + self._seen
+        tokens, width, context = self._tokens(request), self.shape.width, MAX_TOKENS + self._image_tokens
         square, attention = 2 * width * width, 4 * width * (tokens + context)
         per_token = 6 * square + 4 * width * self.shape.ffn_dim + attention
         block = tokens * per_token + 2 * context * square
@@ -120,7 +119,7 @@ class WanDenoiser(Denoiser[WanConditions]):
     ) -> WanConditions:
         """All that is the same in all steps."""
         text = torch.stack([_pad(branch) for branch in conditioning.branches]).to(device, self.dtype)
-        features = conditioning.seen
+        features = conditioning.image_features
         if features is not None:
             features = features.to(device, self.dtype).expand(len(text), -1, -1)
         reference = self.condition(request, references, device)
@@ -128,7 +127,7 @@ class WanDenoiser(Denoiser[WanConditions]):
 
     def _grid(self, request: GenerateRequest) -> tuple[int, int, int]:
         """Frames, rows and columns of the latents."""
-        frames = (request.frames - 1) // self.recipe.clip.multiple + 1
+        frames = (request.frames - 1) // self.spec.clip.multiple + 1
         return frames, request.size.height // self._stride, request.size.width // self._stride
 
     def _patches(self, request: GenerateRequest) -> tuple[int, ...]:
@@ -142,9 +141,9 @@ class WanDenoiser(Denoiser[WanConditions]):
         if not references:
             return Condition()
         given = to_grid(references[0])[None].to(device)
-        if self.recipe.expand_timesteps:
+        if self.spec.expand_timesteps:
             return FirstFrame(given, self._grid(request)[0])
-        return Beside(given, self.recipe.clip.multiple)
+        return Beside(given, self.spec.clip.multiple)
 
     def _rope(self, request: GenerateRequest) -> Rope:
         ids = torch.cartesian_prod(*(torch.arange(side) for side in self._patches(request)))

@@ -17,7 +17,7 @@ from lightx2v.core import GenerateRequest, Picture
 from lightx2v.models.component import TextEncoder, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.language import CONFIG, EMBEDDING, read_tokenizer
-from lightx2v.models.wan.recipe import MAX_TOKENS, read_recipe
+from lightx2v.models.wan.spec import MAX_TOKENS, WanSpec
 from lightx2v.models.wan.variant import IMAGE_ENCODER
 from lightx2v.models.wan.vision import build_vision, see
 
@@ -36,14 +36,14 @@ class WanTextEncoder(TextEncoder):
 
     host_tensors = frozenset({EMBEDDING})
     module: UMT5Stack
+    spec: WanSpec
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.recipe = read_recipe(checkpoint)
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: WanSpec) -> None:
+        super().__init__(dtype, spec)
         self.config = _read_config(checkpoint)
         self.module = on_meta(lambda: UMT5Stack(self.config), dtype)
         self.blocks = tuple(f"block.{index}" for index in range(self.config.num_layers))
-        self.sees = self.recipe.sight is not None
+        self.sees = self.spec.image_encoder is not None
         if self.sees:
             self.module.add_module(VISION, build_vision(checkpoint, dtype))
             self.more_folders = (IMAGE_ENCODER,)

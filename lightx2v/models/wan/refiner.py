@@ -16,11 +16,11 @@ from lightx2v.models.wan.latents import to_grid
 class WanRefiner(WanDenoiser, Refiner[WanConditions]):
     """The same architecture with other weights, and another guidance scale."""
 
-    def others(self, request: GenerateRequest) -> tuple[int, int]:
+    def steps_elsewhere(self, request: GenerateRequest) -> tuple[int, int]:
         return self.schedule.high(request.steps), 0
 
     def guidance(self, request: GenerateRequest) -> float:
-        return self.recipe.refine_guidance if request.refine_guidance is None else request.refine_guidance
+        return self.spec.refine_guidance if request.refine_guidance is None else request.refine_guidance
 
     def restart(
         self,

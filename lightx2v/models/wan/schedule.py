@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.models.configuration import read_configuration
-from lightx2v.models.wan.recipe import read_recipe
+from lightx2v.models.wan.spec import WanSpec
 
 CONFIG = "scheduler/scheduler_config.json"
 
@@ -19,17 +19,16 @@ CONFIG = "scheduler/scheduler_config.json"
 class Schedule:
     """What a checkpoint says of its steps."""
 
-    def __init__(self, checkpoint: Path) -> None:
-        recipe = read_recipe(checkpoint)
+    def __init__(self, checkpoint: Path, spec: WanSpec) -> None:
         self._values = read_configuration(checkpoint, CONFIG)
         name, file = self._values.get("_class_name"), checkpoint / CONFIG
         if name != Solver.__name__:
             raise InvalidCheckpoint(f"{file}: {name!r} is not supported; supported is {Solver.__name__}")
         if not self._values.get("use_flow_sigmas") or self._values.get("prediction_type") != "flow_prediction":
             raise InvalidCheckpoint(f"{file}: the schedule of Wan is one of flow matching (use_flow_sigmas)")
-        if recipe.flow_shift is not None:
-            self._values["flow_shift"] = recipe.flow_shift
-        self._boundary = recipe.boundary
+        if spec.flow_shift is not None:
+            self._values["flow_shift"] = spec.flow_shift
+        self._boundary = spec.boundary
 
     def high(self, steps: int) -> int:
         """How many of so many steps, the first ones, lie at or above the boundary."""

@@ -81,21 +81,21 @@ class WanTransformer(nn.Module):
         text: torch.Tensor,
         timestep: torch.Tensor,
         rope: Rope,
-        seen: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The velocity of every latent.
 
         `latents`: [batch, channels, frames, rows, columns]; `text`: [batch, tokens, text_dim]; `timestep`: fp32, up to
-        1000, [1] or [frames], of patches as of latents; `rope`: of the patches, frame by frame; `seen`: [batch, tokens,
-        image_dim] where the transformer sees a picture.
+        1000, [1] or [frames], of patches as of latents; `rope`: of the patches, frame by frame; `image_features`:
+        [batch, tokens, image_dim] where the transformer sees a picture.
         """
         patches = self.patch_embedding(latents)
         grid = patches.shape[2:]
         states = patches.flatten(2).transpose(1, 2).contiguous()
         del patches
-        time, shifts, text, seen = self.condition_embedder(timestep, text, seen)
+        time, shifts, text, image_features = self.condition_embedder(timestep, text, image_features)
         for block in self.blocks:
-            states = block(states, text, seen, shifts, rope)
+            states = block(states, text, image_features, shifts, rope)
         shift, scale = (self.scale_shift_table + time[:, None]).chunk(2, dim=1)
         states = normed(states, shift, scale, self.eps)
         return self._unpatch(self.proj_out(states), grid)
@@ -119,13 +119,18 @@ class ConditionEmbedding(nn.Module):
             self.image_embedder = ImageEmbedding(shape.image_dim, shape.width)
 
     def forward(
-        self, timestep: torch.Tensor, text: torch.Tensor, seen: torch.Tensor | None
+        self, timestep: torch.Tensor, text: torch.Tensor, image_features: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The embedder of time is fp32, and what follows in the precision of `text`. First comes [times, width], second
         [times, 6, width]."""
         time = self.time_embedder(sinusoid(timestep, self.channels)).to(text.dtype)
         shifts = self.time_proj(F.silu(time)).unflatten(1, (6, -1))
-        return time, shifts, self.text_embedder(text), None if seen is None else self.image_embedder(seen)
+        return (
+            time,
+            shifts,
+            self.text_embedder(text),
+            None if image_features is None else self.image_embedder(image_features),
+        )
 
 
 class TextEmbedding(nn.Module):
@@ -147,9 +152,9 @@ class ImageEmbedding(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(features), nn.LayerNorm(width)
         self.ff = GeluFeedForward(features, features, width, approximate="none")
 
-    def forward(self, seen: torch.Tensor) -> torch.Tensor:
-        states = self.ff(self.norm1(seen.float()).to(seen.dtype))
-        normed: torch.Tensor = self.norm2(states.float()).to(seen.dtype)
+    def forward(self, image_features: torch.Tensor) -> torch.Tensor:
+        states = self.ff(self.norm1(image_features.float()).to(image_features.dtype))
+        normed: torch.Tensor = self.norm2(states.float()).to(image_features.dtype)
         return normed
 
 
@@ -163,13 +168,18 @@ class WanBlock(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.empty(1, 6, shape.width))
 
     def forward(
-        self, states: torch.Tensor, text: torch.Tensor, seen: torch.Tensor | None, shifts: torch.Tensor, rope: Rope
+        self,
+        states: torch.Tensor,
+        text: torch.Tensor,
+        image_features: torch.Tensor | None,
+        shifts: torch.Tensor,
+        rope: Rope,
     ) -> torch.Tensor:
         parts = (self.scale_shift_table + shifts.float()).chunk(6, dim=1)
         within, forward = Shift(*parts[:3]), Shift(*parts[3:])
         inner = normed(states, within.shift, within.scale, self.eps)
         states = gated(states, self.attn1(inner, rope), within)
-        states = states + self.attn2(self.norm2(states.float()).to(states.dtype), text, seen)
+        states = states + self.attn2(self.norm2(states.float()).to(states.dtype), text, image_features)
         return gated(states, self.ffn(normed(states, forward.shift, forward.scale, self.eps)), forward)
 
 
@@ -206,11 +216,11 @@ class CrossAttention(Attention):
             self.add_k_proj, self.add_v_proj = (nn.Linear(shape.width, shape.width) for _ in range(2))
             self.norm_added_k = nn.RMSNorm(shape.width, eps=shape.eps)
 
-    def forward(self, states: torch.Tensor, text: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, text: torch.Tensor, image_features: torch.Tensor | None) -> torch.Tensor:
         query = self.heads(self.norm_q(self.to_q(states)))
         attended = attention(query, self.heads(self.norm_k(self.to_k(text))), self.heads(self.to_v(text)))
-        if seen is not None:
-            key, value = self.norm_added_k(self.add_k_proj(seen)), self.add_v_proj(seen)
+        if image_features is not None:
+            key, value = self.norm_added_k(self.add_k_proj(image_features)), self.add_v_proj(image_features)
             attended = attended + attention(query, self.heads(key), self.heads(value))
         return self.to_out[0](attended)
 

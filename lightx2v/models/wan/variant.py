@@ -20,7 +20,7 @@ MOST_BOUNDARY = 0.999
 """The first step is always above it."""
 
 
-class Habits(NamedTuple):
+class VariantDefaults(NamedTuple):
     """How Wan's makers use a kind of checkpoint: always for five seconds."""
 
     steps: int = 50
@@ -31,12 +31,12 @@ class Habits(NamedTuple):
     rate: int = 16
 
 
-OF_TEXT, OF_PICTURE = Habits(), Habits(steps=40)
-EXPERTS_OF_TEXT, EXPERTS_OF_PICTURE = Habits(40, 4.0, 3.0), Habits(40, 3.5, 3.5)
-EXPANDED = Habits(size=Size(1280, 704), frames=121, rate=24)
+OF_TEXT, OF_PICTURE = VariantDefaults(), VariantDefaults(steps=40)
+EXPERTS_OF_TEXT, EXPERTS_OF_PICTURE = VariantDefaults(40, 4.0, 3.0), VariantDefaults(40, 3.5, 3.5)
+EXPANDED = VariantDefaults(size=Size(1280, 704), frames=121, rate=24)
 
 
-class Sight(NamedTuple):
+class ImageEncoderSpec(NamedTuple):
     """What an image encoder sees, a square of `side` pixels, and makes of it."""
 
     side: int
@@ -53,11 +53,11 @@ class Variant:
     """Whether the transformer has channels for a picture beside those for the noise."""
     expand_timesteps: bool
     """Whether each token has a timestep, so that a picture can be the first frame."""
-    sight: Sight | None
+    image_encoder: ImageEncoderSpec | None
     """Of the image encoder; None where there is none."""
 
     @property
-    def habits(self) -> Habits:
+    def defaults(self) -> VariantDefaults:
         if self.expand_timesteps:
             return EXPANDED
         if self.boundary:
@@ -72,7 +72,7 @@ def read_variant(checkpoint: Path) -> Variant:
         _boundary(index, file),
         _has_channels(checkpoint),
         bool(index.get("expand_timesteps")),
-        _read_sight(index, checkpoint),
+        _read_image_encoder(index, checkpoint),
     )
     if variant.expand_timesteps and (variant.boundary or variant.of_picture):
         raise InvalidCheckpoint(
@@ -103,7 +103,7 @@ def _has_channels(checkpoint: Path) -> bool:
     return bool(channels > latents)
 
 
-def _read_sight(index: dict[str, Any], checkpoint: Path) -> Sight | None:
+def _read_image_encoder(index: dict[str, Any], checkpoint: Path) -> ImageEncoderSpec | None:
     """A token for each of its patches, and one for all."""
     looks, config = has_part(index, IMAGE_ENCODER), f"{IMAGE_ENCODER}/config.json"
     if looks != bool(read_configuration(checkpoint, TRANSFORMER).get("image_dim")):
@@ -114,4 +114,4 @@ def _read_sight(index: dict[str, Any], checkpoint: Path) -> Sight | None:
         return None
     values = read_configuration(checkpoint, config)
     side, patch = (require(values, key, checkpoint / config) for key in ("image_size", "patch_size"))
-    return Sight(side, (side // patch) ** 2 + 1)
+    return ImageEncoderSpec(side, (side // patch) ** 2 + 1)

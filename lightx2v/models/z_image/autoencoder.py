@@ -8,7 +8,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from lightx2v.core import GenerateRequest, Latents, Picture, Size
 from lightx2v.models.autoencoder import PATCH, KLAutoencoder, resize
 from lightx2v.models.flow import noise
-from lightx2v.models.zimage.tokens import to_grid, to_tokens
+from lightx2v.models.z_image.transformer import to_grid, to_tokens
 
 
 class ZImageAutoencoder(KLAutoencoder):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightx2v.core import Clip, GenerateRequest, Size
-from lightx2v.errors import InvalidRequest
+from lightx2v.core import Size
 from lightx2v.models.configuration import read_configuration, require
-from lightx2v.models.recipe import check_reference, override
+from lightx2v.models.reference import check_reference
+from lightx2v.models.spec import ModelSpec, override
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,37 +43,8 @@ SEEN_TOKENS = 222
 
 
 @dataclass(frozen=True, slots=True)
-class QwenImageRecipe:
-    """The defaults of one checkpoint."""
-
-    size: Size
-    steps: int
-    guidance: float
-    multiple: int
-    min_references: int = 0
-    max_references: int = 0
-    starts_from_picture: bool = False
-    clip: Clip | None = None
-
-    def fit_reference(self, image: Image.Image) -> Image.Image:
-        """Raises InvalidRequest: there is no place for a picture in this model."""
-        raise InvalidRequest("this model makes pictures from text alone", "image")
-
-    def see(self, image: Image.Image) -> Image.Image | None:
-        """None: the text encoder is blind."""
-        return None
-
-    def is_guided(self, request: GenerateRequest) -> bool:
-        """Whether a step follows the difference between two prompts: by the scale alone."""
-        return request.guidance > 1
-
-    def edit_size(self, references: Sequence[Size]) -> Size:
-        return self.size
-
-
-@dataclass(frozen=True, slots=True)
-class QwenImageEditRecipe(QwenImageRecipe):
-    """The defaults of a checkpoint that edits one picture, or composes several."""
+class QwenImageEditSpec(ModelSpec):
+    """A checkpoint that edits one picture, or composes several."""
 
     min_references: int = 1
     max_references: int = 3
@@ -95,14 +66,14 @@ class QwenImageEditRecipe(QwenImageRecipe):
         return references[-1] if references else self.size
 
 
-def read_recipe(checkpoint: Path) -> QwenImageRecipe:
-    """The recipe of a checkpoint; a `generation_config.json` at its root overrides the family's defaults."""
+def read_spec(checkpoint: Path) -> ModelSpec:
+    """The spec of a checkpoint; a `generation_config.json` at its root overrides the family's defaults."""
     vae, file = read_configuration(checkpoint, "vae/config.json"), checkpoint / "vae/config.json"
     multiple = PATCH * 2 ** len(require(vae, "temperal_downsample", file))
     if read_configuration(checkpoint, "model_index.json").get("_class_name") == EDIT:
-        edit = QwenImageEditRecipe(Size(1024, 1024), steps=40, guidance=4.0, multiple=multiple)
+        edit = QwenImageEditSpec(Size(1024, 1024), steps=40, guidance=4.0, multiple=multiple)
         return override(edit, checkpoint)
-    return override(QwenImageRecipe(Size(1024, 1024), steps=50, guidance=4.0, multiple=multiple), checkpoint)
+    return override(ModelSpec(Size(1024, 1024), steps=50, guidance=4.0, multiple=multiple), checkpoint)
 
 
 def _scaled(image: Image.Image, area: int) -> Image.Image:

@@ -7,18 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import Rope, rope_table
 from lightx2v.models.component import Denoiser, on_meta
-from lightx2v.models.flow import noise
+from lightx2v.models.flow import TRAIN_TIMESTEPS, noise
 from lightx2v.models.sampler import Euler, SamplingState
-from lightx2v.models.zimage.recipe import MAX_TOKENS, ZImageRecipe, read_recipe
-from lightx2v.models.zimage.schedule import first_step, noise_levels, times
-from lightx2v.models.zimage.tokens import to_tokens
-from lightx2v.models.zimage.transformer import PATCH, Places, Sequences, ZImageTransformer, padding, read_shape
+from lightx2v.models.z_image.spec import MAX_TOKENS, ZImageSpec
+from lightx2v.models.z_image.transformer import (
+    PATCH,
+    Places,
+    Sequences,
+    ZImageTransformer,
+    padding,
+    read_shape,
+    to_tokens,
+)
 
 WIDTHS_PER_TOKEN = 13
 """Live activations of a step at their peak, in hidden widths per token: 11.3, and a seventh to spare."""
@@ -36,18 +43,17 @@ class ZImageConditions(NamedTuple):
 
 class ZImageDenoiser(Denoiser[ZImageConditions]):
     module: ZImageTransformer
-    recipe: ZImageRecipe
+    spec: ZImageSpec
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ZImageSpec) -> None:
+        super().__init__(dtype, spec)
         self.shape = read_shape(checkpoint)
-        self.recipe = read_recipe(checkpoint)
         self.module = on_meta(lambda: ZImageTransformer(self.shape), dtype)
         refiners, layers = range(self.shape.n_refiner_layers), range(self.shape.n_layers)
         noise, context = ([f"{part}_refiner.{index}" for index in refiners] for part in ("noise", "context"))
         self.blocks = (*noise, *context, *(f"layers.{index}" for index in layers))
 
-    def count(self, request: GenerateRequest) -> int:
+    def num_steps(self, request: GenerateRequest) -> int:
         return request.steps - self._first(request)
 
     def workspace(self, request: GenerateRequest) -> int:
@@ -67,7 +73,7 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> SamplingState[ZImageConditions]:
         """In fp32 between the transformer's calls, as the reference steps."""
-        levels = noise_levels(request.steps, self.recipe.shift)
+        levels = noise_levels(request.steps, self.spec.shift)
         captions = tuple(text.to(device, self.dtype) for text in conditioning.branches)
         places = self._places(self.grid(request.size), [len(text) for text in captions], device)
         conditions = ZImageConditions(captions, times(levels).to(device), places)
@@ -118,6 +124,23 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
     def _sequences(self, ids: Sequence[torch.Tensor], device: torch.device) -> Sequences:
         rope: Rope = rope_table(torch.cat(list(ids)), self.shape.axes_dims, self.shape.rope_theta)
         return Sequences(rope.to(device), tuple(map(len, ids)))
+
+
+def noise_levels(steps: int, shift: float) -> torch.Tensor:
+    """fp32 [steps + 1]: sigma = shift s / (1 + (shift - 1) s) for s from 1 down to 1 / steps, then 0."""
+    linear = torch.linspace(1.0, 1 / steps, steps).numpy()
+    shifted = shift * linear / (1 + (shift - 1) * linear)
+    return torch.from_numpy(np.append(shifted, np.float32(0)).astype(np.float32))
+
+
+def times(levels: torch.Tensor) -> torch.Tensor:
+    """fp32 [steps]: 1 - sigma, in thousandths, as the transformer embeds it; rounded where the reference rounds."""
+    return (TRAIN_TIMESTEPS - levels[:-1] * TRAIN_TIMESTEPS) / TRAIN_TIMESTEPS * TRAIN_TIMESTEPS
+
+
+def first_step(steps: int, strength: float) -> int:
+    """Which of `steps` is the first on the way from a picture; at least the last one is left."""
+    return min(int(steps - min(steps * strength, steps)), steps - 1)
 
 
 def _caption_ids(tokens: int) -> torch.Tensor:

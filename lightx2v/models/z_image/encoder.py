@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from transformers import Qwen3Config
@@ -11,7 +10,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from lightx2v.core import Picture
 from lightx2v.models.language import LanguageEncoder, chat
-from lightx2v.models.zimage.recipe import MAX_TOKENS, read_recipe
+from lightx2v.models.z_image.spec import MAX_TOKENS
 
 
 class ZImageTextEncoder(LanguageEncoder):
@@ -20,10 +19,7 @@ class ZImageTextEncoder(LanguageEncoder):
     language_model, config_class = Qwen3Model, Qwen3Config
     prefix = "model."
     kept_widths = 3
-
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        super().__init__(checkpoint, dtype, MAX_TOKENS)
-        self.recipe = read_recipe(checkpoint)
+    limit = MAX_TOKENS
 
     def depth(self, layers: int) -> int:
         return layers - 1 if layers > 1 else 2
