@@ -146,7 +146,7 @@ class StageServer:
         def work(*given: Any) -> None:
             self._answer(answer, getattr(self._stage, job)(*given))
 
-        self._stage.perform(grant, work, request, *arguments)
+        self._stage.perform(grant, work, request, *arguments, blocks=self._stage.blocks(job))
 
     def _answer(self, answer: Answer, output: Any) -> None:
         """From the thread of the job to whoever waits for it."""

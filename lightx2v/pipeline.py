@@ -72,7 +72,8 @@ class Pipeline:
                 other.drop(shares[other.name].resident)
         stage, share = self._stages[name], shares[name]
         workspace = plans.running(stage.size(request), share) - share.placed
-        return stage.perform(Grant(share.placed, workspace, share.resident), getattr(stage, job), request, *inputs)
+        grant = Grant(share.placed, workspace, share.resident)
+        return stage.perform(grant, getattr(stage, job), request, *inputs, blocks=stage.blocks(job))
 
     def sizes(self, request: GenerateRequest) -> tuple[StageSize, ...]:
         """What each stage takes on the device for a request like this one."""

@@ -45,7 +45,7 @@ class KLAutoencoder(Autoencoder):
     """A subclass says which of diffusers' classes it is, and what its latents are to the transformer."""
 
     model: ClassVar[Any]
-    blocks = ("encoder", "decoder")
+    blocks = (*Autoencoder.encode_blocks, *Autoencoder.decode_blocks)
     module: Any
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:

@@ -204,6 +204,12 @@ class Refiner(Denoiser[C]):
 class Autoencoder(Component):
     folder = "vae"
 
+    encode_blocks: tuple[str, ...] = ("encoder",)
+    """Those of `blocks` that `encode` enters."""
+
+    decode_blocks: tuple[str, ...] = ("decoder",)
+    """Those of `blocks` that `decode` enters."""
+
     def compile(self) -> None:
         """Nothing: its blocks are not of one kind, and a family knows best which are worth it."""
 

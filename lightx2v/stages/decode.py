@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from lightx2v.core import GenerateRequest, Latents, Picture, StageName, Video
@@ -12,6 +12,9 @@ from lightx2v.stages.stage import Cancel, Stage, check
 
 class DecodeStage(Stage[Autoencoder]):
     name: StageName = "decode"
+
+    def blocks(self, job: str) -> Collection[str]:
+        return self.component.encode_blocks if job == "encode" else self.component.decode_blocks
 
     def encode(self, request: GenerateRequest, pictures: Sequence[Picture], cancelled: Cancel) -> tuple[Latents, ...]:
         """Each fitted reference picture as the transformer sees it, on the host."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +108,10 @@ class Stage(Generic[C]):
         """The same of a request that comes after others like it."""
         return self.passes(request)
 
+    def blocks(self, job: str) -> Collection[str]:
+        """Paths of the submodules that a job, by its method's name, enters: nothing is brought for the others."""
+        return self.component.blocks
+
     def recall(self, request: GenerateRequest) -> Any:
         """What `run` would return, if that is known without a run and without memory; else None."""
         return None
@@ -128,11 +132,19 @@ class Stage(Generic[C]):
             self.device.trim()
         return self.resident
 
-    def perform(self, grant: Grant, job: Callable[..., R], request: GenerateRequest, *inputs: Any) -> R:
-        """`job` of this stage within `grant`. If memory runs out, once more with the least weights resident: the bytes
-        of all others are workspace then. Raises OutOfMemory if there was nothing to give back."""
+    def perform(
+        self,
+        grant: Grant,
+        job: Callable[..., R],
+        request: GenerateRequest,
+        *inputs: Any,
+        blocks: Collection[str] | None = None,
+    ) -> R:
+        """`job` of this stage within `grant`; it enters `blocks` of the component, or all. If memory runs out, once
+        more with the least weights resident: the bytes of all others are workspace then. Raises OutOfMemory if there
+        was nothing to give back."""
         try:
-            with self._granted(grant, self.passes(request)):
+            with self._granted(grant, self.passes(request), blocks):
                 return job(request, *inputs)
         except OutOfMemory as error:
             if grant.weights <= self.rest:
@@ -140,11 +152,11 @@ class Stage(Generic[C]):
             log.warning("%s: %s; again with its weights streamed", self.name, error)
         freed = grant.weights - self.rest
         least = Grant(self.rest, grant.workspace + freed, min(grant.keep, self.rest))
-        with self._granted(least, self.passes(request)):
+        with self._granted(least, self.passes(request), blocks):
             return job(request, *inputs)
 
     @contextmanager
-    def _granted(self, grant: Grant, passes: int) -> Iterator[None]:
+    def _granted(self, grant: Grant, passes: int, blocks: Collection[str] | None) -> Iterator[None]:
         """Within: weights placed as granted, the others stream. After: only `keep` stays, also after a failure."""
         held = self.drop(grant.weights)
         slot = self.slot if grant.weights < self.reachable else 0
@@ -152,7 +164,7 @@ class Stage(Generic[C]):
             with (
                 torch.inference_mode(),
                 self.device.workspace(grant.weights - held + slot, grant.workspace - slot),
-                self._residence.running(grant.weights, passes),
+                self._residence.running(grant.weights, passes, blocks, grant.keep),
             ):
                 yield
         except BaseException as error:

@@ -84,9 +84,8 @@ class Adapters:
 
     def _arrived(self, adapter: Adapter) -> dict[str, torch.Tensor]:
         """The LoRA's tensors on the device, in one stretch of the run's workspace, by name."""
-        device, unit = self._device, adapter.lora.unit
-        slab = torch.empty(unit.nbytes, dtype=torch.uint8, device=device.torch_device)
-        device.wait(device.copy(adapter.source.unit(unit), slab, device.now()))
+        unit = adapter.lora.unit
+        slab = self._device.bring(adapter.source.unit(unit))
         return {entry.name: view(slab, entry) for entry in unit.entries}
 
 

@@ -52,6 +52,8 @@ class Device(ABC):
 
     torch_device: torch.device
     h2d_bytes: int = 0
+    """Weight bytes copied to the device: units, LoRAs and layers that are kept on the host. Activations (embedded
+    prompts, latents, pictures) are not among them."""
     d2h_bytes: int = 0
     """Weight bytes copied back to the host. Nothing does that; the count is there so that it can be seen."""
 
@@ -97,6 +99,13 @@ class Device(ABC):
     def copy(self, host: torch.Tensor, slab: torch.Tensor, after: Moment) -> Moment:
         """Host bytes into a slab that is free `after` some moment, beside the compute; the moment of their arrival.
         Copies arrive in the order in which they were asked for."""
+
+    def bring(self, host: torch.Tensor) -> torch.Tensor:
+        """uint8 [host.nbytes] on the device: a copy of host bytes within the workspace of a run, for what is launched
+        next. Freed with its last reference."""
+        slab = torch.empty(host.nbytes, dtype=torch.uint8, device=self.torch_device)
+        self.wait(self.copy(host, slab, self.now()))
+        return slab
 
     @abstractmethod
     def now(self) -> Moment:

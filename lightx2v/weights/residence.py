@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -50,11 +51,12 @@ class Residence:
         self._ring_bytes = ring_bytes(layout.blocks, ahead)
         self.units = (layout.rest, *(layout.blocks[index] for index in spread([unit.nbytes for unit in layout.blocks])))
         self._blocks = list(layout.blocks)
+        self._all = frozenset(unit.name for unit in layout.units)
+        self._used = self._all
         self._turns: dict[str, int] = {}
         self._bindings = {unit.name: _bindings(component.module, unit) for unit in layout.units}
         self._kept = _bindings(component.module, layout.host)
-        for binding, entry in zip(self._kept, layout.host.entries, strict=True):
-            binding.bind(source.state(entry))
+        self._keep_on_host(component.module)
         for unit in layout.blocks:
             block = component.module.get_submodule(unit.name)
             block.register_forward_pre_hook(self._entering(unit))
@@ -78,15 +80,19 @@ class Residence:
     def place(self, limit: int) -> None:
         """Makes units resident as long as they fit in `limit` bytes; nothing waits for their bytes before it uses them.
         Raises OutOfMemory, placing no more."""
-        self._open(limit, 0).close()
+        self._open(limit, limit, 0, self._all).close()
 
     @contextmanager
-    def running(self, limit: int, passes: int) -> Iterator[None]:
+    def running(self, limit: int, passes: int, used: Collection[str] | None = None, keep: int = 0) -> Iterator[None]:
         """Within, the module can run, using every block `passes` times: what fits in `limit` bytes stays, the others
         pass through the ring. All arrive in the order in which the last run used them.
 
+        `used`: paths of the submodules that the run enters, all by default. A block outside of them never streams; it
+        comes after the others, to stay, if it fits in the `keep` bytes that stay resident after the run.
+
         Raises OutOfMemory, and what the source raises, placing no more."""
-        self._ring = ring = self._open(limit, passes)
+        self._used = self._all if used is None else frozenset(self._names(used))
+        self._ring = ring = self._open(limit, keep, passes, self._used)
         try:
             ring.settle(self.layout.rest)
             yield
@@ -96,14 +102,23 @@ class Residence:
                 self._let_go(name)
             self._learn()
 
-    def _open(self, limit: int, passes: int) -> Ring:
+    def _names(self, paths: Collection[str]) -> Iterator[str]:
+        """The rest, and the units that lie within one of the submodules at `paths`."""
+        yield self.layout.rest.name
+        prefixes = tuple(f"{path}." for path in paths)
+        yield from (unit.name for unit in self.layout.blocks if f"{unit.name}.".startswith(prefixes))
+
+    def _open(self, limit: int, keep: int, passes: int, used: frozenset[str]) -> Ring:
         homes: dict[str, torch.Tensor] = {}
         try:
-            for unit in self._fitting(limit):
+            for unit in self._fitting(limit, keep, used):
                 homes[unit.name] = self._slabs[unit.name] = self._device.allocate(unit.nbytes)
                 self._bind(unit, homes[unit.name], [entry.offset for entry in unit.entries])
-            resident = self._slabs.keys() - homes.keys()
-            coming = [unit for unit in (self.layout.rest, *self._blocks) if unit.name not in resident]
+            due = (used - self._slabs.keys()) | homes.keys()
+            coming = sorted(
+                (unit for unit in (self.layout.rest, *self._blocks) if unit.name in due),
+                key=lambda unit: unit.name not in used,
+            )
             return Ring(coming, homes, passes, self._ring_bytes, self._source, self._device, self._arrivals)
         except BaseException:
             for name in homes:
@@ -128,24 +143,41 @@ class Residence:
 
     def _learn(self) -> None:
         """The order of use, which is not always that in which the module holds its blocks."""
-        if len(self._turns) == len(self._blocks):
-            self._blocks.sort(key=lambda unit: self._turns[unit.name])
+        if self._turns.keys() == self._used - {self.layout.rest.name}:
+            self._blocks.sort(key=lambda unit: self._turns.get(unit.name, len(self._turns)))
         self._turns.clear()
 
-    def _fitting(self, limit: int) -> Iterator[Unit]:
-        """Units that are not resident, as long as all that are fit in `limit` bytes."""
+    def _fitting(self, limit: int, keep: int, used: Collection[str]) -> Iterator[Unit]:
+        """Units to make resident, while all that are fit: those that are used in `limit` bytes, others in `keep`."""
         nbytes = self.nbytes
-        for unit in self.units:
-            if unit.name not in self._slabs:
-                nbytes += self._device.cost(unit.nbytes)
-                if nbytes > limit:
-                    return
-                yield unit
+        away = [unit for unit in self.units if unit.name not in self._slabs]
+        for unit in sorted(away, key=lambda unit: unit.name not in used):
+            nbytes += self._device.cost(unit.nbytes)
+            if nbytes > (limit if unit.name in used else keep):
+                return
+            yield unit
+
+    def _keep_on_host(self, module: nn.Module) -> None:
+        """Binds host states. A layer that is called has its own on the device during the call; who reads them without
+        calling it finds them on the host."""
+        for binding, entry in zip(self._kept, self.layout.host.entries, strict=True):
+            state = self._source.state(entry)
+            binding.bind(state)
+            layer = module.get_submodule(entry.name.rpartition(".")[0])
+            layer.register_forward_pre_hook(self._bringing(binding, state))
+            layer.register_forward_hook(partial(_put_back, binding, state), always_call=True)
+
+    def _bringing(self, binding: Binding, state: torch.Tensor) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            slab = self._device.bring(state.reshape(-1).view(torch.uint8))
+            binding.bind(slab.view(state.dtype).view(state.shape))
+
+        return hook
 
     def _entering(self, unit: Unit) -> Callable[..., None]:
         def hook(*_: object) -> None:
-            if self._ring is None:
-                raise RuntimeError(f"{unit.name} is used outside of `running`")
+            if self._ring is None or unit.name not in self._used:
+                raise RuntimeError(f"{unit.name} is used outside of a run that names it")
             self._turns.setdefault(unit.name, len(self._turns))
             if unit.name in self._slabs:
                 self._ring.settle(unit)
@@ -177,6 +209,10 @@ class Residence:
             self._device.wait(arrived)
         self._release(name)
         self._device.free(self._slabs.pop(name))
+
+
+def _put_back(binding: Binding, state: torch.Tensor, *_: object) -> None:
+    binding.bind(state)
 
 
 def _bindings(module: nn.Module, unit: Unit) -> list[Binding]:

@@ -17,6 +17,7 @@ import torch
 from diffusers import QwenImagePipeline
 from PIL import Image
 
+from lightx2v.config import EngineSettings
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest, NonFinite
 from lightx2v.models.component import Component
@@ -27,6 +28,10 @@ from lightx2v.models.qwen_image.schedule import read_schedule, timesteps
 from lightx2v.models.qwen_image.spec import read_spec
 from lightx2v.models.registry import find_family
 from lightx2v.models.spec import ModelSpec
+from lightx2v.stages.build import load_stage
+from lightx2v.stages.denoise import ignore
+from lightx2v.stages.stage import Grant
+from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.host import OnDisk
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout, view
@@ -321,3 +326,15 @@ def test_a_seed_repeats(denoiser: QwenImageDenoiser) -> None:
 
     assert torch.equal(final(make_request(seed=1)), final(make_request(seed=1)))
     assert not torch.equal(final(make_request(seed=1)), final(make_request(seed=2)))
+
+
+def test_modulations_are_counted_when_they_cross_the_link(qwen_image: Path) -> None:
+    stage: Any = load_stage("denoise", EngineSettings(model=str(qwen_image)), CpuDevice())
+    modulations = stage.component.module.modulations.state_dict().values()
+    crossing = sum(state.numel() * stage.component.dtype.itemsize for state in modulations)
+    grant, conditioning = Grant(stage.reachable, 0, stage.reachable), Conditioning(features(5))
+    for steps, tables in ((2, 1), (2, 1), (3, 2)):
+        request = make_request(64, steps=steps)
+        stage.perform(grant, stage.run, request, conditioning, (), lambda: False, ignore)
+        assert stage.device.h2d_bytes == stage.reachable + tables * crossing
+    stage.close()

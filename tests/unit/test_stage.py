@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 import torch
 
-from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest
+from lightx2v.config import EngineSettings, Granularity
+from lightx2v.core import GenerateRequest, Latents, Picture
 from lightx2v.errors import OutOfMemory
+from lightx2v.models.component import Autoencoder
+from lightx2v.stages.decode import DecodeStage
 from lightx2v.stages.stage import Grant, Stage
 from lightx2v.weights.card import CpuCard
 from lightx2v.weights.device import CpuDevice
-from tests.unit.toy import REQUEST, WIDTH, Toy, expected, write_toy
+from tests.unit.toy import REQUEST, WIDTH, Toy, expected, load_toy, write_toy
 
 HIDDEN = torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
+
+
+def never() -> bool:
+    return False
 
 
 class Hungry(Stage[Toy]):
@@ -94,3 +102,51 @@ def test_what_cannot_be_fetched_stays_away(stage: Hungry, caplog: pytest.LogCapt
     assert stage.fetch(stage.reachable) == 0
     assert "fetched nothing" in caplog.text
     stage.device.free(taken)
+
+
+class Halves(Toy):
+    """Two blocks of which each job enters one, as an autoencoder's do."""
+
+    encode_blocks, decode_blocks = ("blocks.0",), ("blocks.1",)
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
+        return Latents(self._half(0, HIDDEN), 1, 3)
+
+    def decode(self, latents: Latents) -> Picture:
+        return Picture(self._half(1, latents.tokens).numpy())
+
+    def _half(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        half: torch.Tensor = self.module.get_submodule(f"blocks.{index}")(hidden)
+        return half
+
+
+@pytest.mark.parametrize("granularity", ["block", "phase"])
+@pytest.mark.parametrize("placed", range(3))
+def test_a_job_moves_only_the_blocks_that_it_enters(tmp_path: Path, placed: int, granularity: Granularity) -> None:
+    """Of an autoencoder the encoder or the decoder: whatever may stay while it runs, and however it is cut up."""
+    write_toy(tmp_path / "toy", 2)
+    settings = EngineSettings(cpu_offload=True, offload_granularity=granularity)
+    stage = DecodeStage(cast(Autoencoder, Halves()), tmp_path, settings, CpuDevice(), REQUEST)
+    half = (stage.reachable - stage.rest) // 2
+    grant = Grant(stage.rest + placed * half, 1 << 20, 0)
+    picture = Picture(np.zeros((1, 1, 3), np.uint8))
+    (latents,) = stage.perform(grant, stage.encode, REQUEST, (picture,), never, blocks=stage.blocks("encode"))
+    assert stage.device.h2d_bytes == stage.rest + half
+    stage.perform(grant, stage.run, REQUEST, latents, never, blocks=stage.blocks("run"))
+    assert stage.device.h2d_bytes == 2 * (stage.rest + half)
+    whole = Grant(stage.reachable, 1 << 20, stage.reachable)
+    stage.perform(whole, stage.run, REQUEST, latents, never, blocks=stage.blocks("run"))
+    assert stage.resident == stage.reachable, "what is to stay comes with the first job"
+
+
+def test_a_job_that_enters_what_it_did_not_name_is_an_error(tmp_path: Path) -> None:
+    write_toy(tmp_path / "toy", 2)
+    toy, residence = load_toy(tmp_path, CpuDevice(), 2)
+    with (
+        residence.running(residence.layout.rest.nbytes, 1, ("blocks.0",)),
+        pytest.raises(RuntimeError, match=r"blocks\.1 is used"),
+    ):
+        toy.module(HIDDEN)

@@ -270,3 +270,19 @@ def test_a_killed_process_gives_its_bytes_back() -> None:
     memory.take(1000)
     memory.give(1000)
     assert memory.used() == {}
+
+
+def test_a_layer_that_stays_on_the_host_is_counted_each_time_it_crosses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = write_toy(tmp_path / "toy")
+    monkeypatch.setattr(Toy, "host_tensors", frozenset({"table.weight", "entry.weight", "entry.bias"}))
+    device = CpuDevice()
+    toy, residence = load_toy(tmp_path, device)
+    residence.place(residence.reachable)
+    on_host = toy.module.get_parameter("entry.weight").data_ptr()
+    for times in (1, 2):
+        with residence.running(residence.reachable, 1):
+            assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
+        assert device.h2d_bytes == residence.reachable + times * 4 * (WIDTH * WIDTH + WIDTH)
+    assert toy.module.get_parameter("entry.weight").data_ptr() == on_host

@@ -108,8 +108,7 @@ class QwenImageTransformer(nn.Module):
         """[steps, blocks, 2, 6, 1, 1, width], on the host: of each of [steps] timesteps, each block's shift, scale and
         gate, for attention and for the feed-forward layer, of image and of text.
 
-        The weights come to the timesteps' device layer by layer, so all of them cross the link once, and stay on the
-        host.
+        Each layer's weights are on the timesteps' device only while it runs, so all of them cross the link once.
         """
         times = [F.silu(self.time_text_embed(time)) for time in timesteps.split(1)]
         width = times[0].shape[-1]
@@ -134,11 +133,19 @@ class BlockModulation(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.img_mod, self.txt_mod = nn.Linear(width, 6 * width), nn.Linear(width, 6 * width)
+        self.img_mod, self.txt_mod = RowsLinear(width, 6 * width), RowsLinear(width, 6 * width)
 
     def forward(self, times: Sequence[torch.Tensor]) -> torch.Tensor:
         """[1, width] of each timestep to [steps, 2, 6 * width]."""
-        return torch.stack((_rows(self.img_mod, times), _rows(self.txt_mod, times)), dim=1)
+        return torch.stack((self.img_mod(times), self.txt_mod(times)), dim=1)
+
+
+class RowsLinear(nn.Linear):
+    """A linear layer of one row after another: a product of all rows at once differs in the last bits."""
+
+    def forward(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        """[1, in_features] each to [rows, out_features]."""
+        return torch.cat([super(RowsLinear, self).forward(row) for row in rows])
 
 
 class Block(nn.Module):
@@ -205,13 +212,6 @@ class JointAttention(JointProjections):
         of_text = torch.cat([states[:, :length] for states, length in zip(attended, lengths, strict=True)], dim=1)
         of_image = torch.cat([states[:, length:] for states, length in zip(attended, lengths, strict=True)])
         return self.to_out[0](of_image), self.to_add_out(of_text)
-
-
-def _rows(layer: nn.Linear, times: Sequence[torch.Tensor]) -> torch.Tensor:
-    """One timestep after another: a product of all at once differs from theirs in the last bits."""
-    device = times[0].device
-    weight, bias = layer.weight.to(device), layer.bias.to(device)
-    return torch.cat([F.linear(time, weight, bias) for time in times])
 
 
 def _rotate(states: tuple[torch.Tensor, torch.Tensor], ropes: Ropes) -> tuple[torch.Tensor, torch.Tensor]:
