@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from deployments.inbox import Command, Inbox
+from deployments.inbox import CommandQueues
 from deployments.keeper import Keeper
 from deployments.logs import speak
 from deployments.moved import Moved
@@ -21,7 +21,7 @@ from deployments.tenants import Member, Tenants
 from deployments.tickets import Tickets
 from lightx2v.core import Progress, StageName
 from lightx2v.errors import OutOfMemory, StageLost, StaleEpoch
-from lightx2v.residency.lease import Event, Holder, Lease, Refused
+from lightx2v.residency.lease import Command, Event, Holder, Lease, Refused
 from lightx2v.residency.ledger import Ledger
 
 SETTLE_SECONDS = 2.0
@@ -52,10 +52,10 @@ class Coordinator:
         self._tenants = Tenants()
         self._moved: defaultdict[str, Moved] = defaultdict(Moved)
         self._tickets = Tickets()
-        self._inbox = Inbox()
+        self._commands = CommandQueues(lambda holder_id: self._ledger.holders[holder_id].command)
         self._timer: asyncio.TimerHandle | None = None
         self._watches: set[asyncio.Task[None]] = set()
-        self._idle: asyncio.TimerHandle | None = None
+        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._leave)
         self._keeper = Keeper()
         self._progress: dict[str, tuple[str, Progress]] = {}
 
@@ -67,25 +67,24 @@ class Coordinator:
             self._keeper.hold(holder.pid)
             self._tenants.add(member)
             self._ledger.join(holder, weights, lease)
-            if self._idle is not None:
-                self._idle.cancel()
+            self._idle.cancel()
             self._replan()
             self._ledger.opens_at += time.monotonic() - began  # nobody was heard while it was planned
         self._moved[holder.id] = moved
         self._pump()
         return self._epoch
 
-    async def lease(self, epoch: str, holder_id: str, workspace: int, age: float, seconds: float) -> Lease:
+    async def lease(self, epoch: str, holder_id: str, workspace: int, admitted_at: float, seconds: float) -> Lease:
         """Waits for the right to run. Raises OutOfMemory, DeadlineExceeded or StaleEpoch.
 
-        `age` is when the user's request was admitted: the oldest is served first. `seconds` are left to it.
+        `admitted_at`: unix seconds of the user's request; the oldest is served first. `seconds` are left to it.
         """
         self._fence(epoch, holder_id)
         deadline = time.monotonic() + seconds
         self._forget(holder_id)
         await self.ready(self._tenants.members[holder_id].holder.model)
         need = self._tenants.need(holder_id, workspace)
-        ticket = self._ledger.request(holder_id, need, age, deadline, epoch)
+        ticket = self._ledger.request(holder_id, need, admitted_at, deadline, epoch)
         self._tickets.open(ticket, holder_id)
         self._pump()
         try:
@@ -113,14 +112,16 @@ class Coordinator:
         self._forget(holder_id)
         self._pump()
 
-    async def orders(self, epoch: str, holder_id: str) -> Command:
-        """Waits until this process has to give way, or may fetch what it needs next."""
+    async def next_command(self, epoch: str, holder_id: str) -> Command:
+        """Waits until this process has to give way, or may fetch what it needs next. Until that is answered, every
+        call gets the same command."""
         self._fence(epoch, holder_id)
-        return await self._inbox.next(holder_id)
+        return await self._commands.next(holder_id)
 
-    async def shrunk(self, epoch: str, holder_id: str, weights: int, order: str) -> None:
-        """The process followed `order` and holds `weights` now."""
-        self._ledger.shrunk(holder_id, weights, epoch, order)
+    async def resized(self, epoch: str, holder_id: str, weights: int, command_id: str, moved: Moved) -> None:
+        """The process carried the command out and holds `weights` now."""
+        self._ledger.resized(holder_id, weights, epoch, command_id)
+        self._moved[holder_id] = moved
         self._pump()
 
     async def weigh(self, epoch: str, member: Member) -> None:
@@ -225,7 +226,7 @@ class Coordinator:
 
     def _carry_out(self, event: Event) -> None:
         if isinstance(event, Command):
-            self._inbox.put(event)
+            self._commands.put(event)
         elif isinstance(event, Refused):
             self._tickets.refuse(event.ticket, event.error)
         else:
@@ -254,7 +255,7 @@ class Coordinator:
             await asyncio.sleep(PROBE_SECONDS)
         self._void(self._ledger.gone(holder.id), holder)
         self._tenants.remove(holder.id)
-        self._inbox.close(holder.id)
+        self._commands.close(holder.id)
         self._tickets.forget(holder.id)
         self._progress.pop(holder.id, None)
         self._moved["gone"].h2d += self._moved[holder.id].h2d

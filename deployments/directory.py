@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 def find_coordinator(card_id: str) -> Any:
     """The card's coordinator on this node, made by whoever asks first.
 
-    Ray repeats calls that a crash interrupted: what reads is repeatable, and what changes anything names an epoch.
+    Ray repeats calls that a crash or a broken connection interrupted. Reading is repeatable, a command is given again
+    until it is answered, and what changes anything names an epoch.
     """
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"name": f"residency:{card_id}", "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached"}

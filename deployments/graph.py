@@ -73,10 +73,10 @@ class Graph:
 
 
 class Journey:
-    """One request on its way: its age and its deadline."""
+    """One request on its way: when it was admitted and its deadline."""
 
-    def __init__(self, age: float, deadline: float) -> None:
-        self._age, self._deadline = age, deadline
+    def __init__(self, admitted_at: float, deadline: float) -> None:
+        self._admitted_at, self._deadline = admitted_at, deadline
 
     async def call(self, stage: DeploymentHandle, job: Job, request: GenerateRequest, *inputs: Any) -> Any:
         """The finished response of a stage. A stage whose process died is called once more, with the same inputs."""
@@ -90,7 +90,7 @@ class Journey:
             raise StageLost(f"the {stage.deployment_name} stage died under this request, and again") from error
 
     async def _attempt(self, stage: DeploymentHandle, job: Job, request: GenerateRequest, *inputs: Any) -> Any:
-        response = stage.call.remote(job, request, Terms(self._age, self._deadline - time.monotonic()), *inputs)
+        response = stage.call.remote(job, request, Terms(self._admitted_at, self._deadline - time.monotonic()), *inputs)
         await _result(response)
         return response
 

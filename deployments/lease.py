@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 class Terms:
     """When a request was admitted, and how many seconds are left to it."""
 
-    age: float
+    admitted_at: float
     seconds: float
 
     def since(self, start: float) -> Terms:
@@ -118,7 +118,9 @@ class Lessee:
         await self._call("ready", self._member.holder.model)
 
     async def _ask(self, workspace: int, terms: Terms) -> Lease:
-        asked = asyncio.ensure_future(self._call("lease", self._id, workspace, terms.age, terms.seconds, fenced=True))
+        asked = asyncio.ensure_future(
+            self._call("lease", self._id, workspace, terms.admitted_at, terms.seconds, fenced=True)
+        )
         try:
             lease: Lease = await asyncio.shield(asked)
         except asyncio.CancelledError:
@@ -134,13 +136,15 @@ class Lessee:
 
     async def _obey(self) -> None:
         while True:
-            order = await self._call("orders", self._id, fenced=True)
-            if isinstance(order, Fetch):
-                self._weights = order.weights
-                self._weights = await self._fetch(order.weights)
+            command = await self._call("next_command", self._id, fenced=True)
+            if self._lease is not None:  # only the idle are told something: this one has lapsed on its way
+                continue
+            if isinstance(command, Fetch):
+                self._weights = command.weights
+                self._weights = await self._fetch(command.weights)
             else:
-                self._weights = await self._drop(self._weights - order.nbytes)
-            await self._call("shrunk", self._id, self._weights, order.order, fenced=True)
+                self._weights = await self._drop(command.weights)
+            await self._call("resized", self._id, self._weights, command.id, self._moved(), fenced=True)
 
     async def _call(self, method: str, *args: object, fenced: bool = False) -> Any:
         """Calls the coordinator; if it has restarted, joins the new epoch with what is held and calls again."""

@@ -95,11 +95,11 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Shrink:
-    """The idle holder is to drop at least `nbytes` of weights and to report what it holds then."""
+    """The idle holder is to come down to `weights` or less, and to report what it holds then."""
 
     holder: str
-    nbytes: int
-    order: str
+    weights: int
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,11 @@ class Fetch:
 
     holder: str
     weights: int
-    order: str
+    id: str
+
+
+Command = Shrink | Fetch
+"""What an idle holder can be told. Carrying it out twice is carrying it out once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,4 +123,4 @@ class Refused:
     error: OutOfMemory | DeadlineExceeded
 
 
-Event = Granted | Shrink | Fetch | Refused
+Event = Granted | Command | Refused

@@ -75,11 +75,16 @@ async def join(coordinator: Coordinator, *members: Member) -> str:
 
 
 async def ask(
-    coordinator: Coordinator, one: Member, age: float = 0.0, *, workspace: int = 0, seconds: float = LONG_SECONDS
+    coordinator: Coordinator,
+    one: Member,
+    admitted_at: float = 0.0,
+    *,
+    workspace: int = 0,
+    seconds: float = LONG_SECONDS,
 ) -> asyncio.Task[Lease]:
     """A call of lease() that has reached the coordinator."""
     epoch = (await coordinator.report())["epoch"]
-    asked = asyncio.create_task(coordinator.lease(epoch, one.holder.id, workspace, age, seconds))
+    asked = asyncio.create_task(coordinator.lease(epoch, one.holder.id, workspace, admitted_at, seconds))
     await asyncio.sleep(0)
     return asked
 

@@ -12,7 +12,7 @@ import pytest
 from deployments import coordinator as module
 from deployments.coordinator import Coordinator
 from deployments.moved import Moved
-from lightx2v.core import Progress
+from lightx2v.core import Policy, Progress
 from lightx2v.errors import DeadlineExceeded, StaleEpoch
 from lightx2v.residency.lease import Lease
 from tests.unit.coordinator.members import (
@@ -103,8 +103,8 @@ async def test_a_waiter_expires(card: FakeCard, processes: Processes) -> None:
 Call = Callable[[Coordinator, str, str], Awaitable[Any]]
 FENCED: dict[str, Call] = {
     "lease": lambda coordinator, epoch, name: coordinator.lease(epoch, name, 0, 0.0, LONG_SECONDS),
-    "orders": lambda coordinator, epoch, name: coordinator.orders(epoch, name),
-    "shrunk": lambda coordinator, epoch, name: coordinator.shrunk(epoch, name, 0, "order"),
+    "next_command": lambda coordinator, epoch, name: coordinator.next_command(epoch, name),
+    "resized": lambda coordinator, epoch, name: coordinator.resized(epoch, name, 0, "order", NOTHING),
     "release": lambda coordinator, epoch, name: coordinator.release(epoch, "lease", 0, name, Moved(9, 9)),
     "abandon": lambda coordinator, epoch, name: coordinator.abandon(epoch, name),
     "advance": lambda coordinator, epoch, name: coordinator.advance(epoch, name, "request", Progress(1, 2)),
@@ -136,14 +136,40 @@ async def test_a_repeated_call_for_orders_gets_the_next_one(card: FakeCard, proc
     coordinator, resting, waiter = Coordinator("card"), member(processes(), "encode"), member(processes())
     epoch = await join(coordinator, resting, waiter)
     await release(coordinator, await within(await ask(coordinator, resting)), 60)
-    broken = asyncio.create_task(coordinator.orders(epoch, resting.holder.id))
+    broken = asyncio.create_task(coordinator.next_command(epoch, resting.holder.id))
     await asyncio.sleep(0)
-    listening = asyncio.create_task(coordinator.orders(epoch, resting.holder.id))
+    listening = asyncio.create_task(coordinator.next_command(epoch, resting.holder.id))
     await asyncio.sleep(0)
     await ask(coordinator, waiter)
-    assert shrink(await within(listening)).nbytes == 20
+    assert shrink(await within(listening)).weights == 40
     with pytest.raises(asyncio.CancelledError):
         await within(broken)
+
+
+@pytest.mark.parametrize("policy", ["auto", "whole"])
+async def test_a_command_is_given_again_until_it_is_answered(
+    card: FakeCard, processes: Processes, policy: Policy
+) -> None:
+    """The reply was lost on its way: a fetch, or an order to give way, that nobody carries out otherwise."""
+    coordinator = Coordinator("card")
+    encode, denoise = (
+        member(processes(), "encode", 30, policy=policy),
+        member(processes(), "denoise", 80, policy=policy),
+    )
+    epoch = await join(coordinator, encode, denoise)
+    if policy == "whole":
+        await release(coordinator, await within(await ask(coordinator, denoise)), 80)
+    asked = await ask(coordinator, encode)
+    lost, again = [await within(coordinator.next_command(epoch, denoise.holder.id)) for _ in range(2)]
+    assert lost == again
+    for _ in range(2):
+        await coordinator.resized(epoch, denoise.holder.id, 70, again.id, NOTHING)
+    assert (await within(asked)).weights == 30
+    assert await granted(coordinator) == 100
+    listening = asyncio.create_task(coordinator.next_command(epoch, denoise.holder.id))
+    await asyncio.sleep(0)
+    assert not listening.done()
+    listening.cancel()
 
 
 async def test_epochs_differ_and_joining_twice_changes_nothing(card: FakeCard, processes: Processes) -> None:
@@ -189,7 +215,7 @@ async def test_who_rejoins_with_weights_is_asked_for_them(
     epoch = await join(coordinator, waiter)
     asked = await ask(coordinator, waiter)
     await coordinator.join(resting, 60, None, NOTHING)
-    order = shrink(await within(coordinator.orders(epoch, resting.holder.id)))
-    assert (order.nbytes, await granted(coordinator)) == (20, 60)
-    await coordinator.shrunk(epoch, resting.holder.id, 40, order.order)
+    order = shrink(await within(coordinator.next_command(epoch, resting.holder.id)))
+    assert (order.weights, await granted(coordinator)) == (40, 60)
+    await coordinator.resized(epoch, resting.holder.id, 40, order.id, NOTHING)
     await within(asked)

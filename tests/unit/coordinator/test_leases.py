@@ -16,6 +16,7 @@ from lightx2v.errors import OutOfMemory, StaleEpoch
 from lightx2v.residency.lease import Fetch
 from tests.unit.coordinator.members import (
     LONG_SECONDS,
+    NOTHING,
     FakeCard,
     Processes,
     ask,
@@ -73,13 +74,13 @@ async def test_the_oldest_request_is_served_first(card: FakeCard, processes: Pro
 async def test_who_must_give_way_is_told_and_the_grant_follows(card: FakeCard, processes: Processes) -> None:
     coordinator, resting, waiter = Coordinator("card"), member(processes(), "encode"), member(processes())
     epoch = await join(coordinator, resting, waiter)
-    orders = asyncio.create_task(coordinator.orders(epoch, resting.holder.id))
+    orders = asyncio.create_task(coordinator.next_command(epoch, resting.holder.id))
     await release(coordinator, await within(await ask(coordinator, resting)), 60)
     asked = await ask(coordinator, waiter)
     order = shrink(await within(orders))
-    assert (order.holder, order.nbytes) == (resting.holder.id, 20)
+    assert (order.holder, order.weights) == (resting.holder.id, 40)
     assert (await running(coordinator), await granted(coordinator)) == ([], 60)
-    await coordinator.shrunk(epoch, resting.holder.id, 40, order.order)
+    await coordinator.resized(epoch, resting.holder.id, 40, order.id, NOTHING)
     assert (await within(asked)).weights == 60
     assert await granted(coordinator) == 100
     report = await coordinator.report()
@@ -93,10 +94,11 @@ async def test_who_runs_next_fetches_while_another_runs(card: FakeCard, processe
     denoise = member(processes(), "denoise", 40, workspace=20, policy="auto")
     epoch = await join(coordinator, encode, denoise)
     lease = await within(await ask(coordinator, encode, workspace=10))
-    order = await within(coordinator.orders(epoch, denoise.holder.id))
+    order = await within(coordinator.next_command(epoch, denoise.holder.id))
     assert isinstance(order, Fetch)
     assert (order.holder, order.weights, await granted(coordinator)) == (denoise.holder.id, 40, 80)
-    await coordinator.shrunk(epoch, denoise.holder.id, 40, order.order)
+    await coordinator.resized(epoch, denoise.holder.id, 40, order.id, Moved(40, 0))
+    assert (await coordinator.report())["h2d_bytes_total"] == 40, "what is fetched ahead counts when it is there"
     await release(coordinator, lease, 30)
     assert (await within(await ask(coordinator, denoise, workspace=20))).weights == 40
     report = await coordinator.report()
@@ -112,9 +114,9 @@ async def test_two_experts_are_never_both_there_where_one_fits(card: FakeCard, p
     for turn in range(4):
         runner, resting = experts[turn % 2], experts[(turn + 1) % 2]
         asked = await ask(coordinator, runner, float(turn), workspace=40)
-        order = shrink(await within(coordinator.orders(epoch, resting.holder.id)))
-        assert (order.nbytes, asked.done(), await granted(coordinator)) == (60, False, 60)
-        await coordinator.shrunk(epoch, resting.holder.id, 0, order.order)
+        order = shrink(await within(coordinator.next_command(epoch, resting.holder.id)))
+        assert (order.weights, asked.done(), await granted(coordinator)) == (0, False, 60)
+        await coordinator.resized(epoch, resting.holder.id, 0, order.id, NOTHING)
         await release(coordinator, await within(asked), 60)
     report = await coordinator.report()
     assert (report["evictions_total"], report["peak_granted_bytes"]) == (4, 100)
@@ -125,7 +127,7 @@ async def test_an_order_waits_for_who_listens_later(card: FakeCard, processes: P
     epoch = await join(coordinator, resting, waiter)
     await release(coordinator, await within(await ask(coordinator, resting)), 60)
     await ask(coordinator, waiter)
-    assert shrink(await within(coordinator.orders(epoch, resting.holder.id))).nbytes == 20
+    assert shrink(await within(coordinator.next_command(epoch, resting.holder.id))).weights == 40
 
 
 async def test_who_does_not_give_way_is_named_to_the_waiter(
@@ -165,12 +167,12 @@ async def test_under_load_the_budget_holds_and_nobody_starves(card: FakeCard, pr
 
     async def obey(name: str) -> None:
         while True:
-            order = shrink(await coordinator.orders(epoch, name))
-            held[name] = max(0, held[name] - order.nbytes)
-            await coordinator.shrunk(epoch, name, held[name], order.order)
+            order = shrink(await coordinator.next_command(epoch, name))
+            held[name] = min(held[name], order.weights)
+            await coordinator.resized(epoch, name, held[name], order.id, NOTHING)
 
-    async def use(one: Member, age: float) -> None:
-        lease = await coordinator.lease(epoch, one.holder.id, 10, age, LONG_SECONDS)
+    async def use(one: Member, admitted_at: float) -> None:
+        lease = await coordinator.lease(epoch, one.holder.id, 10, admitted_at, LONG_SECONDS)
         held[one.holder.id] = lease.weights
         try:
             assert await granted(coordinator) <= 100

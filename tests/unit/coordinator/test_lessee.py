@@ -22,7 +22,7 @@ from lightx2v.residency.lease import Holder, Lease
 from lightx2v.residency.plan import StageSize
 from tests.unit.coordinator.members import FakeCard, granted, running, within
 
-TERMS = Terms(age=0.0, seconds=60.0)
+TERMS = Terms(admitted_at=0.0, seconds=60.0)
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture
-def actor(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> Remote:
+async def actor(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> Remote:
     """The coordinator of a card that everything fits on."""
     card.nbytes = 1 << 40
     actor = Remote(Coordinator("card"))
