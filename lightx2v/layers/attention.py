@@ -1,4 +1,5 @@
-"""The one place where attention is computed."""
+"""Attention of all modules that are written here. The language and vision models of transformers, and the autoencoders
+of diffusers, bring their own; both call PyTorch's as this does."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class KLAutoencoder(Autoencoder):
         config = read_configuration(checkpoint, "vae/config.json")
         self.module = on_meta(lambda: self.model.from_config(config), dtype)
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Linear in pixels; references are encoded one by one."""
         decode = self._live(request.size, self.decoder_widths()[1], DECODE_WIDTHS, COMPILED_DECODE_WIDTHS)
         first: int = self.module.config.block_out_channels[0]

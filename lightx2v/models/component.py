@@ -18,6 +18,12 @@ from lightx2v.models.spec import ModelSpec
 
 M = TypeVar("M", bound=nn.Module)
 
+FP8_SPEED = 1.4
+"""A transformer with layers in fp8 over the same in bf16: 0.504 and 0.361 s for four steps of klein-9B (H200)."""
+
+FP8_WORKSPACE = 1.1
+"""The same of memory for activations: a layer's input is there a second time for a while, scaled and in fp8."""
+
 
 class Component(ABC):
     """A module built on the meta device from a checkpoint's configuration.
@@ -60,12 +66,23 @@ class Component(ABC):
     def __init__(self, dtype: torch.dtype, spec: ModelSpec) -> None:
         self.dtype, self.spec = dtype, spec
 
-    @abstractmethod
     def workspace(self, request: GenerateRequest) -> int:
-        """Device bytes that a run needs beside weights."""
+        """Device bytes that a run needs beside weights, in the precision that the layers are kept in."""
+        nbytes = self.activation_bytes(request)
+        return int(FP8_WORKSPACE * nbytes) if self.fp8_layers else nbytes
 
     def flops(self, request: GenerateRequest) -> float:
-        """Operations of one use of all blocks, behind which weights can move; 0 where nothing is known of it."""
+        """Operations of one use of all blocks, as the number of bf16 operations that take the same time. Weights can
+        move meanwhile. 0 if nothing is known."""
+        count = self.operations(request)
+        return count / FP8_SPEED if self.fp8_layers else count
+
+    @abstractmethod
+    def activation_bytes(self, request: GenerateRequest) -> int:
+        """Device bytes that a run needs beside weights if no layer is kept in fp8."""
+
+    def operations(self, request: GenerateRequest) -> float:
+        """Operations of one use of all blocks; 0 if nothing is known."""
         return 0.0
 
     def compile(self) -> None:

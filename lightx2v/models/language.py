@@ -53,7 +53,7 @@ class LanguageEncoder(TextEncoder):
     def source(self, name: str) -> str:
         return f"{self.prefix}{name}"
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Of a prompt as long as can be: per token what is kept, and a layer's feed-forward or its attention."""
         config, tokens = self.config, self.tokens(request)
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

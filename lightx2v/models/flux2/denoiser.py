@@ -57,14 +57,14 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
         per_stream, shared = map(_numel, (self.module.transformer_blocks, self.module.single_transformer_blocks))
         self._flops_per_token = per_stream + 2 * shared
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Activations are linear in the tokens of text, target and references, of both branches of a guided step."""
         per_token = WIDTHS_PER_TOKEN * self.shape.width * self.dtype.itemsize
         rope = self.shape.attention_head_dim * torch.float32.itemsize
         conditioning = 2 * MAX_TOKENS * self.shape.joint_attention_dim * self.dtype.itemsize
         return self._tokens(request) * (self.branches(request) * per_token + rope) + conditioning
 
-    def flops(self, request: GenerateRequest) -> float:
+    def operations(self, request: GenerateRequest) -> float:
         """Two for each weight and token; of a double block's weights a token meets the half of its own stream. Four for
         each pair of tokens and each width in attention."""
         tokens = self._tokens(request)

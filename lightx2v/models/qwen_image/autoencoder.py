@@ -36,7 +36,7 @@ class QwenImageAutoencoder(Autoencoder):
         self.module = on_meta(lambda: self.model(self.shape), dtype)
         self.last_slices = {name: TIME for name in self.module.state_dict() if _has_time(name)}
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Linear in pixels."""
         return self._live(request.size, DECODE_WIDTHS)
 
@@ -62,10 +62,10 @@ class QwenImageEditAutoencoder(QwenImageAutoencoder):
     model = StillAutoencoder
     module: StillAutoencoder
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """References are encoded one by one."""
         encoding = (self._live(size, ENCODE_WIDTHS) for size in request.references)
-        return max((super().workspace(request), *encoding))
+        return max((super().activation_bytes(request), *encoding))
 
     @torch.no_grad()
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:

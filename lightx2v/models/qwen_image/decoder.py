@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lightx2v.layers.attention import attention
 from lightx2v.models.configuration import read_fields
 
 COLOURS = 3
@@ -121,9 +122,8 @@ class PixelAttention(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         # Where a position's channels do not lie together, GPUs have no kernel that does without all scores in memory.
         tokens = self.to_qkv(self.norm(states)).flatten(2).transpose(1, 2).contiguous()
-        query, key, value = tokens[:, None].chunk(3, dim=-1)
-        attended = F.scaled_dot_product_attention(query, key, value)
-        output: torch.Tensor = self.proj(attended[:, 0].transpose(1, 2).unflatten(2, states.shape[2:])) + states
+        attended = attention(*tokens[:, :, None].chunk(3, dim=-1))
+        output: torch.Tensor = self.proj(attended.transpose(1, 2).unflatten(2, states.shape[2:])) + states
         return output
 
 

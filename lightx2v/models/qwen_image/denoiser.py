@@ -62,7 +62,7 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
     def source(self, name: str) -> str:
         return re.sub(r"^modulations\.(\d+)\.(img|txt)_mod\.", r"transformer_blocks.\1.\2_mod.1.", name)
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Activations are linear in the tokens of text and images, of both branches of a guided step. Before the first
         step, a layer of the modulation and its bias."""
         width, itemsize = self.shape.width, self.dtype.itemsize
@@ -73,7 +73,7 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
         tokens = self._tokens(request) * (WIDTHS_PER_TOKEN * width * itemsize + rope)
         return max(self.branches(request) * (tokens + conditioning) + table, layer)
 
-    def flops(self, request: GenerateRequest) -> float:
+    def operations(self, request: GenerateRequest) -> float:
         """Two for each weight and token, which meets the half of a block's weights that is its own stream's. Four for
         each pair of tokens and each width in attention."""
         tokens = self._tokens(request)

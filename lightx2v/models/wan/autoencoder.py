@@ -40,7 +40,7 @@ class WanAutoencoder(Autoencoder):
         self.module = on_meta(lambda: AutoencoderKLWan.from_config(config), dtype)
         self.unreachable = frozenset(filter(self._is_unreachable, self.module.state_dict()))
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Of decoding, since encoding takes less. Linear in positions of the decoder's last layer: of the frames that
         are decoded together, and of the video that grows."""
         config = self.module.config

@@ -69,7 +69,7 @@ class WanDenoiser(Denoiser[WanConditions]):
     def num_steps(self, request: GenerateRequest) -> int:
         return request.steps - sum(self.steps_elsewhere(request))
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Activations are linear in the tokens of both branches of a guided step; the solver's memory in fp32."""
         tokens, branches, width = self._tokens(request), self.branches(request), self.shape.width
         widths = max(ATTENTION_WIDTHS, OUTER_WIDTHS + 2 * self.shape.ffn_dim / width)
@@ -82,7 +82,7 @@ class WanDenoiser(Denoiser[WanConditions]):
         context = branches * (text + features) * self.dtype.itemsize
         return tokens * (branches * per_token + rope) + solver + context
 
-    def flops(self, request: GenerateRequest) -> float:
+    def operations(self, request: GenerateRequest) -> float:
         """Two for each weight and token, and four for each pair of tokens and each width in attention. The text's
         tokens and the picture's meet two matrices of every block."""
         tokens, width, context = self._tokens(request), self.shape.width, MAX_TOKENS + self._image_tokens

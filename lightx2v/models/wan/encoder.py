@@ -55,7 +55,7 @@ class WanTextEncoder(TextEncoder):
             return f"vision_model.{rest}"
         return "shared.weight" if name == EMBEDDING else f"encoder.{name}"
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Of a prompt as long as can be, since a picture takes less: the stream, and a layer's feed-forward or its
         attention."""
         config = self.config

@@ -56,14 +56,14 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
     def num_steps(self, request: GenerateRequest) -> int:
         return request.steps - self._first(request)
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Activations are linear in the tokens of captions and images, of both branches of a guided step."""
         per_token = WIDTHS_PER_TOKEN * self.shape.dim * self.dtype.itemsize
         rope = 2 * self.shape.head_dim * torch.float32.itemsize
         conditioning = 2 * MAX_TOKENS * self.shape.cap_feat_dim * self.dtype.itemsize
         return self.branches(request) * sum(self._tokens(request)) * (per_token + rope) + conditioning
 
-    def flops(self, request: GenerateRequest) -> float:
+    def operations(self, request: GenerateRequest) -> float:
         """Two for each weight and token; four for each pair of tokens and each width in attention."""
         image, caption = self._tokens(request)
         refined = self._flops(self.module.noise_refiner, image) + self._flops(self.module.context_refiner, caption)
