@@ -14,8 +14,8 @@ C = TypeVar("C", bound=Component)
 
 
 def keep_in_fp8(component: C) -> C:
-    """Replaces the linear layers in the blocks of `component`, and returns it. A layer that stays on the host, has to be
-    precise, or has a width that the products do not take remains as it is."""
+    """Replaces the linear layers in the blocks of `component`, and returns it. A layer remains as it is if it stays on
+    the host, has to be precise, or has a width that the products do not take."""
     layers = dict(_eligible(component))
     for path, layer in layers.items():
         component.module.set_submodule(path, Fp8Linear(layer))
