@@ -20,14 +20,14 @@ from lightx2v.models.configuration import read_configuration
 from lightx2v.models.spec import ModelSpec, read_grid
 
 PATCH = 2
-"""A token is a square of so many latent positions."""
+"""Latents along one side of a token."""
 
 DECODE_WIDTHS, ENCODE_WIDTHS = 6, 10
-"""Bytes at the peak per pixel, in widths of the layer that is the largest at full size: the second of the decoder, the
-first of the encoder. The live tensors are a half of it; convolutions take nearly as much again for themselves."""
+"""Values that are alive at the peak for each pixel, in widths of the largest layer at full size: the decoder's second,
+the encoder's first. Half of them are tensors; convolutions take nearly as much again for themselves."""
 
 COMPILED_DECODE_WIDTHS, COMPILED_ENCODE_WIDTHS = 3.2, 5
-"""The same in compiled code, channels last, where norms and activations need no tensors of their own: 2.5 and 4 were
+"""The same in compiled code, channels last, where norms and activations need no tensors of their own. 2.5 and 4 were
 measured."""
 
 
@@ -42,7 +42,8 @@ class Normalised(Protocol):
 
 
 class KLAutoencoder(Autoencoder):
-    """A subclass says which of diffusers' classes it is, and what its latents are to the transformer."""
+    """An autoencoder of diffusers with a normal distribution for every latent. A subclass names diffusers' class and
+    says how latents become tokens."""
 
     model: ClassVar[Any]
     blocks = (*Autoencoder.encode_blocks, *Autoencoder.decode_blocks)
@@ -55,7 +56,7 @@ class KLAutoencoder(Autoencoder):
         config = read_configuration(checkpoint, "vae/config.json")
         self.module = on_meta(lambda: self.model.from_config(config), dtype)
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Linear in pixels; references are encoded one by one."""
         decode = self._live(request.size, self.decoder_widths()[1], DECODE_WIDTHS, COMPILED_DECODE_WIDTHS)
         first: int = self.module.config.block_out_channels[0]
@@ -63,7 +64,7 @@ class KLAutoencoder(Autoencoder):
         return max(decode, *encode, 0)
 
     def compile(self) -> None:
-        """For pictures of the size that it was trained on."""
+        """Compiles both ways for pictures of the size that the autoencoder was trained on."""
         config, usual = self.module.config, self._usual
         scale = 2 ** (len(config.block_out_channels) - 1)
         latents = (1, config.latent_channels, usual.height // scale, usual.width // scale)
@@ -85,35 +86,35 @@ class KLAutoencoder(Autoencoder):
         return int(size.width * size.height * width * factor) * self.dtype.itemsize
 
     def posterior(self, pixels: np.ndarray[Any, Any], device: torch.device) -> Any:
-        """The distribution of the latents, [1, channels, height, width], of RGB in bytes."""
+        """The distribution of the latents, [1, channels, height, width], of RGB in bytes, [height, width, 3]."""
         return self.module.encode(to_levels(pixels).to(device, self.dtype)).latent_dist
 
     def picture(self, latents: torch.Tensor) -> Picture:
-        """Of latents as the encoder gave them. Raises NonFinite rather than return a picture of nothing."""
+        """The picture of latents as the encoder gave them. Raises NonFinite if a sample is not finite."""
         return to_picture(self.module.decode(latents).sample[0])
 
 
 def latent_statistics(
     config: Normalised, device: torch.device, dtype: torch.dtype, axes: int = 2
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """[channels, 1, ...] each, with `axes` ones: the latents' mean and standard deviation."""
+    """The latents' mean and standard deviation, [channels, 1, ...] each, with as many ones as `axes`."""
     mean, deviation = (torch.tensor(values).to(device, dtype) for values in (config.latents_mean, config.latents_std))
     return mean.view(-1, *(1,) * axes), deviation.view(-1, *(1,) * axes)
 
 
 def resize(picture: Picture, size: Size) -> npt.NDArray[np.uint8]:
-    """Its pixels in another size."""
+    """uint8 [height, width, 3]: the picture in another size."""
     resized = Image.fromarray(picture.pixels).resize((size.width, size.height), Image.Resampling.LANCZOS)
     return np.asarray(resized)
 
 
 def to_levels(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """fp32 [1, 3, height, width] from -1 to 1, of RGB in bytes."""
+    """RGB in bytes, [height, width, 3], as fp32 [1, 3, height, width] from -1 to 1."""
     return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / 255 * 2 - 1
 
 
 def to_picture(samples: torch.Tensor) -> Picture:
-    """Of [3, height, width] from -1 to 1, rounded. Raises NonFinite rather than return a picture of nothing."""
+    """The picture of samples from -1 to 1, [3, height, width]. Raises NonFinite if a sample is not finite."""
     if not torch.isfinite(samples).all():
         raise NonFinite("the autoencoder produced values that are not finite")
     levels = ((samples * 0.5 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8)

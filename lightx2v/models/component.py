@@ -1,4 +1,4 @@
-"""What every part of a model offers to the stages: a module without weights, and what it needs to run."""
+"""The interface between the parts of a model and the stages: a module without weights, and what it needs to run."""
 
 from __future__ import annotations
 
@@ -18,40 +18,49 @@ from lightx2v.models.spec import ModelSpec
 
 M = TypeVar("M", bound=nn.Module)
 
+FP8_SPEED = 1.4
+"""The speed of a transformer with layers in fp8, in that of bf16: 0.361 instead of 0.504 s for four steps of klein-9B
+(H200)."""
+
+FP8_WORKSPACE = 1.1
+"""The activation memory with layers in fp8, in that of bf16: a layer's input exists twice for a while, in fp8 too."""
+
 
 class Component(ABC):
     """A module built on the meta device from a checkpoint's configuration.
 
-    Its parameters and buffers are bound later, to views of device memory, one unit at a time: a unit is one of
-    `blocks`, or the rest (all that lies outside every block), which is needed throughout a run.
+    Its parameters and buffers are bound later, to views of device memory, one unit at a time. A unit is one of
+    `blocks`, or the rest: all that lies outside of every block, which is needed throughout a run.
     """
 
     folder: ClassVar[str]
-    """Where in the checkpoint the weights lie."""
+    """The folder of the checkpoint that holds the weights."""
 
     more_folders: tuple[str, ...] = ()
-    """Where the others lie, if there are any outside of `folder`."""
+    """Folders that hold more of the weights."""
 
     module: nn.Module
     dtype: torch.dtype
     spec: ModelSpec
     blocks: tuple[str, ...]
-    """Paths of the submodules that can come and go one by one, in order of use. Each is entered by `__call__`."""
+    """Paths of the submodules that can come and go one by one, in order of use. Each must be entered by `__call__`."""
 
     host_tensors: frozenset[str] = frozenset()
-    """State names that stay on the host: they are read once per request or less, or a few rows of them are."""
+    """Names of states that stay on the host, because they are read once per request or less, or only a few of their
+    rows are."""
 
     unreachable: frozenset[str] = frozenset()
-    """State names that no forward pass reads; they are neither loaded nor placed."""
+    """Names of states that no forward pass reads. They are neither loaded nor placed."""
 
     last_slices: Mapping[str, int] = MappingProxyType({})
-    """State names that are the last slice of the checkpoint's tensor, along this dimension of it."""
+    """The dimension of the checkpoint's tensor, by the state's name, for states that are its last slice along that
+    dimension."""
 
     precise: frozenset[str] = frozenset()
-    """State names that are fp32 whatever `dtype` is."""
+    """Names of states that are fp32 whatever `dtype` is."""
 
     fp8_layers: frozenset[str] = frozenset()
-    """Paths of linear layers that are kept in fp8, which makes two states of the checkpoint's one (`models.fp8`)."""
+    """Paths of linear layers that are kept in fp8. Each makes two states of one stored tensor (`models.fp8`)."""
 
     def source(self, name: str) -> str:
         """The checkpoint's name of a state of `module`."""
@@ -60,31 +69,46 @@ class Component(ABC):
     def __init__(self, dtype: torch.dtype, spec: ModelSpec) -> None:
         self.dtype, self.spec = dtype, spec
 
-    @abstractmethod
     def workspace(self, request: GenerateRequest) -> int:
-        """Device bytes that a run needs beside weights."""
+        """Device bytes that a run needs beside weights, in the precision that the layers are kept in."""
+        nbytes = self.activation_bytes(request)
+        return int(FP8_WORKSPACE * nbytes) if self.fp8_layers else nbytes
 
     def flops(self, request: GenerateRequest) -> float:
-        """Operations of one use of all blocks, behind which weights can move; 0 where nothing is known of it."""
+        """Operations of one use of all blocks, as the number of bf16 operations that take the same time. Weights can
+        move meanwhile. 0 if nothing is known."""
+        count = self.operations(request)
+        return count / FP8_SPEED if self.fp8_layers else count
+
+    @abstractmethod
+    def activation_bytes(self, request: GenerateRequest) -> int:
+        """Device bytes that a run needs beside weights if no layer is kept in fp8."""
+
+    def operations(self, request: GenerateRequest) -> float:
+        """Operations of one use of all blocks; 0 if nothing is known."""
         return 0.0
 
     def compile(self) -> None:
-        """Has what computes most compiled when it is first used."""
+        """Arranges for the blocks to be compiled at their first use."""
         compile_blocks(self.module, self.blocks)
 
 
 class TextEncoder(Component):
+    """The part that makes a conditioning of a prompt, and of pictures where it sees them."""
+
     folder = "text_encoder"
 
     sees: bool = False
-    """Whether it looks at the reference pictures."""
+    """Whether it looks at reference pictures."""
 
     @abstractmethod
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        """[tokens, features] on `device`, where the blocks are. `pictures`: the references as it sees them."""
+        """The conditioning for `prompt`: [tokens, features] on `device`, where the blocks are. `pictures`: the
+        references as the encoder sees them."""
 
     def look(self, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor | None:
-        """[tokens, features] of the references on their own, on `device`; None if they are seen with a prompt only."""
+        """Features of the references alone: [tokens, features] on `device`; None if they are seen only together with a
+        prompt."""
         return None
 
     def is_guided(self, request: GenerateRequest) -> bool:
@@ -92,7 +116,7 @@ class TextEncoder(Component):
         return self.spec.is_guided(request)
 
     def negative(self, request: GenerateRequest) -> str:
-        """The negative prompt, also where the request has none."""
+        """The negative prompt, or the default if the request has none."""
         return request.negative_prompt
 
 
@@ -103,11 +127,12 @@ class Denoiser(Component, Generic[C]):
     folder = "transformer"
 
     aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    """Names that LoRA files of other makers have for linear layers of `module`. Where several layers stand for one
-    name, their outputs lie one after the other in its."""
+    """Names that LoRA files of other trainers have for linear layers of `module`. If one name stands for several
+    layers, their outputs lie one after the other."""
 
     def num_steps(self, request: GenerateRequest) -> int:
-        """How many steps it takes: all that are asked for, but where a picture is the start, or there are others."""
+        """How many steps this transformer takes: all that are asked for, unless the steps start from a picture or
+        another transformer takes some."""
         return request.steps
 
     def steps_elsewhere(self, request: GenerateRequest) -> tuple[int, int]:
@@ -115,15 +140,15 @@ class Denoiser(Component, Generic[C]):
         return 0, 0
 
     def branches(self, request: GenerateRequest) -> int:
-        """Prompts that a step looks at."""
+        """How many prompts a step looks at."""
         return 2 if self.spec.is_guided(request) else 1
 
     def grid(self, size: Size) -> tuple[int, int]:
-        """Rows and columns of the tokens of a picture."""
+        """Rows and columns of tokens in a picture of `size`."""
         return size.height // self.spec.multiple, size.width // self.spec.multiple
 
     def guidance(self, request: GenerateRequest) -> float:
-        """The scale in this transformer's steps."""
+        """The guidance scale in the steps of this transformer."""
         return request.guidance
 
     @abstractmethod
@@ -152,7 +177,7 @@ class Denoiser(Component, Generic[C]):
         return self.guide(towards, away, self.guidance(state.request))
 
     def latents(self, state: SamplingState[C]) -> Latents:
-        """What leaves the stage after a step."""
+        """The latents of `state` as they leave the stage."""
         return Latents(state.latents[0], *self.grid(state.request.size))
 
     def state(
@@ -185,7 +210,8 @@ class Refiner(Denoiser[C]):
         begun: Latents,
         device: torch.device,
     ) -> SamplingState[C]:
-        """As `start`, but from the latents that the other denoiser left, with their history."""
+        """The state before the first step of this transformer. `begun`: the latents that the other denoiser left, with
+        their history."""
 
     @torch.no_grad()
     def resume(
@@ -196,12 +222,14 @@ class Refiner(Denoiser[C]):
         begun: Latents,
         device: torch.device,
     ) -> Iterator[Latents]:
-        """As `steps`, on from where the other denoiser left the latents."""
+        """Yields the latents after each step, from where the other denoiser left them."""
         for state in sample(self.restart(request, conditioning, references, begun, device), self.velocity):
             yield self.latents(state)
 
 
 class Autoencoder(Component):
+    """The part between pictures and latents, both ways."""
+
     folder = "vae"
 
     encode_blocks: tuple[str, ...] = ("encoder",)
@@ -211,19 +239,19 @@ class Autoencoder(Component):
     """Those of `blocks` that `decode` enters."""
 
     def compile(self) -> None:
-        """Nothing: its blocks are not of one kind, and a family knows best which are worth it."""
+        """Does nothing here: the blocks are not of one kind, and a family knows which are worth it."""
 
     @abstractmethod
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
-        """A fitted reference picture as the transformer sees it."""
+        """The latents of a fitted reference picture."""
 
     @abstractmethod
     def decode(self, latents: Latents) -> Picture | Video:
-        """The picture of final latents, or the video of those of several frames."""
+        """The picture of final latents, or the video if they have several frames."""
 
 
 def on_meta(build: Callable[[], M], dtype: torch.dtype) -> M:
-    """What `build` returns, on the meta device, in `dtype`, for inference."""
+    """The module that `build` returns, for inference, its states in `dtype` on the meta device."""
     with torch.device("meta"):
         module = build()
     nn.Module.to(module, dtype)  # diffusers' own warns of layers to be kept in fp32, also where there are none

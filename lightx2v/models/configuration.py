@@ -32,7 +32,7 @@ def read_configuration(checkpoint: Path, name: str) -> dict[str, Any]:
 
 
 def has_part(index: dict[str, Any], name: str) -> bool:
-    """Whether a `model_index.json` names a class for a part; an optional one that is not there has two nulls."""
+    """Whether a `model_index.json` names a class for a part. An optional part that is absent has two nulls there."""
     return any(index.get(name) or ())
 
 
@@ -44,7 +44,8 @@ def require(values: dict[str, Any], key: str, file: Path) -> Any:
 
 
 def read_fields(cls: type[D], checkpoint: Path, name: str, **defaults: Any) -> D:
-    """The dataclass `cls`, each field from the key of its name in `checkpoint / name`, or else in `defaults`.
+    """An instance of the dataclass `cls`: each field is the key of its name in `checkpoint / name`, or else in
+    `defaults`.
 
     Raises InvalidCheckpoint, naming the file, for a key that is in neither.
     """

@@ -1,4 +1,4 @@
-"""Flow matching: the straight way from noise to data, walked in Euler's steps. Pure functions."""
+"""Flow matching: noise becomes data along straight lines, in Euler steps. Pure functions."""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, StageName
 from lightx2v.errors import Cancelled, OutOfMemory
 from lightx2v.models.component import Component
-from lightx2v.models.fp8 import flops, workspace
 from lightx2v.residency.plan import StageSize
 from lightx2v.weights.device import Device
 from lightx2v.weights.host import HostCopy, OnDisk
@@ -91,7 +90,7 @@ class Stage(Generic[C]):
 
     def workspace(self, request: GenerateRequest) -> int:
         """Device bytes beside weights for `request`."""
-        return workspace(self.component, request)
+        return self.component.workspace(request)
 
     def size(self, request: GenerateRequest) -> StageSize:
         """What the plan must know for a request like this one."""
@@ -179,7 +178,7 @@ class Stage(Generic[C]):
 
     def _behind(self, request: GenerateRequest) -> int:
         """Bytes that arrive while all blocks are used once."""
-        return self.device.behind(flops(self.component, request))
+        return self.device.behind(self.component.flops(request))
 
 
 def check(cancelled: Cancel) -> None:

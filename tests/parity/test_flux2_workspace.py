@@ -15,7 +15,7 @@ from lightx2v.core import Conditioning, GenerateRequest, Latents, Size, StageNam
 from lightx2v.models.flux2.autoencoder import Flux2Autoencoder
 from lightx2v.models.flux2.denoiser import Flux2Denoiser
 from lightx2v.models.flux2.spec import read_spec
-from lightx2v.models.fp8 import keep_in_fp8, workspace
+from lightx2v.models.fp8 import keep_in_fp8
 from lightx2v.models.registry import find_family
 from tests.checkpoints.flux2 import write_dev_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
@@ -81,13 +81,13 @@ def test_parts_in_fp8(shapes: Path, guidance: float) -> None:
     with LiveBytes(denoiser) as meter:
         for _ in denoiser.steps(request, conditioning, (), META):
             pass
-    assert 1.1 * meter.peak < workspace(denoiser, request) < 1.25 * meter.peak
+    assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
     encoder: Any = keep_in_fp8(find_family(shapes).build("encode", shapes, torch.bfloat16, read_spec(shapes)))
     table = torch.empty(encoder.config.vocab_size, encoder.config.hidden_size, dtype=torch.bfloat16)
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     with LiveBytes(encoder) as meter:
         encoder.encode("a red circle " * 300, (), META)
-    assert 1.1 * meter.peak < workspace(encoder, request)
+    assert 1.1 * meter.peak < encoder.workspace(request)
 
 
 @pytest.mark.parametrize("references", [0, 2])

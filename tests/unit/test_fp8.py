@@ -125,6 +125,13 @@ def test_which_layers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Toy().fp8_layers == frozenset(), "a component of its own"
 
 
+def test_a_component_in_fp8_says_itself_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Toy, "operations", lambda toy, request: 7e9)
+    plain, kept = Toy(), keep_in_fp8(Toy())
+    assert kept.workspace(REQUEST) == int(1.1 * plain.workspace(REQUEST))
+    assert (plain.flops(REQUEST), kept.flops(REQUEST)) == (7e9, 7e9 / 1.4)
+
+
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_weights_are_kept_as_numbers_and_scales(tmp_path: Path, stored: torch.dtype, lazy: bool) -> None:

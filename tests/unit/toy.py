@@ -48,7 +48,7 @@ class Toy(Component):
     def source(self, name: str) -> str:
         return f"model.{name}"
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         return request.size.width * request.size.height
 
 

@@ -25,7 +25,7 @@ REFERENCE_SPACING = 10
 """The first rotary axis of reference k is at 10 (k + 1); the target is at 0."""
 
 WIDTHS_PER_TOKEN = 25
-"""Live activations of a step at their peak, in hidden widths per token: 21.4, and a sixth to spare."""
+"""Live activations of a step at their peak, in hidden widths per token: 21.4 were counted, and a sixth is to spare."""
 
 
 class Flux2Conditions(NamedTuple):
@@ -44,6 +44,8 @@ class Flux2Conditions(NamedTuple):
 
 
 class Flux2Denoiser(Denoiser[Flux2Conditions]):
+    """FLUX.2's transformer with its schedule; references are further tokens beside the target's."""
+
     module: Flux2Transformer
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
@@ -57,16 +59,16 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
         per_stream, shared = map(_numel, (self.module.transformer_blocks, self.module.single_transformer_blocks))
         self._flops_per_token = per_stream + 2 * shared
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Activations are linear in the tokens of text, target and references, of both branches of a guided step."""
         per_token = WIDTHS_PER_TOKEN * self.shape.width * self.dtype.itemsize
         rope = self.shape.attention_head_dim * torch.float32.itemsize
         conditioning = 2 * MAX_TOKENS * self.shape.joint_attention_dim * self.dtype.itemsize
         return self._tokens(request) * (self.branches(request) * per_token + rope) + conditioning
 
-    def flops(self, request: GenerateRequest) -> float:
-        """Two for each weight and token; of a double block's weights a token meets the half of its own stream. Four for
-        each pair of tokens and each width in attention."""
+    def operations(self, request: GenerateRequest) -> float:
+        """Two operations for each weight and token; a token meets only its own stream's half of a double block's
+        weights. Four for each pair of tokens and each width in attention."""
         tokens = self._tokens(request)
         attention = 4 * tokens * self.shape.width * len(self.blocks)
         return float(self.branches(request) * tokens * (self._flops_per_token + attention))
@@ -109,5 +111,5 @@ def _numel(module: nn.Module) -> int:
 
 
 def _ids(time: int = 0, rows: int = 1, columns: int = 1, count: int = 1) -> torch.Tensor:
-    """[time's one * rows * columns * count, 4]: the positions of tokens on the four rotary axes."""
+    """The positions of tokens on the four rotary axes: [rows * columns * count, 4]."""
     return torch.cartesian_prod(torch.tensor([time]), torch.arange(rows), torch.arange(columns), torch.arange(count))

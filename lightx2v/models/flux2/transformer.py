@@ -56,6 +56,8 @@ def read_shape(checkpoint: Path) -> Flux2Shape:
 
 
 class Flux2Transformer(nn.Module):
+    """Double-stream blocks, then single-stream blocks, with modulations that all blocks of a kind share."""
+
     def __init__(self, shape: Flux2Shape) -> None:
         super().__init__()
         width = shape.width

@@ -1,4 +1,5 @@
-"""Qwen-Image's autoencoder: normalised latents to pictures, and of edit models reference pictures to latents."""
+"""Qwen-Image's autoencoder for stills: normalised latents to pictures, and in edit models reference pictures to
+latents."""
 
 from __future__ import annotations
 
@@ -18,14 +19,16 @@ from lightx2v.models.qwen_image.still_encoder import StillAutoencoder
 from lightx2v.models.spec import ModelSpec
 
 TIME = 2
-"""The dimension of a stored convolution's weights that a still does without; a norm's has one there for nothing."""
+"""The time dimension of a stored convolution's weights, which a still does not need. Norms have one there too."""
 
 DECODE_WIDTHS, ENCODE_WIDTHS, MARGIN = 4, 3, 1.9
-"""Live values at the peak per pixel, in widths of the decoder's last layer, which is the encoder's first, beside one in
-fp32; convolutions take nearly as much again for themselves."""
+"""Values that are alive at the peak for each pixel, in widths of the decoder's last layer, which is the encoder's
+first, beside one width in fp32. Convolutions take nearly as much again for themselves."""
 
 
 class QwenImageAutoencoder(Autoencoder):
+    """The decoder, for models that make pictures from text alone."""
+
     blocks: tuple[str, ...] = ("decoder",)
     model: ClassVar[type[StillDecoder]] = StillDecoder
     module: StillDecoder
@@ -36,7 +39,7 @@ class QwenImageAutoencoder(Autoencoder):
         self.module = on_meta(lambda: self.model(self.shape), dtype)
         self.last_slices = {name: TIME for name in self.module.state_dict() if _has_time(name)}
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Linear in pixels."""
         return self._live(request.size, DECODE_WIDTHS)
 
@@ -45,7 +48,7 @@ class QwenImageAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Picture:
-        """Raises NonFinite rather than return a picture of nothing."""
+        """The picture of `latents`. Raises NonFinite if a sample is not finite."""
         tokens = latents.tokens.to(self.module.post_quant_conv.weight.device, self.dtype)
         patches = tokens.transpose(0, 1).unflatten(1, (latents.rows, latents.columns))[None]
         mean, deviation = latent_statistics(self.shape, tokens.device, self.dtype)
@@ -58,14 +61,16 @@ class QwenImageAutoencoder(Autoencoder):
 
 
 class QwenImageEditAutoencoder(QwenImageAutoencoder):
+    """The decoder and the encoder, for edit models."""
+
     blocks = ("encoder", "decoder")
     model = StillAutoencoder
     module: StillAutoencoder
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """References are encoded one by one."""
         encoding = (self._live(size, ENCODE_WIDTHS) for size in request.references)
-        return max((super().workspace(request), *encoding))
+        return max((super().activation_bytes(request), *encoding))
 
     @torch.no_grad()
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
@@ -77,5 +82,5 @@ class QwenImageEditAutoencoder(QwenImageAutoencoder):
 
 
 def _has_time(name: str) -> bool:
-    """All but attention, resampling and biases, which are two-dimensional as they are stored."""
+    """Whether a stored weight has a time dimension: all have one but those of attention and resampling, and biases."""
     return not name.endswith(".bias") and not {"attentions", "resample"} & set(name.split("."))

@@ -24,11 +24,12 @@ from lightx2v.models.spec import ModelSpec
 ROPE_THETA = 10000.0
 
 SCHEDULES = 4
-"""So many schedules' modulations are kept on the host, 4.4 MB per step in bf16. To make those of one takes the time in
-which 13.6 GB cross the link."""
+"""How many schedules' modulations are kept on the host: 4.4 MB per step in bf16. Making those of one schedule moves
+13.6 GB over the link."""
 
 WIDTHS_PER_TOKEN = 15
-"""Live activations of a step at their peak, in hidden widths per token: 12.6 to 13, and a sixth to spare."""
+"""Live activations of a step at their peak, in hidden widths per token: 12.6 to 13 were counted, and a sixth is to
+spare."""
 
 
 class QwenImageConditions(NamedTuple):
@@ -48,6 +49,8 @@ class QwenImageConditions(NamedTuple):
 
 
 class QwenImageDenoiser(Denoiser[QwenImageConditions]):
+    """Qwen-Image's transformer with its schedule. Modulations are computed once for a schedule and kept on the host."""
+
     module: QwenImageTransformer
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
@@ -62,7 +65,7 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
     def source(self, name: str) -> str:
         return re.sub(r"^modulations\.(\d+)\.(img|txt)_mod\.", r"transformer_blocks.\1.\2_mod.1.", name)
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Activations are linear in the tokens of text and images, of both branches of a guided step. Before the first
         step, a layer of the modulation and its bias."""
         width, itemsize = self.shape.width, self.dtype.itemsize
@@ -73,9 +76,9 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
         tokens = self._tokens(request) * (WIDTHS_PER_TOKEN * width * itemsize + rope)
         return max(self.branches(request) * (tokens + conditioning) + table, layer)
 
-    def flops(self, request: GenerateRequest) -> float:
-        """Two for each weight and token, which meets the half of a block's weights that is its own stream's. Four for
-        each pair of tokens and each width in attention."""
+    def operations(self, request: GenerateRequest) -> float:
+        """Two operations for each weight and token, which meets only its own stream's half of a block's weights. Four
+        for each pair of tokens and each width in attention."""
         tokens = self._tokens(request)
         weights = sum(parameter.numel() for parameter in self.module.transformer_blocks.parameters())
         attention = 4 * tokens * self.shape.width * len(self.blocks)
@@ -105,28 +108,29 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
         return self.module(image, text, state.latents.shape[1], lengths, time, modulation, ropes)
 
     def guide(self, towards: torch.Tensor, away: torch.Tensor, guidance: float) -> torch.Tensor:
-        """Each token has the norm that it has without guidance."""
+        """The guided velocity, each token scaled to the norm of its unguided one."""
         guided = guide(towards, away, guidance)
         return guided * (towards.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
 
     def _tabulate(self, tokens: int, steps: int, device: torch.device) -> torch.Tensor:
-        """A row for each step and, where references are modulated as of time 0, one more for them."""
+        """The modulations of each step and, if references are modulated as of time 0, one more row for them."""
         times = timesteps(self.schedule.levels(tokens, steps), self.dtype)
         if self.shape.zero_cond_t:
             times = torch.cat((times, times.new_zeros(1)))
         return self.module.tabulate(times.to(device))
 
     def _streams(self, table: torch.Tensor, step: int) -> torch.Tensor:
-        """[blocks, streams, ...]: of image and text and, if it is another than the image's, of references."""
+        """[blocks, streams, ...]: the modulations of image, of text and, if they differ from the image's, of
+        references."""
         return torch.cat((table[step], table[-1, :, :1]), dim=1) if self.shape.zero_cond_t else table[step]
 
     def _tokens(self, request: GenerateRequest) -> int:
-        """Of text, target and references, at most."""
+        """Tokens of text, target and references, at most."""
         images = sum(math.prod(self.grid(size)) for size in (request.size, *request.references))
         return self._text_tokens(request) + images
 
     def _text_tokens(self, request: GenerateRequest) -> int:
-        """Of a prompt and what the text encoder sees, at most."""
+        """Tokens of a prompt and of the pictures that the text encoder sees, at most."""
         said = MAX_EDIT_TOKENS if request.references else MAX_TOKENS
         return said + SEEN_TOKENS * len(request.references)
 
@@ -137,8 +141,8 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
         return torch.nn.functional.pixel_unshuffle(drawn, PATCH).flatten(2).transpose(1, 2).to(self.dtype)
 
     def _ropes(self, grids: Sequence[tuple[int, int]], lengths: Sequence[int]) -> Ropes:
-        """Of the target's and the references' grids. Rows and columns are counted from the centre; a prompt's tokens
-        follow on the diagonal, from the outermost rim on."""
+        """The rotary tables of the target's and the references' `grids`. Rows and columns are counted from the centre.
+        The tokens of a prompt follow on the diagonal, from the outermost rim on."""
         ids = torch.cat([_ids(index, *grid) for index, grid in enumerate(grids)])
         first = max(side // 2 for grid in grids for side in grid)
         diagonal = torch.cat([torch.arange(first, first + length) for length in lengths])[:, None].expand(-1, 3)

@@ -1,4 +1,4 @@
-"""Qwen-Image-Edit's text encoder: a Qwen2.5-VL that sees the pictures of which the prompt speaks."""
+"""Qwen-Image-Edit's text encoder: a Qwen2.5-VL that sees the pictures together with the prompt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEMPLATE = (
 SYSTEM_TOKENS = 64
 
 PAD = "<|image_pad|>"
-"""Stands for a picture in a prompt."""
+"""The placeholder of a picture in a prompt."""
 
 PICTURE = f"Picture {{}}: <|vision_start|>{PAD}<|vision_end|>"
 
@@ -37,7 +37,7 @@ VISION = "visual"
 
 
 class QwenImageEditTextEncoder(QwenImageTextEncoder):
-    """Its eyes are a part of the language model's module here, under the name that the checkpoints have for them."""
+    """A language model with a vision model inside its module, under the name that the checkpoints have for it."""
 
     sees = True
     limit = SYSTEM_TOKENS + MAX_EDIT_TOKENS
@@ -50,7 +50,8 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
         self.pad = self.tokenizer.convert_tokens_to_ids(PAD)
 
     def compile(self) -> None:
-        """Of its eyes nothing: a loop over windows, whose number is data, cannot be traced."""
+        """Compiles the language model only: the loop over windows in the vision model, whose number is data, cannot be
+        traced."""
         compile_blocks(self.module, [block for block in self.blocks if not block.startswith(VISION)])
 
     def source(self, name: str) -> str:
@@ -90,7 +91,7 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
 
 
 def _build_vision(checkpoint: Path, dtype: torch.dtype) -> Qwen2_5_VisionTransformerPretrainedModel:
-    """On the meta device, but for the rotary frequencies."""
+    """The vision model on the meta device, its rotary frequencies on the host."""
     values = require(read_configuration(checkpoint, CONFIG), "vision_config", checkpoint / CONFIG)
     config = Qwen2_5_VLVisionConfig.from_dict(values)
     config._attn_implementation = "sdpa"

@@ -1,4 +1,4 @@
-"""Qwen-Image's text encoder: the last layer's normalised output of a Qwen2.5-VL, without its eyes."""
+"""Qwen-Image's text encoder: the normalised output of the last layer of a Qwen2.5-VL, without its vision model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ TEMPLATE = (
     "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 SYSTEM_TOKENS = 34
-"""Of the template, before the user's words. The transformer does not see them."""
+"""How many tokens of the template come before the user's words. The transformer does not see them."""
 
 
 class QwenImageTextEncoder(LanguageEncoder):
-    """The prompt is all that there is, so its positions are the same on the three axes of the rotary embedding."""
+    """A language model that reads text alone, so a position is the same on all three axes of its rotary embedding."""
 
     language_model, config_class = Qwen2_5_VLTextModel, Qwen2_5_VLTextConfig
     prefix = "model."
@@ -35,7 +35,7 @@ class QwenImageTextEncoder(LanguageEncoder):
         return layers
 
     def language_config(self, values: dict[str, Any], file: Path) -> dict[str, Any]:
-        """Published checkpoints say it all at the top."""
+        """The configuration itself where it has no `text_config`, as in published checkpoints."""
         config: dict[str, Any] = values.get("text_config", values)
         return config
 
@@ -43,7 +43,8 @@ class QwenImageTextEncoder(LanguageEncoder):
         return request.negative_prompt or NEGATIVE
 
     def through_layers(self, states: torch.Tensor, positions: torch.Tensor, real: torch.Tensor) -> Iterator[Any]:
-        """`positions`: [1, tokens] for all axes, or [3, 1, tokens]. Not every transformers of ours takes the former."""
+        """As in the base class. `positions`: [1, tokens] for all axes, or [3, 1, tokens]; not every supported version
+        of transformers takes the former."""
         return super().through_layers(states, positions.expand(3, -1, -1), real)
 
     @torch.no_grad()

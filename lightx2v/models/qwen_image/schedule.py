@@ -28,7 +28,7 @@ class Schedule:
     shift_terminal: float | None
 
     def shift(self, tokens: int) -> float:
-        """mu, on the straight line through both."""
+        """mu, on the straight line through the two given shifts."""
         slope = (self.max_shift - self.base_shift) / (self.max_image_seq_len - self.base_image_seq_len)
         return tokens * slope + (self.base_shift - slope * self.base_image_seq_len)
 
@@ -45,7 +45,7 @@ class Schedule:
 
 
 def read_schedule(checkpoint: Path) -> Schedule:
-    """Raises InvalidCheckpoint if the schedule is incomplete or another one."""
+    """The checkpoint's schedule. Raises InvalidCheckpoint if it is incomplete or of another kind."""
     values = read_configuration(checkpoint, CONFIG)
     if not values.get("use_dynamic_shifting") or values.get("time_shift_type", "exponential") != "exponential":
         raise InvalidCheckpoint(f"{checkpoint / CONFIG}: only exponential shifts by the number of tokens are supported")

@@ -1,4 +1,4 @@
-"""What Qwen-Image takes and what it assumes. Free of torch, for the HTTP side and the command line."""
+"""Qwen-Image's defaults and abilities. Free of torch, for the HTTP side and the command line."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MAX_TOKENS = 512
 """Prompts are cut to it, and never padded."""
 
 MAX_EDIT_TOKENS = 1024
-"""As much of what is said of an edit. The makers cut nothing there, but room has to be set aside for it."""
+"""Prompts of an edit are cut to it. The makers cut nothing there, but memory has to be set aside."""
 
 NEGATIVE = " "
-"""The negative prompt of a guided request that brings none, as in the reference's examples. So guidance is up to the
-scale alone: an empty negative prompt cannot be told from none."""
+"""The negative prompt of a guided request that has none, as in the reference's examples. An empty one cannot be told
+from none, so the scale alone says whether a request is guided."""
 
 PATCH = 2
-"""A token is a square of so many latent positions."""
+"""Latents along one side of a token."""
 
 EDIT = "QwenImageEditPlusPipeline"
 """The class of checkpoints that were trained to edit pictures: 2509 and 2511."""
@@ -36,10 +36,10 @@ REFERENCE_AREA, SEEN_AREA = 1024 * 1024, 384 * 384
 """Pixels to which a reference is scaled, for the autoencoder and for the text encoder."""
 
 REFERENCE_MULTIPLE = 32
-"""Of which a scaled reference's sides are multiples."""
+"""Sides of a scaled reference are multiples of it, in pixels."""
 
 SEEN_TOKENS = 222
-"""The text encoder's, of one reference at most: of 160 x 1024 pixels, in squares of 28."""
+"""The most tokens that the text encoder makes of one reference: of 160 x 1024 pixels, in squares of 28."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def read_spec(checkpoint: Path) -> ModelSpec:
 
 
 def _scaled(image: Image.Image, area: int) -> Image.Image:
-    """To about `area` pixels: each side is rounded by itself."""
+    """The picture in RGB, scaled to about `area` pixels; each side is rounded by itself."""
     from PIL.Image import Resampling
 
     aspect = image.width / image.height

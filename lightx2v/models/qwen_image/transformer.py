@@ -32,7 +32,7 @@ FEED_FORWARD = 4
 TIME_CHANNELS = 256
 
 UNSUPPORTED = ("guidance_embeds", "use_additional_t_cond", "use_layer3d_rope")
-"""Switches of the configuration, each of which makes it another model."""
+"""Switches of the configuration that each make it another model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,8 @@ def read_shape(checkpoint: Path) -> QwenImageShape:
 
 
 class Ropes(NamedTuple):
+    """The rotary tables of the image tokens and of the text tokens of all branches."""
+
     image: Rope
     text: Rope
 
@@ -71,6 +73,8 @@ class Ropes(NamedTuple):
 
 
 class QwenImageTransformer(nn.Module):
+    """Double-stream blocks; the modulations of all blocks lie outside of them."""
+
     def __init__(self, shape: QwenImageShape) -> None:
         super().__init__()
         width = shape.width
@@ -119,6 +123,8 @@ class QwenImageTransformer(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
+    """The embedding of the timestep: [1] to [1, width]."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.timestep_embedder = ScalarEmbedding(TIME_CHANNELS, width, bias=True)
@@ -129,7 +135,7 @@ class TimeEmbedding(nn.Module):
 
 
 class BlockModulation(nn.Module):
-    """SiLU(time) to shift, scale and gate of one block's image and text."""
+    """A linear map of SiLU(time) to shift, scale and gate of one block's image and text."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -180,8 +186,8 @@ class Block(nn.Module):
 
 
 class Stretches(NamedTuple):
-    """How the stretches of a sequence are modulated: the first is of `first` tokens, or all of it if it is the only
-    one."""
+    """The modulation of a sequence stretch by stretch. The first stretch has `first` tokens; a single one is the whole
+    sequence."""
 
     shifts: tuple[Shift, ...]
     first: int
@@ -225,7 +231,7 @@ def _branches(text: torch.Tensor, image: torch.Tensor, lengths: tuple[int, ...])
 
 
 def _stretches(streams: Sequence[torch.Tensor], first: int) -> tuple[Stretches, Stretches]:
-    """Before and after attention. `streams`: [6, 1, 1, width] each."""
+    """The modulations before attention and after it. `streams`: [6, 1, 1, width] each."""
     before = tuple(Shift(*stream[:3]) for stream in streams)
     after = tuple(Shift(*stream[3:]) for stream in streams)
     return Stretches(before, first), Stretches(after, first)

@@ -20,17 +20,20 @@ from lightx2v.models.wan.spec import TEXT_ALONE, WanSpec
 from lightx2v.models.wan.variant import VAE
 
 ENCODER = ("encoder.", "quant_conv.")
-"""Without pictures nothing is encoded."""
+"""Prefixes of the states that a model of text alone never reads."""
 
 WIDTHS, RESIDUAL_WIDTHS, VIDEO_COPIES = (20, 14), (38, 4), 4
-"""Values at the peak, per pixel: so many of the decoder's narrowest widths for each frame that is decoded together with
-others, and once, with shortcuts around its blocks or without; and copies of the video. The live tensors are a half of
-it; convolutions take nearly as much again."""
+"""Peak live values per pixel, in multiples of the narrowest decoder width: (for each jointly decoded frame, once per
+clip), in the plain and in the residual decoder; then copies of the output video. Half of the values are tensors;
+convolutions take nearly as much again."""
 
 
 class WanAutoencoder(Autoencoder):
+    """diffusers' autoencoder of Wan, a picture to latents and latents to a video."""
+
     blocks = ()
-    """The decoder runs anew for every latent frame; it is small, and stays throughout a run."""
+    """No block streams: the decoder runs anew for every latent frame, and it is small enough to stay throughout a
+    run."""
     module: AutoencoderKLWan
     spec: WanSpec
 
@@ -40,9 +43,9 @@ class WanAutoencoder(Autoencoder):
         self.module = on_meta(lambda: AutoencoderKLWan.from_config(config), dtype)
         self.unreachable = frozenset(filter(self._is_unreachable, self.module.state_dict()))
 
-    def workspace(self, request: GenerateRequest) -> int:
-        """Of decoding, since encoding takes less. Linear in positions of the decoder's last layer: of the frames that
-        are decoded together, and of the video that grows."""
+    def activation_bytes(self, request: GenerateRequest) -> int:
+        """Bytes of decoding, since encoding takes less. They are linear in positions of the last layer: in the frames
+        that are decoded together, and in the video that grows."""
         config = self.module.config
         positions = request.size.width * request.size.height // (config.patch_size or 1) ** 2
         each, once = RESIDUAL_WIDTHS if config.is_residual else WIDTHS
@@ -52,8 +55,8 @@ class WanAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
-        """The mean of the posterior, normalised, of the picture in the request's size, with grey frames after it where
-        the transformer sees all frames of it.
+        """The posterior's mean, normalised, for the picture in the request's size. Grey frames follow it where the
+        transformer sees all frames.
 
         Raises InvalidRequest if the model looks at no pictures.
         """
@@ -69,7 +72,7 @@ class WanAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Picture | Video:
-        """One frame is a picture. Raises NonFinite rather than return a video of nothing."""
+        """The video of `latents`, or the picture if they have one frame. Raises NonFinite if a sample is not finite."""
         shift, scale = latent_statistics(self.module.config, latents.tokens.device, torch.float32, axes=3)
         grid = (to_grid(latents).float() * scale + shift).to(self.dtype)
         with self._forgetting():
@@ -80,13 +83,13 @@ class WanAutoencoder(Autoencoder):
         return Video(pixels, self.spec.clip.rate) if len(pixels) > 1 else Picture(pixels[0])
 
     def _is_unreachable(self, name: str) -> bool:
-        """A single frame meets no convolution over time that makes frames fewer."""
+        """Whether no run reads a state. A single frame needs no convolution that makes frames fewer."""
         is_read = self.spec.min_references or (self.spec.max_references and ".time_conv." not in name)
         return name.startswith(ENCODER) and not is_read
 
     @contextmanager
     def _forgetting(self) -> Iterator[None]:
-        """What the module remembers of earlier frames is let go, come what may."""
+        """On leaving, drops what the module remembers of earlier frames."""
         try:
             yield
         finally:

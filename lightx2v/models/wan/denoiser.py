@@ -27,11 +27,11 @@ from lightx2v.models.wan.variant import VAE
 ROPE_THETA = 10000.0
 
 PRECISE = ("condition_embedder.time_embedder.", "scale_shift_table", "norm1.", "norm2.")
-"""Parts of the names of states that stay in fp32, as in the reference."""
+"""States with such a part in their name stay in fp32, as in the reference."""
 
 ATTENTION_WIDTHS, OUTER_WIDTHS, MARGIN = 11.2, 4.4, 1.15
 """Live activations of a step at their peak, in hidden widths per token: in attention, and in the feed-forward layer
-beside its own two."""
+beside its own two widths."""
 
 
 class WanConditions(NamedTuple):
@@ -48,6 +48,8 @@ class WanConditions(NamedTuple):
 
 
 class WanDenoiser(Denoiser[WanConditions]):
+    """Wan's transformer with its schedule: the only one, or the one of the first steps."""
+
     module: WanTransformer
     spec: WanSpec
 
@@ -69,8 +71,9 @@ class WanDenoiser(Denoiser[WanConditions]):
     def num_steps(self, request: GenerateRequest) -> int:
         return request.steps - sum(self.steps_elsewhere(request))
 
-    def workspace(self, request: GenerateRequest) -> int:
-        """Activations are linear in the tokens of both branches of a guided step; the solver's memory in fp32."""
+    def activation_bytes(self, request: GenerateRequest) -> int:
+        """Bytes of activations, linear in the tokens of both branches of a guided step, and of the solver's memory in
+        fp32."""
         tokens, branches, width = self._tokens(request), self.branches(request), self.shape.width
         widths = max(ATTENTION_WIDTHS, OUTER_WIDTHS + 2 * self.shape.ffn_dim / width)
         per_token = int(MARGIN * widths * width) * self.dtype.itemsize
@@ -82,9 +85,9 @@ class WanDenoiser(Denoiser[WanConditions]):
         context = branches * (text + features) * self.dtype.itemsize
         return tokens * (branches * per_token + rope) + solver + context
 
-    def flops(self, request: GenerateRequest) -> float:
-        """Two for each weight and token, and four for each pair of tokens and each width in attention. The text's
-        tokens and the picture's meet two matrices of every block."""
+    def operations(self, request: GenerateRequest) -> float:
+        """Two operations for each weight and token, and four for each pair of tokens and each width in attention. The
+        tokens of text and picture meet two matrices of every block."""
         tokens, width, context = self._tokens(request), self.shape.width, MAX_TOKENS + self._image_tokens
         square, attention = 2 * width * width, 4 * width * (tokens + context)
         per_token = 6 * square + 4 * width * self.shape.ffn_dim + attention
@@ -117,7 +120,7 @@ class WanDenoiser(Denoiser[WanConditions]):
         stepper: UniPC,
         device: torch.device,
     ) -> WanConditions:
-        """All that is the same in all steps."""
+        """The conditions of all steps."""
         text = torch.stack([_pad(branch) for branch in conditioning.branches]).to(device, self.dtype)
         features = conditioning.image_features
         if features is not None:
@@ -151,5 +154,5 @@ class WanDenoiser(Denoiser[WanConditions]):
 
 
 def _pad(text: torch.Tensor) -> torch.Tensor:
-    """[tokens, features] to MAX_TOKENS of them; the transformer looks at the zeros too."""
+    """Text features padded with zeros to MAX_TOKENS. The transformer looks at the zeros too."""
     return F.pad(text, (0, 0, 0, MAX_TOKENS - len(text)))

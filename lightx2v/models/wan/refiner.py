@@ -14,7 +14,7 @@ from lightx2v.models.wan.latents import to_grid
 
 
 class WanRefiner(WanDenoiser, Refiner[WanConditions]):
-    """The same architecture with other weights, and another guidance scale."""
+    """The denoiser of the last steps: the same architecture with other weights and another guidance scale."""
 
     def steps_elsewhere(self, request: GenerateRequest) -> tuple[int, int]:
         return self.schedule.high(request.steps), 0

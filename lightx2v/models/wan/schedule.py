@@ -1,4 +1,4 @@
-"""Wan's noise schedule and solver: flow matching along diffusers' UniPC, which remembers its last steps."""
+"""Wan's noise schedule and solver: flow matching with diffusers' UniPC, a multistep method."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIG = "scheduler/scheduler_config.json"
 
 
 class Schedule:
-    """What a checkpoint says of its steps."""
+    """The schedule of a checkpoint."""
 
     def __init__(self, checkpoint: Path, spec: WanSpec) -> None:
         self._values = read_configuration(checkpoint, CONFIG)
@@ -31,16 +31,16 @@ class Schedule:
         self._boundary = spec.boundary
 
     def high(self, steps: int) -> int:
-        """How many of so many steps, the first ones, lie at or above the boundary."""
+        """How many of `steps`, the first ones, lie at or above the boundary."""
         return self.stepper(steps).steps_above(self._boundary)
 
     def stepper(self, steps: int, history: tuple[torch.Tensor, ...] = ()) -> UniPC:
-        """A new one for every request, or one that goes on where another gave its history."""
+        """A stepper for one request. With `history`, it goes on where another stepper stopped."""
         return UniPC(self._values, steps, history)
 
 
 class UniPC:
-    """diffusers' multistep solver. It remembers its last steps, so each is taken in its turn."""
+    """diffusers' multistep solver as a stepper. It remembers its last steps, so steps must be taken in turn."""
 
     def __init__(self, values: Mapping[str, Any], steps: int, history: tuple[torch.Tensor, ...] = ()) -> None:
         self._solver = Solver.from_config(values)

@@ -1,4 +1,4 @@
-"""What Wan's checkpoints take and make. Free of torch: the HTTP side reads it."""
+"""Wan's defaults and abilities. Free of torch: the HTTP side reads it."""
 
 from __future__ import annotations
 
@@ -33,15 +33,16 @@ class WanSpec(ModelSpec):
 
     clip: VideoSpec
     boundary: float = 0.0
-    """Timesteps below this part of all belong to a second transformer; at 0 there is none."""
+    """Timesteps below this share of all belong to a second transformer; 0 if there is none."""
     refine_guidance: float = 0.0
-    """The guidance scale of its steps."""
+    """The guidance scale in the second transformer's steps."""
     flow_shift: float | None = None
-    """In place of the scheduler's: published checkpoints carry the converter's default, not what Wan's makers use."""
+    """The shift of the schedule instead of the scheduler's, or None. Published checkpoints carry the converter's
+    default, not the value of Wan's makers."""
     expand_timesteps: bool = False
     """Whether a reference is the first latent frame, at a timestep of its own; else it comes in channels."""
     image_encoder: ImageEncoderSpec | None = None
-    """Of the image encoder, which sees the reference too; None where there is none."""
+    """The image encoder that sees the reference too; None if there is none."""
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """The picture in RGB, in its own size if that is not beyond every video that can be made of it.
@@ -53,7 +54,7 @@ class WanSpec(ModelSpec):
         return fit_to_area(image, REFERENCE_AREA)
 
     def see(self, image: Image.Image) -> Image.Image | None:
-        """The square in the middle of the picture, in RGB, as the image encoder takes it."""
+        """The square in the middle of the picture, in RGB, in the size of the image encoder; None if there is none."""
         from PIL.Image import Resampling
 
         if self.image_encoder is None:
@@ -63,7 +64,7 @@ class WanSpec(ModelSpec):
         return centre_crop(image.convert("RGB").resize((width, height), Resampling.BICUBIC), side, side)
 
     def edit_size(self, references: Sequence[Size]) -> Size:
-        """About as many pixels as by default, in the picture's aspect and in whole tokens."""
+        """About as many pixels as by default, in the aspect of the picture and in whole tokens."""
         if not references:
             return self.size
         area, aspect = self.size.width * self.size.height, references[0].width / references[0].height
@@ -96,7 +97,8 @@ def read_spec(checkpoint: Path) -> WanSpec:
 
 
 def _override_steps(spec: WanSpec, checkpoint: Path) -> WanSpec:
-    """`guidance_scale` alone is for both transformers; as in a request."""
+    """`spec` with the guidance of the second transformer and the shift of `generation_config.json`. As in a request,
+    `guidance_scale` alone is for both transformers."""
     file = checkpoint / OVERRIDES
     values = read_configuration(checkpoint, OVERRIDES) if file.exists() else {}
     guidance = values.get("guidance_scale_2", values.get("guidance_scale", spec.refine_guidance))

@@ -37,7 +37,7 @@ class WanShape:
     num_layers: int
     eps: float
     image_dim: int | None
-    """Features of the tokens of a picture; None where the transformer sees none."""
+    """Features of a picture's tokens; None if the transformer sees no picture."""
 
     @property
     def width(self) -> int:
@@ -53,7 +53,7 @@ class WanShape:
 def read_shape(checkpoint: Path, folder: str) -> WanShape:
     """The shape of the transformer in `folder`.
 
-    Raises InvalidCheckpoint if the configuration is incomplete, or looks at a first and a last picture.
+    Raises InvalidCheckpoint if the configuration is incomplete, or that of a transformer which sees two pictures.
     """
     config = f"{folder}/config.json"
     values, file = read_configuration(checkpoint, config), checkpoint / config
@@ -66,6 +66,8 @@ def read_shape(checkpoint: Path, folder: str) -> WanShape:
 
 
 class WanTransformer(nn.Module):
+    """Patches of a video through blocks of attention to itself and to the text."""
+
     def __init__(self, shape: WanShape) -> None:
         super().__init__()
         self.patch, self.eps = shape.patch_size, shape.eps
@@ -107,7 +109,8 @@ class WanTransformer(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """The timestep's embedding, the blocks' part of it, and text and picture in the transformer's width."""
+    """Embeddings of the timestep, of text and of a picture in the width of the transformer, and the modulations of the
+    blocks."""
 
     def __init__(self, shape: WanShape) -> None:
         super().__init__()
@@ -121,8 +124,8 @@ class ConditionEmbedding(nn.Module):
     def forward(
         self, timestep: torch.Tensor, text: torch.Tensor, image_features: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """The embedder of time is fp32, and what follows in the precision of `text`. First comes [times, width], second
-        [times, 6, width]."""
+        """Returns time [times, width], modulations [times, 6, width], text and picture. Time is embedded in fp32; all
+        that follows is in the dtype of `text`."""
         time = self.time_embedder(sinusoid(timestep, self.channels)).to(text.dtype)
         shifts = self.time_proj(F.silu(time)).unflatten(1, (6, -1))
         return (
@@ -159,6 +162,8 @@ class ImageEmbedding(nn.Module):
 
 
 class WanBlock(nn.Module):
+    """Attention within the video, attention to the text, feed-forward; norms and gates in fp32."""
+
     def __init__(self, shape: WanShape) -> None:
         super().__init__()
         self.eps = shape.eps
@@ -184,7 +189,7 @@ class WanBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """What both kinds share: queries and keys are normalised over all heads together."""
+    """The projections of both kinds of attention. Queries and keys are normalised over all heads together."""
 
     def __init__(self, shape: WanShape) -> None:
         super().__init__()
@@ -199,7 +204,7 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """Within the video."""
+    """Attention within the video."""
 
     def forward(self, states: torch.Tensor, rope: Rope) -> torch.Tensor:
         query = rotate(self.heads(self.norm_q(self.to_q(states))), rope)
@@ -208,7 +213,7 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
-    """To the text, and to a picture by keys and values of its own, where the transformer sees one; the two add up."""
+    """Attention to the text and, with keys and values of its own, to a picture. The two results add up."""
 
     def __init__(self, shape: WanShape) -> None:
         super().__init__(shape)

@@ -17,7 +17,7 @@ from lightx2v.models.wan.variant import IMAGE_ENCODER
 
 
 def build_vision(checkpoint: Path, dtype: torch.dtype) -> CLIPVisionModel:
-    """On the meta device, without what comes after the layer that is read."""
+    """The image encoder on the meta device, without the parts after the layer that is read."""
     config = CLIPVisionConfig.from_dict(read_configuration(checkpoint, f"{IMAGE_ENCODER}/config.json"))
     config.num_hidden_layers -= 1
     config._attn_implementation = "sdpa"
@@ -27,8 +27,8 @@ def build_vision(checkpoint: Path, dtype: torch.dtype) -> CLIPVisionModel:
 
 
 def see(vision: CLIPVisionModel, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-    """[tokens, features] of all `pictures`, squares of the size that the encoder takes: of each one for the whole, and
-    one for every patch, row by row."""
+    """[tokens, features] of all `pictures`, which are squares in the size of the encoder. Each has one token for the
+    whole and one for every patch, row by row."""
     embeddings = vision.embeddings
     weight = embeddings.patch_embedding.weight
     colours = torch.stack([to_colours(picture.pixels).permute(2, 0, 1) for picture in pictures])

@@ -12,6 +12,8 @@ from lightx2v.models.z_image.transformer import to_grid, to_tokens
 
 
 class ZImageAutoencoder(KLAutoencoder):
+    """FLUX.1's autoencoder; latents are shifted and scaled by constants of the checkpoint."""
+
     model = AutoencoderKL
     module: AutoencoderKL
 
@@ -20,7 +22,8 @@ class ZImageAutoencoder(KLAutoencoder):
 
     @torch.no_grad()
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
-        """Resized to the request's size, and drawn from the posterior: the first that is drawn of the seed."""
+        """The picture in the request's size, drawn from the posterior with the first noise of the seed, scaled, as
+        tokens."""
         posterior = self.posterior(resize(picture, request.size), device)
         chance = noise(posterior.mean.shape, request.seed).to(device)
         drawn = posterior.mean.float() + posterior.std.float() * chance

@@ -28,7 +28,8 @@ from lightx2v.models.z_image.transformer import (
 )
 
 WIDTHS_PER_TOKEN = 13
-"""Live activations of a step at their peak, in hidden widths per token: 11.3, and a seventh to spare."""
+"""Live activations of a step at their peak, in hidden widths per token: 11.3 were counted, and a seventh is to
+spare."""
 
 
 class ZImageConditions(NamedTuple):
@@ -42,6 +43,8 @@ class ZImageConditions(NamedTuple):
 
 
 class ZImageDenoiser(Denoiser[ZImageConditions]):
+    """Z-Image's transformer with its schedule; a reference is where the steps start."""
+
     module: ZImageTransformer
     spec: ZImageSpec
 
@@ -56,15 +59,15 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
     def num_steps(self, request: GenerateRequest) -> int:
         return request.steps - self._first(request)
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Activations are linear in the tokens of captions and images, of both branches of a guided step."""
         per_token = WIDTHS_PER_TOKEN * self.shape.dim * self.dtype.itemsize
         rope = 2 * self.shape.head_dim * torch.float32.itemsize
         conditioning = 2 * MAX_TOKENS * self.shape.cap_feat_dim * self.dtype.itemsize
         return self.branches(request) * sum(self._tokens(request)) * (per_token + rope) + conditioning
 
-    def flops(self, request: GenerateRequest) -> float:
-        """Two for each weight and token; four for each pair of tokens and each width in attention."""
+    def operations(self, request: GenerateRequest) -> float:
+        """Two operations for each weight and token, and four for each pair of tokens and each width in attention."""
         image, caption = self._tokens(request)
         refined = self._flops(self.module.noise_refiner, image) + self._flops(self.module.context_refiner, caption)
         return float(self.branches(request) * (refined + self._flops(self.module.layers, image + caption)))
@@ -72,7 +75,7 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
     def start(
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> SamplingState[ZImageConditions]:
-        """In fp32 between the transformer's calls, as the reference steps."""
+        """The state before the first step. Its latents are fp32, as in the reference."""
         levels = noise_levels(request.steps, self.spec.shift)
         captions = tuple(text.to(device, self.dtype) for text in conditioning.branches)
         places = self._places(self.grid(request.size), [len(text) for text in captions], device)
@@ -81,13 +84,13 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
         return self.state(request, conditions, Euler(levels), tokens)
 
     def predict(self, state: SamplingState[ZImageConditions]) -> torch.Tensor:
-        """Of the reverse of the velocity, which is what this transformer was trained to predict."""
+        """[branches, tokens, token]: the reverse of the velocity, which this transformer was trained to predict."""
         captions, times, places = state.conditions
         time = times[state.step : state.step + 1]
         return self.module(state.latents[0].to(self.dtype), captions, time, places).float()
 
     def guide(self, towards: torch.Tensor, away: torch.Tensor, guidance: float) -> torch.Tensor:
-        """A scale of 0 is no guidance, where that of others is 1."""
+        """[1, ...]: the guided velocity, in which a scale of 0 is no guidance."""
         return towards + guidance * (towards - away)
 
     def velocity(self, state: SamplingState[ZImageConditions]) -> torch.Tensor:
@@ -97,12 +100,12 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
         return first_step(request.steps, request.strength) if request.references else 0
 
     def _tokens(self, request: GenerateRequest) -> tuple[int, int]:
-        """Of the image and of the longest caption, both padded."""
+        """Tokens of the image and of the longest caption, both padded."""
         image = math.prod(self.grid(request.size))
         return image + padding(image), MAX_TOKENS
 
     def _flops(self, blocks: nn.Module, tokens: int) -> int:
-        """Of one branch in all of `blocks`; modulations, of one token each, come to nothing."""
+        """Operations of one branch in all of `blocks`. Modulations have one token each and are left out."""
         weights = 4 * self.shape.dim**2 + 3 * self.shape.dim * self.shape.hidden
         return len(list(blocks.children())) * tokens * (2 * weights + 4 * tokens * self.shape.dim)
 
@@ -134,12 +137,12 @@ def noise_levels(steps: int, shift: float) -> torch.Tensor:
 
 
 def times(levels: torch.Tensor) -> torch.Tensor:
-    """fp32 [steps]: 1 - sigma, in thousandths, as the transformer embeds it; rounded where the reference rounds."""
+    """fp32 [steps]: 1000 (1 - sigma), as the transformer embeds it, rounded where the reference rounds."""
     return (TRAIN_TIMESTEPS - levels[:-1] * TRAIN_TIMESTEPS) / TRAIN_TIMESTEPS * TRAIN_TIMESTEPS
 
 
 def first_step(steps: int, strength: float) -> int:
-    """Which of `steps` is the first on the way from a picture; at least the last one is left."""
+    """The index of the first step when a picture is the start. At least the last step is left."""
     return min(int(steps - min(steps * strength, steps)), steps - 1)
 
 

@@ -1,4 +1,4 @@
-"""Z-Image's text encoder: what the last layer but one of a Qwen3 makes of the prompt's own tokens."""
+"""Z-Image's text encoder: the output of the last layer but one of a Qwen3, for the prompt's own tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightx2v.models.z_image.spec import MAX_TOKENS
 
 
 class ZImageTextEncoder(LanguageEncoder):
-    """The reference pads to 512 tokens and throws the padding's states away; here there is none."""
+    """A Qwen3 without padding. The reference pads to 512 tokens and drops the states of the padding."""
 
     language_model, config_class = Qwen3Model, Qwen3Config
     prefix = "model."

@@ -1,4 +1,4 @@
-"""Z-Image's defaults, and the rules that hold before any weight is read; free of torch."""
+"""Z-Image's defaults and abilities. Free of torch, for the HTTP side and the command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFERENCE_AREA = 2048 * 2048
 
 EDIT_AREA = 1024 * 1024
 TURBO_SHIFT = 3.0
-"""Of the noise schedule; the base model's is 6. Nothing else in a checkpoint tells them apart."""
+"""The shift of Turbo's noise schedule; the base model's is 6. Nothing else in a checkpoint tells them apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,17 @@ class ZImageSpec(ModelSpec):
     max_references: int = 1
     starts_from_picture: bool = True
     shift: float = TURBO_SHIFT
-    """That of the noise schedule."""
+    """The shift of the noise schedule."""
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
-        """The picture in RGB, in its own size if that is not beyond every picture that can be made of it.
+        """The picture in RGB, in its own size unless that is beyond every picture that can be made of it.
 
         Raises InvalidRequest if a side is below 64 pixels or one side is more than 8 times the other.
         """
         return fit_to_area(image, REFERENCE_AREA)
 
     def is_guided(self, request: GenerateRequest) -> bool:
-        """Whether a step follows the difference between two prompts. A scale of 0 is none: it is added to one."""
+        """Whether a step follows the difference between two prompts. The scale is added to one, so 0 is no guidance."""
         return request.guidance > 0
 
     def edit_size(self, references: Sequence[Size]) -> Size:

@@ -25,7 +25,7 @@ from lightx2v.models.configuration import read_fields
 
 PATCH = 2
 MULTIPLE = 32
-"""Both parts of a sequence are padded to a multiple of so many tokens, with vectors that were learned."""
+"""The image and the caption are each padded to a multiple of so many tokens, with learned vectors."""
 
 TIME_WIDTH, TIME_HIDDEN = 256, 1024
 QUERY_EPS, FINAL_EPS = 1e-5, 1e-6
@@ -71,14 +71,14 @@ def read_shape(checkpoint: Path) -> ZImageShape:
 
 
 class Sequences(NamedTuple):
-    """One behind the other: the angles of all their tokens, and the length of each."""
+    """Sequences one behind the other in one tensor: the angles of all tokens, and the length of each sequence."""
 
     rope: Rope
     lengths: tuple[int, ...]
 
 
 class Places(NamedTuple):
-    """Of every branch's padded image, of its padded caption, and of both together, the image first."""
+    """The sequences of every branch: its padded image, its padded caption, and both together with the image first."""
 
     image: Sequences
     caption: Sequences
@@ -86,6 +86,8 @@ class Places(NamedTuple):
 
 
 class ZImageTransformer(nn.Module):
+    """Refiners for image and caption apart, then blocks over both as one sequence."""
+
     def __init__(self, shape: ZImageShape) -> None:
         super().__init__()
         embedder, final = nn.Linear(shape.token, shape.dim), FinalLayer(shape)
@@ -125,6 +127,8 @@ class ZImageTransformer(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
+    """The embedding of the timestep: [1] to [1, width]."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(TIME_WIDTH, TIME_HIDDEN), nn.SiLU(), nn.Linear(TIME_HIDDEN, width))
@@ -146,13 +150,15 @@ class Block(nn.Module):
 
 
 class ContextBlock(Block):
+    """A block without modulation, for captions."""
+
     def forward(self, states: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         states = states + self.attention_norm2(self.attention(self.attention_norm1(states), sequences))
         return states + self.ffn_norm2(self.feed_forward(self.ffn_norm1(states)))
 
 
 class ModulatedBlock(Block):
-    """Scales and gates are computed from the timestep."""
+    """A block whose scales and gates are computed from the timestep."""
 
     def __init__(self, shape: ZImageShape) -> None:
         super().__init__(shape)
@@ -167,7 +173,7 @@ class ModulatedBlock(Block):
 
 
 class Attention(nn.Module):
-    """Every sequence attends to itself."""
+    """Attention of every sequence to itself."""
 
     def __init__(self, shape: ZImageShape) -> None:
         super().__init__()
@@ -200,6 +206,8 @@ class FeedForward(nn.Module):
 
 
 class FinalLayer(nn.Module):
+    """The modulated norm and the projection to image tokens."""
+
     def __init__(self, shape: ZImageShape) -> None:
         super().__init__()
         self.linear = nn.Linear(shape.dim, shape.token)
