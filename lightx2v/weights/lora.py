@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from lightx2v.errors import InvalidCheckpoint
-from lightx2v.weights.alphas import Alphas
 from lightx2v.weights.index import TensorRef, read_header
 from lightx2v.weights.layout import Entry, Loadable, State, Unit, make_unit
+from lightx2v.weights.lora_scale import lora_scale, read_configuration
 
 PREFIXES = ("transformer.", "diffusion_model.", "base_model.model.", "lora_unet_", "")
 DOWN, UP, ALPHA = "down", "up", "alpha"
@@ -71,12 +71,13 @@ def read_lora(file: Path, component: Adaptable) -> Lora:
     _require_device(file, layers, component)
     unit = make_unit(f"lora {file}", 0, _states(refs, layers, component))
     entries = {entry.name: entry for entry in unit.entries}
-    alphas = Alphas(file)
+    configuration = read_configuration(file)
     branches: list[Branch] = []
     for paths, keys in layers.items():
         down, up = (entries[_pair(file, keys, part)] for part in (DOWN, UP))
         _check(component.module, file, paths, down, up)
-        branches += _branches(component.module, paths, down, up, alphas.scale(keys.get(ALPHA), paths[0], down.shape[0]))
+        scale = lora_scale(file, configuration, keys.get(ALPHA), paths[0], down.shape[0])
+        branches += _branches(component.module, paths, down, up, scale)
     return Lora(unit, tuple(branches))
 
 

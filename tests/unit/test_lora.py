@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lightx2v import checkpoint
 from lightx2v.checkpoint import resolve_loras
@@ -168,14 +171,46 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, case: str) -> None:
         ("{", "cannot be read"),
         ("[1]", "cannot be read"),
         ('{"transformer.use_dora": true}', "use_dora"),
-        ('{"transformer.lora_alpha": "6"}', "entry has the alpha '6'"),
-        ('{"transformer.alpha_pattern": {"entry": true}}', "entry has the alpha True"),
+        ('{"transformer.lora_alpha": "6"}', "lora_alpha: "),
+        ('{"transformer.lora_alpha": NaN}', "lora_alpha: "),
+        ('{"transformer.alpha_pattern": {"entry": true}}', "alpha_pattern.entry: "),
+        ('{"transformer.alpha_pattern": {"*": 1}}', r"alpha_pattern.*'\*' is no regular expression"),
+        ('{"transformer.alpha_pattern": {"a{99999999999999999999}": 1}}', "is no regular expression"),
+        ('{"transformer.alpha_pattern": ["entry"]}', "alpha_pattern: "),
+        ("[" * 100_000, "cannot be read"),
     ],
 )
 def test_a_header_that_is_not_understood(tmp_path: Path, header: str, complaint: str) -> None:
     file = write(tmp_path / "a.safetensors", GOOD, {"lora_adapter_metadata": header})
-    with pytest.raises(InvalidCheckpoint, match=complaint):
+    with pytest.raises(InvalidCheckpoint, match=complaint) as caught:
         read_lora(file, Named())
+    assert str(caught.value).startswith(f"{file}: ")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(), values, max_size=3),
+)
+FIELDS = st.sampled_from(("lora_alpha", "alpha_pattern", "use_rslora", "use_dora", "r"))
+STATED = st.dictionaries(FIELDS, JSON | st.dictionaries(st.text("ae(*)[]{1}.+?\\", max_size=6), JSON), max_size=5)
+
+
+@pytest.mark.filterwarnings("ignore:Possible nested set:FutureWarning")
+@given(stated=STATED | JSON, in_header=st.booleans())
+def test_whatever_a_configuration_says_it_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, stated: Any, in_header: bool
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "stated"
+    folder.mkdir(exist_ok=True)
+    prefixed = {f"transformer.{key}": value for key, value in stated.items()} if isinstance(stated, dict) else stated
+    metadata = {"lora_adapter_metadata": json.dumps(prefixed)} if in_header else None
+    file = write(folder / "adapter_model.safetensors", GOOD, metadata)
+    (folder / "adapter_config.json").write_text(json.dumps(stated))
+    try:
+        outcome: float | str = scales(file)["entry"]
+    except InvalidCheckpoint as error:
+        outcome = str(error)
+    assert outcome.startswith(f"{file}: ") if isinstance(outcome, str) else math.isfinite(outcome)
 
 
 def test_a_truncated_file(tmp_path: Path) -> None:
