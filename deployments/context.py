@@ -22,7 +22,7 @@ GRAIN = 32 << 20
 """Bytes to which it is rounded up: whenever it changes, everything is planned anew."""
 
 
-class Context:
+class ProcessMemory:
     """Of this process on one card. Torch's cache is empty whenever it is measured."""
 
     def __init__(self, card_id: str) -> None:

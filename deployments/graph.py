@@ -13,7 +13,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-from deployments.lease import Job, Terms
+from deployments.messages import StageMethod, Terms
 from lightx2v.core import GenerateRequest, Picture, Reference, StageName, Video
 from lightx2v.errors import DeadlineExceeded, LightError, StageLost
 
@@ -78,19 +78,23 @@ class Journey:
     def __init__(self, admitted_at: float, deadline: float) -> None:
         self._admitted_at, self._deadline = admitted_at, deadline
 
-    async def call(self, stage: DeploymentHandle, job: Job, request: GenerateRequest, *inputs: Any) -> Any:
+    async def call(self, stage: DeploymentHandle, method: StageMethod, request: GenerateRequest, *inputs: Any) -> Any:
         """The finished response of a stage. A stage whose process died is called once more, with the same inputs."""
         try:
-            return await self._attempt(stage, job, request, *inputs)
+            return await self._attempt(stage, method, request, *inputs)
         except LOST as error:
             log.warning("request %s: the process of its %s stage died: %s", request.id, stage.deployment_name, error)
         try:
-            return await self._attempt(stage, job, request, *inputs)
+            return await self._attempt(stage, method, request, *inputs)
         except LOST as error:
             raise StageLost(f"the {stage.deployment_name} stage died under this request, and again") from error
 
-    async def _attempt(self, stage: DeploymentHandle, job: Job, request: GenerateRequest, *inputs: Any) -> Any:
-        response = stage.call.remote(job, request, Terms(self._admitted_at, self._deadline - time.monotonic()), *inputs)
+    async def _attempt(
+        self, stage: DeploymentHandle, method: StageMethod, request: GenerateRequest, *inputs: Any
+    ) -> Any:
+        response = stage.call.remote(
+            method, request, Terms(self._admitted_at, self._deadline - time.monotonic()), *inputs
+        )
         await _result(response)
         return response
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.directory import ask_all
+from deployments.directory import reports
 from deployments.envelope import answering, error_response
 from deployments.graph import LOST
 from deployments.logs import speak
@@ -79,7 +79,7 @@ class Ingress:
 
     async def residency(self, _: Request) -> Response:
         """Who holds how much of which card."""
-        return JSONResponse({"gpus": await ask_all("report")})
+        return JSONResponse({"gpus": await reports()})
 
     async def health(self, _: Request) -> Response:
         """200 when an image can be made, 503 with the reason otherwise."""

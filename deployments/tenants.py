@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-from lightx2v.core import Policy, StageName
+from lightx2v.core import Policy
 from lightx2v.errors import OutOfMemory
 from lightx2v.residency import plan as plans
 from lightx2v.residency.lease import Holder, Need, Wish
@@ -25,19 +25,29 @@ class Member:
     """The cap that its application sets for the card; the lowest of all holds."""
 
 
-class Tenants:
-    """Members by the ids of their holders. Each model is planned for itself, and anew when somebody comes or goes."""
+class CardMembers:
+    """Members by the ids of their holders.
+
+    The members of one model under one set of settings are planned together, and anew when somebody comes or goes.
+    """
 
     def __init__(self) -> None:
         self._members: dict[str, Member] = {}
-        self._shares: dict[str, Shares | OutOfMemory] = {}
+        self._shares: dict[tuple[str, str], Shares | OutOfMemory] = {}
 
     @property
     def members(self) -> Mapping[str, Member]:
+        """All of them, by the ids of their holders."""
         return MappingProxyType(self._members)
 
     @property
+    def pids(self) -> set[int]:
+        """Processes of all members."""
+        return {member.holder.pid for member in self._members.values()}
+
+    @property
     def caps(self) -> list[int]:
+        """Bytes of the card that applications allow, where they set a limit."""
         return [member.budget for member in self._members.values() if member.budget is not None]
 
     def add(self, member: Member) -> None:
@@ -45,27 +55,29 @@ class Tenants:
         self._members[member.holder.id] = member
 
     def remove(self, holder_id: str) -> None:
+        """The process is gone. Raises KeyError."""
         del self._members[holder_id]
 
     def plan(self, budget: int) -> None:
         """Shares of `budget` bytes for every model."""
         contexts = sum(member.holder.context for member in self._members.values())
-        for model in {member.holder.model for member in self._members.values()}:
+        self._shares.clear()
+        for key in {member.holder.plan for member in self._members.values()}:
             try:
-                self._shares[model] = _shares([*self._of(model)], budget - contexts)
+                self._shares[key] = _shares([*self._of(key)], budget - contexts)
             except OutOfMemory as error:
-                self._shares[model] = error
+                self._shares[key] = error
 
-    def check(self, model: str) -> None:
-        """Raises OutOfMemory if the budget is too small for this model however its weights are moved."""
-        shares = self._shares.get(model)
+    def check(self, holder_id: str) -> None:
+        """Raises OutOfMemory if the budget is too small for its model however the weights are moved."""
+        shares = self._shares[self._members[holder_id].holder.plan]
         if isinstance(shares, OutOfMemory):
             raise shares
 
     def need(self, holder_id: str, workspace: int) -> Need:
         """What it asks for to run once. Raises OutOfMemory."""
         member = self._members[holder_id]
-        shares, size = self._shares[member.holder.model], member.size
+        shares, size = self._shares[member.holder.plan], member.size
         if isinstance(shares, OutOfMemory):
             raise shares
         share = shares[member.holder.stage]
@@ -74,7 +86,7 @@ class Tenants:
 
     def wish(self, member: Member) -> Wish | None:
         """What it will be granted for its next run; nothing where the settings say when weights come and go."""
-        shares = self._shares[member.holder.model]
+        shares = self._shares[member.holder.plan]
         if isinstance(shares, OutOfMemory) or member.policy != "auto":
             return None
         share = shares[member.holder.stage]
@@ -82,21 +94,22 @@ class Tenants:
 
     def planned(self, holder: Holder) -> int | None:
         """Bytes that it keeps at rest; None where there is no plan."""
-        shares = self._shares.get(holder.model)
+        shares = self._shares.get(holder.plan)
         return shares[holder.stage].resident if isinstance(shares, dict) else None
 
-    def room(self, model: str, stage: StageName, budget: int) -> int:
-        """How many replicas of a stage `budget` has room for, beside all others as they are."""
-        shares, own = self._shares.get(model), [*self._of(model)]
-        like = next((member for member in own if member.holder.stage == stage), None)
-        if like is None or shares is None or isinstance(shares, OutOfMemory):
+    def max_replicas(self, holder_id: str, budget: int) -> int:
+        """How many replicas of this stage `budget` has room for, beside all others as they are; at least 1."""
+        like = self._members[holder_id]
+        holder, shares = like.holder, self._shares[like.holder.plan]
+        if isinstance(shares, OutOfMemory):
             return 1
-        others = [member for member in self._members.values() if member not in own or member.holder.stage != stage]
-        taken = sum(member.holder.context + (self.planned(member.holder) or 0) for member in others)
-        return plans.room(like.size, shares[stage], budget - taken, like.holder.context)
+        others = [one.holder for one in self._members.values()]
+        others = [other for other in others if (other.plan, other.stage) != (holder.plan, holder.stage)]
+        taken = sum(other.context + (self.planned(other) or 0) for other in others)
+        return plans.max_replicas(like.size, shares[holder.stage], budget - taken, holder.context)
 
-    def _of(self, model: str) -> Iterator[Member]:
-        return (member for member in self._members.values() if member.holder.model == model)
+    def _of(self, plan: tuple[str, str]) -> Iterator[Member]:
+        return (member for member in self._members.values() if member.holder.plan == plan)
 
 
 def _shares(members: list[Member], budget: int) -> Shares:

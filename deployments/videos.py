@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.directory import ask_all
+from deployments.directory import progress_of
 from deployments.envelope import answering
 from deployments.jobs import Job, Jobs
 from deployments.media import encode, is_form, read_body, read_form
@@ -114,6 +114,5 @@ class Videos:
 
 async def _look(job: Job) -> None:
     """Asks the cards how far it is."""
-    for progress in await ask_all("progress", job.request.id):
-        if progress is not None:
-            job.advance(progress)
+    if (progress := await progress_of(job.request.id)) is not None:
+        job.advance(progress)

@@ -20,6 +20,14 @@ class Holder:
     """What the process itself takes on the card, as far as is known; it returns only with the process."""
     reachable: int
     """All weights that the stage can use."""
+    settings: str = ""
+    """Fingerprint of the settings that the process was started with."""
+
+    @property
+    def plan(self) -> tuple[str, str]:
+        """Stages with the same one belong to one model and are planned together. An application of other settings,
+        or a replica from before they changed, belongs to another model, whatever its name."""
+        return self.model, self.settings
 
     def __str__(self) -> str:
         return f"{self.model} {self.stage} (pid {self.pid})"

@@ -122,7 +122,7 @@ def streamed(stages: Sequence[StageSize]) -> Shares:
     return {size.stage: Share(size.stage, 0, size.rest) for size in stages}
 
 
-def room(size: StageSize, share: Share, free: int, context: int) -> int:
+def max_replicas(size: StageSize, share: Share, free: int, context: int) -> int:
     """How many replicas of a stage can run at once in `free` bytes, each with its context; at least 1."""
     return max(1, free // (context + running(size, share)))
 

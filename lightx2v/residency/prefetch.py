@@ -16,7 +16,7 @@ def offers(accounts: Iterable[Account], last: Holder, free: int) -> Iterator[tup
     once they have run; and what others lack of what the plan keeps stays free for them. Nobody is offered again what
     he could not use.
     """
-    following = sorted(_wishing(accounts, last.model), key=lambda one: one[0].holder.after(last) or len(STAGES))
+    following = sorted(_wishing(accounts, last.plan), key=lambda one: one[0].holder.after(last) or len(STAGES))
     owed = sum(_lacks(account, wish) for account, wish in following)
     reserve = returning = 0
     for account, wish in following:
@@ -30,9 +30,9 @@ def offers(accounts: Iterable[Account], last: Holder, free: int) -> Iterator[tup
         returning += max(0, held - wish.keep)
 
 
-def _wishing(accounts: Iterable[Account], model: str) -> Iterator[tuple[Account, Wish]]:
+def _wishing(accounts: Iterable[Account], plan: tuple[str, str]) -> Iterator[tuple[Account, Wish]]:
     for account in accounts:
-        if account.wish and account.holder.model == model and not (account.active or account.dying):
+        if account.wish and account.holder.plan == plan and not (account.active or account.dying):
             yield account, account.wish
 
 

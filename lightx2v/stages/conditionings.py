@@ -8,7 +8,7 @@ from threading import Lock
 import torch
 
 
-class Conditionings:
+class ConditioningCache:
     """At most `limit` bytes of host memory; what was asked for least recently goes first. Several threads may use it.
 
     It is exact: an encoder does nothing by chance, and nobody changes what is in it.

@@ -11,7 +11,7 @@ import torch
 from lightx2v.config import EngineSettings
 from lightx2v.core import Conditioning, GenerateRequest, Picture, StageName
 from lightx2v.models.component import TextEncoder
-from lightx2v.stages.conditionings import Conditionings
+from lightx2v.stages.conditionings import ConditioningCache
 from lightx2v.stages.stage import Cancel, Stage, check
 from lightx2v.weights.device import Device
 
@@ -28,7 +28,7 @@ class EncodeStage(Stage[TextEncoder]):
         planned: GenerateRequest,
     ) -> None:
         super().__init__(component, checkpoint, settings, device, planned)
-        self._known = Conditionings(settings.conditioning_cache)
+        self._known = ConditioningCache(settings.conditioning_cache)
 
     def passes(self, request: GenerateRequest) -> int:
         prompts = self._prompts(request)

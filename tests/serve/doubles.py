@@ -15,10 +15,13 @@ from deployments.stage import StageServer
 class NeverReleases(StageServer):
     """Upstream's mistake: the transformer ignores the call to give way. The other stages obey."""
 
-    async def give_way(self, limit: int) -> int:
+    async def __init__(self, *args: Any) -> None:  # type: ignore[misc]
+        await super().__init__(*args)
         if self._stage.name == "denoise":
-            return int(self._stage.resident)
-        return await super().give_way(limit)
+            self._weights.drop = self._ignore  # type: ignore[method-assign]
+
+    async def _ignore(self, limit: int) -> int:
+        return int(self._stage.resident)
 
 
 class Traced(StageServer):

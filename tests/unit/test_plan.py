@@ -17,10 +17,10 @@ from lightx2v.residency.plan import (
     Shares,
     StageSize,
     exposed,
+    max_replicas,
     model,
     moved,
     plan,
-    room,
     running,
     shares,
     streamed,
@@ -178,9 +178,9 @@ def test_fixed_policies() -> None:
 def test_room_counts_replicas_that_run_at_once() -> None:
     size = StageSize("encode", (4,), 0, 1, 4, 1)
     share = whole([size])["encode"]
-    assert room(size, share, free=3 * 6, context=1) == 3
-    assert room(size, share, free=3 * 6 - 1, context=1) == 2
-    assert room(size, share, free=-5, context=1) == 1
+    assert max_replicas(size, share, free=3 * 6, context=1) == 3
+    assert max_replicas(size, share, free=3 * 6 - 1, context=1) == 2
+    assert max_replicas(size, share, free=-5, context=1) == 1
 
 
 @pytest.mark.parametrize("policy", ["auto", "whole", "model", "streamed"])

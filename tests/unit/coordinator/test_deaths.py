@@ -9,16 +9,16 @@ import pytest
 
 from deployments import coordinator as module
 from deployments.coordinator import Coordinator
-from deployments.moved import Moved
+from deployments.messages import Terms
 from lightx2v.core import Progress
 from lightx2v.errors import StageLost, StaleEpoch
 from tests.unit.coordinator.members import (
     LONG_SECONDS,
-    NOTHING,
     FakeCard,
     Processes,
     ask,
     granted,
+    held,
     join,
     member,
     release,
@@ -68,14 +68,14 @@ async def test_bytes_of_a_killed_process_return_only_when_the_driver_lets_go(
     epoch = await join(coordinator, victim, waiter)
     lease = await within(await ask(coordinator, victim, workspace=20))
     if not in_its_lease:
-        await release(coordinator, lease, 60, Moved(60, 0))
+        await release(coordinator, lease, 60, 60)
     held = await granted(coordinator)
     process.kill()
     process.wait()
     asked = await ask(coordinator, waiter)
     await within(card.looked_at(3))
     with pytest.raises(StaleEpoch):
-        await coordinator.lease(epoch, victim.holder.id, 0, 0.0, LONG_SECONDS)
+        await coordinator.lease(epoch, victim.holder.id, 0, Terms(0.0, LONG_SECONDS))
     assert await granted(coordinator) == held, "the driver still lists it"
     assert not asked.done()
     del card.listed[victim.holder.pid]
@@ -135,7 +135,7 @@ async def test_others_give_way_for_a_waiter_while_the_driver_holds_on_to_the_dea
     assert shrink(await within(coordinator.next_command(epoch, victim.holder.id))).weights == 0
     process.kill()
     order = await within(coordinator.next_command(epoch, other.holder.id))
-    await coordinator.resized(epoch, other.holder.id, 0, order.id, NOTHING)
+    await coordinator.resized(epoch, other.holder.id, order.id, held(0))
     assert (await within(asked)).weights == 100
 
 

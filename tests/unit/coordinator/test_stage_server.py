@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from deployments import stage as module
+from deployments.calls import RemoteCoordinator
 from deployments.coordinator import Coordinator
 from deployments.stage import StageServer
 from deployments.wire import unpack
@@ -33,7 +34,7 @@ async def actor(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> Remote:
     card.nbytes = 1 << 40
     actor = Remote(Coordinator("card"))
     monkeypatch.setattr(module, "card_identity", lambda cuda: f"cpu-test-{os.getpid()}")
-    monkeypatch.setattr(module, "find_coordinator", lambda card_id: actor)
+    monkeypatch.setattr(module, "find_coordinator", lambda card_id: RemoteCoordinator(actor))
     return actor
 
 
