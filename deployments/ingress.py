@@ -16,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from deployments.concurrency import Threads, gathered
+from deployments.deadline import Deadline
 from deployments.directory import ask_all
 from deployments.envelope import answering, error_response
 from deployments.graph import LOST
@@ -29,6 +31,8 @@ from lightx2v.errors import InvalidRequest, LightError
 from lightx2v.limits import Limits
 
 HEALTH_SECONDS = 5.0
+ENCODERS = 2
+"""Pictures that are compressed at a time; each PNG on all cores."""
 REFERENCES = ("image", "image[]")
 """What the files of a form are called."""
 
@@ -44,6 +48,7 @@ class Ingress:
         self._models = Models(served)
         self._videos = Videos(self._models)
         self._limits = Limits()
+        self._encoders = Threads(ENCODERS)
         self._started = int(time.time())
 
     def __serve_build_asgi_app__(self) -> Starlette:
@@ -85,7 +90,7 @@ class Ingress:
         """200 when an image can be made, 503 with the reason otherwise."""
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
-                await asyncio.gather(*(model.ready() for model in self._models))
+                await gathered(model.ready() for model in self._models)
         except (TimeoutError, *LOST):
             return await _not_yet()
         except LightError as error:
@@ -93,16 +98,17 @@ class Ingress:
         return JSONResponse({"status": "ok"})
 
     async def _images(self, asked: ImageRequest, files: list[bytes]) -> Response:
-        model, start = self._models.find(asked.model), time.monotonic()
+        model = self._models.find(asked.model)
+        deadline = Deadline.after(model.timeout_seconds)
         with model.admission.admitted():
-            references = await self._models.fitted(model, files)
-            sizes = [reference.fitted.size for reference in references]
-            requests = to_requests(asked, model.recipe, model.limits, sizes)
-            seconds = model.timeout_seconds - (time.monotonic() - start)
-            made = await model.graph.generate(requests, references, seconds)
-            encoded = [await asyncio.to_thread(encode, picture, asked.output_format) for picture in made]
-            body = await asyncio.to_thread(images_body, asked, requests, encoded, int(time.time()))
-        log.info("request %s: %d pictures in %.3f s", requests[0].id, len(made), time.monotonic() - start)
+            async with deadline.enforced():
+                references = await self._models.fitted(model, files)
+                sizes = [reference.fitted.size for reference in references]
+                requests = to_requests(asked, model.recipe, model.limits, sizes)
+                made = await model.graph.generate(requests, references, deadline)
+                encoded = [await self._encoders.run(encode, picture, asked.output_format) for picture in made]
+                body = await self._encoders.run(images_body, asked, requests, encoded, int(time.time()))
+        log.info("request %s: %d pictures in %.3f s", requests[0].id, len(made), deadline.seconds - deadline.left)
         return Response(body, media_type=JSON)
 
     @asynccontextmanager
@@ -120,7 +126,8 @@ async def _not_yet() -> Response:
     application = (await asyncio.to_thread(serve.status)).applications[name]
     for stage, deployment in application.deployments.items():
         if deployment.status == DeploymentStatus.DEPLOY_FAILED:
-            return _unwell("failed", f"{stage}: {deployment.message.splitlines()[-1]}")
+            *_, reason = deployment.message.splitlines() or ["Serve gives no reason"]
+            return _unwell("failed", f"{stage}: {reason}")
     return _unwell("starting", "its stages are being started")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +11,13 @@ from statistics import fmean
 
 from ray.serve.handle import DeploymentHandle
 
+from deployments.concurrency import Threads, gathered
 from deployments.graph import Graph
 from deployments.rehearsal import Rehearsal
 from deployments.settings import AppSettings
 from lightx2v.checkpoint import read_recipe
 from lightx2v.core import Reference, StageName
-from lightx2v.errors import ModelNotFound, QueueFull
+from lightx2v.errors import ModelNotFound, QueueFull, WarmUpFailed
 from lightx2v.limits import Limits
 from lightx2v.models.recipe import make_reference
 from lightx2v.picture import decode_picture
@@ -86,7 +86,8 @@ class Model:
     async def ready(self) -> None:
         """Returns when a request would be served without delay; raises what keeps the model from it."""
         await self.graph.ready()
-        await self.rehearsal.over()
+        if reason := await self.rehearsal.over():
+            raise WarmUpFailed(f"the first requests to {self.id} failed: {reason}")
 
     def fit(self, data: bytes) -> Reference:
         """An uploaded reference, decoded and fitted. Raises InvalidRequest."""
@@ -98,7 +99,7 @@ class Models:
 
     def __init__(self, served: Sequence[Served]) -> None:
         self._models = {one.settings.model_id: Model(one) for one in served}
-        self._decoding = asyncio.Semaphore(DECODERS)
+        self._decoders = Threads(DECODERS)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
@@ -118,9 +119,4 @@ class Models:
 
     async def fitted(self, model: Model, files: Sequence[bytes]) -> list[Reference]:
         """Few at a time, since one may unfold to 100 MB. Raises InvalidRequest."""
-
-        async def fit(data: bytes) -> Reference:
-            async with self._decoding:
-                return await asyncio.to_thread(model.fit, data)
-
-        return list(await asyncio.gather(*map(fit, files)))
+        return await gathered(self._decoders.run(model.fit, data) for data in files)

@@ -5,8 +5,6 @@ Cancelling a job is an addition. A list is not offered: nothing of one caller is
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -14,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from deployments.concurrency import Threads
+from deployments.deadline import Deadline
 from deployments.directory import ask_all
 from deployments.envelope import answering
 from deployments.jobs import Job, Jobs
@@ -35,7 +35,7 @@ class Videos:
     def __init__(self, models: Models) -> None:
         self._models, self._limits = models, Limits()
         self._jobs = Jobs()
-        self._encoding = asyncio.Semaphore(ENCODERS)
+        self._encoders = Threads(ENCODERS)
 
     def routes(self) -> list[Route]:
         one = "/v1/videos/{id}"
@@ -54,9 +54,10 @@ class Videos:
         model = self._models.find(asked.model)
         with ExitStack() as place:
             place.enter_context(model.admission.admitted())
-            deadline = time.monotonic() + model.timeout_seconds
+            deadline = Deadline.after(model.timeout_seconds)
             clip = check_model(model.recipe, len(files))
-            references = await self._models.fitted(model, files)
+            async with deadline.enforced():
+                references = await self._models.fitted(model, files)
             sizes = [reference.fitted.size for reference in references]
             wanted = to_request(asked, model.recipe, model.limits, sizes)
             job = self._jobs.start(model.id, wanted, clip, self._make(model, wanted, references, deadline))
@@ -105,11 +106,11 @@ class Videos:
         return parse_form(VideoRequest, fields), files
 
     async def _make(
-        self, model: Model, request: GenerateRequest, references: Sequence[Reference], deadline: float
+        self, model: Model, request: GenerateRequest, references: Sequence[Reference], deadline: Deadline
     ) -> bytes:
-        (made,) = await model.graph.generate([request], references, deadline - time.monotonic())
-        async with self._encoding:
-            return await asyncio.to_thread(encode, made, "png")
+        async with deadline.enforced():
+            (made,) = await model.graph.generate([request], references, deadline)
+            return await self._encoders.run(encode, made, "png")
 
 
 async def _look(job: Job) -> None:

@@ -98,6 +98,12 @@ class StaleEpoch(LightError):
     code = "stale_epoch"
 
 
+class WarmUpFailed(LightError):
+    """The requests that a model was tried with at the start failed, as those of users would."""
+
+    code = "warm_up_failed"
+
+
 class Cancelled(LightError):
     """The caller went away, or cancelled a video; raised between two denoising steps."""
 
