@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,11 +26,12 @@ from deployments.graph import LOST
 from deployments.logs import speak
 from deployments.media import JSON, encode, read_body, read_form
 from deployments.models import Models, Served
+from deployments.origins import OriginCheck
 from deployments.parsing import parse_form, parse_json
 from deployments.schema import ImageRequest, images_body, models_body, to_requests
+from deployments.settings import ServerSettings
 from deployments.videos import Videos
 from lightx2v.errors import InvalidRequest, LightError
-from lightx2v.limits import Limits
 
 HEALTH_SECONDS = 5.0
 ENCODERS = 2
@@ -43,11 +46,11 @@ log = logging.getLogger(__name__)
 class Ingress:
     """One application's front: checks a request in full, queues it, and answers in OpenAI's words."""
 
-    def __init__(self, served: Sequence[Served]) -> None:
+    def __init__(self, served: Sequence[Served[DeploymentHandle]], settings: ServerSettings) -> None:
         speak()
-        self._models = Models(served)
-        self._videos = Videos(self._models)
-        self._limits = Limits()
+        self._models = Models(served, settings)
+        self._videos = Videos(self._models, settings)
+        self._settings = settings
         self._encoders = Threads(ENCODERS)
         self._started = int(time.time())
 
@@ -61,19 +64,21 @@ class Ingress:
             Route("/v1/residency", answering(self.residency)),
             Route("/health", answering(self.health)),
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _not_served}, lifespan=self._living)
+        allowed = Middleware(OriginCheck, self._settings.allowed_hosts, self._settings.allowed_origins)
+        handlers = {HTTPException: _not_served}
+        return Starlette(routes=routes, middleware=[allowed], exception_handlers=handlers, lifespan=self._living)
 
     async def generations(self, request: Request) -> Response:
         """Text to image."""
         self._models.check_room()
-        body = await read_body(request, self._limits.max_json_bytes)
+        body = await read_body(request, self._settings.max_json_bytes)
         return await self._images(parse_json(ImageRequest, body), [])
 
     async def edits(self, request: Request) -> Response:
         """One or several reference images and a prompt to a new image."""
         self._models.check_room()
-        most = self._limits.max_references
-        fields, files = await read_form(request, self._limits.max_upload_bytes, most, REFERENCES)
+        most = self._settings.max_references
+        fields, files = await read_form(request, self._settings.max_upload_bytes, most, REFERENCES)
         if not files:
             raise InvalidRequest("image is required: one or more files", "image")
         return await self._images(parse_form(ImageRequest, fields), files)

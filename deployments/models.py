@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Generic, TypeVar
 
 from ray.serve.handle import DeploymentHandle
 
 from deployments.concurrency import Threads, gathered
 from deployments.graph import Graph
 from deployments.rehearsal import Rehearsal
-from deployments.settings import AppSettings
+from deployments.settings import AppSettings, ServerSettings
 from lightx2v.checkpoint import read_recipe
 from lightx2v.core import Reference, StageName
 from lightx2v.errors import ModelNotFound, QueueFull, WarmUpFailed
@@ -56,22 +57,26 @@ class Admission:
             self._seconds.append(time.monotonic() - start)
 
 
+S = TypeVar("S")
+
+
 @dataclass(frozen=True, slots=True)
-class Served:
-    """One model: its settings and its stages."""
+class Served(Generic[S]):
+    """One model: its settings and its stages. They are Applications where an application is built; Serve puts a
+    DeploymentHandle in place of each when it makes the ingress."""
 
     settings: AppSettings
-    stages: Mapping[StageName, DeploymentHandle]
+    stages: Mapping[StageName, S]
     is_rehearsed: bool
 
 
 class Model:
     """One model as its callers meet it."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served[DeploymentHandle], server: ServerSettings) -> None:
         self.id = served.settings.model_id
         self.recipe = read_recipe(served.settings)
-        self.limits = Limits(loras=tuple(served.settings.loras))
+        self.limits = Limits(max_references=server.max_references, loras=tuple(served.settings.loras))
         self.graph = Graph(served.stages)
         self.rehearsal = Rehearsal(self.recipe, self.graph)
         self.is_rehearsed = served.is_rehearsed
@@ -97,8 +102,8 @@ class Model:
 class Models:
     """All of one application; the first serves those that name none."""
 
-    def __init__(self, served: Sequence[Served]) -> None:
-        self._models = {one.settings.model_id: Model(one) for one in served}
+    def __init__(self, served: Sequence[Served[DeploymentHandle]], server: ServerSettings) -> None:
+        self._models = {one.settings.model_id: Model(one, server) for one in served}
         self._decoders = Threads(DECODERS)
 
     def __iter__(self) -> Iterator[Model]:

@@ -20,10 +20,10 @@ from deployments.jobs import Job, Jobs
 from deployments.media import encode, is_form, read_body, read_form
 from deployments.models import Model, Models
 from deployments.parsing import parse_form, parse_json
+from deployments.settings import ServerSettings
 from deployments.video_schema import REFERENCE, VideoRequest, check_model, deleted_body, to_request, video_body
 from lightx2v.core import GenerateRequest, Reference
 from lightx2v.errors import InvalidRequest
-from lightx2v.limits import Limits
 
 ENCODERS = 1
 """Videos that are compressed at a time, each on all cores."""
@@ -32,8 +32,8 @@ ENCODERS = 1
 class Videos:
     """The jobs of one application over HTTP."""
 
-    def __init__(self, models: Models) -> None:
-        self._models, self._limits = models, Limits()
+    def __init__(self, models: Models, settings: ServerSettings) -> None:
+        self._models, self._settings = models, settings
         self._jobs = Jobs()
         self._encoders = Threads(ENCODERS)
 
@@ -101,8 +101,8 @@ class Videos:
     async def _read(self, request: Request) -> tuple[VideoRequest, list[bytes]]:
         """OpenAI's clients always send a form."""
         if not is_form(request):
-            return parse_json(VideoRequest, await read_body(request, self._limits.max_json_bytes)), []
-        fields, files = await read_form(request, self._limits.max_upload_bytes, 1, (REFERENCE,))
+            return parse_json(VideoRequest, await read_body(request, self._settings.max_json_bytes)), []
+        fields, files = await read_form(request, self._settings.max_upload_bytes, 1, (REFERENCE,))
         return parse_form(VideoRequest, fields), files
 
     async def _make(

@@ -13,7 +13,7 @@ import numpy as np
 
 from deployments.ingress import Ingress
 from deployments.models import Served
-from deployments.settings import AppSettings
+from deployments.settings import AppSettings, ServerSettings
 from lightx2v.core import GenerateRequest, Latents, Picture, StageName, Video
 
 TOKENS: Any = "tokens"
@@ -87,15 +87,15 @@ def handles(*stages: StageName) -> dict[StageName, Handle]:
 
 
 @asynccontextmanager
-async def front(*served: Served) -> AsyncIterator[httpx.AsyncClient]:
+async def front(*served: Served[Any], **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     """HTTP to an ingress, alive as in a replica."""
     written: Any = Ingress.__mro__[1]  # around which Serve puts a class for its replicas
-    app = written(served).__serve_build_asgi_app__()
+    app = written(served, ServerSettings(**settings)).__serve_build_asgi_app__()
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
             yield client
 
 
-def served(model: Path, stages: Mapping[StageName, Any], rehearsed: bool = False, **settings: Any) -> Served:
+def served(model: Path, stages: Mapping[StageName, Any], rehearsed: bool = False, **settings: Any) -> Served[Any]:
     return Served(AppSettings(model=str(model), **settings), stages, rehearsed)
