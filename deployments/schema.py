@@ -7,7 +7,6 @@ and on the model in its `Recipe`, and is applied by `to_requests`.
 from __future__ import annotations
 
 import re
-import secrets
 import uuid
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,8 +19,8 @@ from pydantic import AfterValidator, Field, PlainValidator
 from deployments.media import OutputFormat
 from deployments.parsing import Body
 from lightx2v.core import GenerateRequest, Size
-from lightx2v.limits import RANDOM_SEEDS, SEEDS, Limits
-from lightx2v.models.recipe import check_request, choose_strength
+from lightx2v.limits import SEEDS, Limits
+from lightx2v.models.recipe import check_request, complete
 from lightx2v.models.registry import Recipe
 
 MAX_PICTURES = 10
@@ -79,21 +78,21 @@ class ImageRequest(Asked):
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
-def draft(asked: Asked, recipe: Recipe, references: Sequence[Size]) -> GenerateRequest:
-    """A request with the model's defaults where nothing was asked, to be completed and then checked. `references` are
-    the sizes of the fitted ones."""
-    return GenerateRequest(
-        id=str(uuid.uuid4()),
-        prompt=asked.prompt,
-        size=asked.size or recipe.edit_size(references),
-        steps=recipe.steps if asked.num_inference_steps is None else asked.num_inference_steps,
-        seed=secrets.randbelow(RANDOM_SEEDS) if asked.seed is None else asked.seed,
-        guidance=recipe.guidance if asked.guidance_scale is None else asked.guidance_scale,
-        refine_guidance=asked.guidance_scale,
+def draft(asked: Asked, recipe: Recipe, references: Sequence[Size], **fields: Any) -> GenerateRequest:
+    """What was asked, with the model's defaults for the rest; still to be checked. `references` are the sizes of the
+    fitted ones, `fields` what only pictures or only videos have."""
+    return complete(
+        asked.prompt,
+        recipe,
+        references,
+        size=asked.size,
+        steps=asked.num_inference_steps,
+        seed=asked.seed,
+        guidance=asked.guidance_scale,
         negative_prompt=asked.negative_prompt,
-        references=tuple(references),
         lora=asked.lora,
         lora_scale=asked.lora_scale,
+        **fields,
     )
 
 
@@ -101,8 +100,7 @@ def to_requests(
     asked: ImageRequest, recipe: Recipe, limits: Limits, references: Sequence[Size] = ()
 ) -> tuple[GenerateRequest, ...]:
     """One frozen request per picture, with consecutive seeds. `references` are the sizes of the fitted ones."""
-    strength = choose_strength(asked.strength, recipe, len(references))
-    first = replace(draft(asked, recipe, references), strength=strength)
+    first = draft(asked, recipe, references, strength=asked.strength, frames=1)
     check_request(first, recipe, limits)
     seeds = ((first.seed + index) % SEEDS for index in range(asked.n))
     return tuple(replace(first, id=str(uuid.uuid4()), seed=seed) for seed in seeds)

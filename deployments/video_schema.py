@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -54,7 +53,7 @@ def check_model(recipe: Recipe, pictures: int) -> Clip:
 def to_request(asked: VideoRequest, recipe: Recipe, limits: Limits, references: Sequence[Size] = ()) -> GenerateRequest:
     """The frozen request of a video. `references` are the sizes of the fitted ones. Raises InvalidRequest."""
     clip = check_model(recipe, len(references))
-    request = replace(draft(asked, recipe, references), frames=_frames(asked, clip, limits))
+    request = draft(asked, recipe, references, frames=_frames(asked, clip, limits))
     check_request(request, recipe, limits)
     if request.frames == 1:
         raise InvalidRequest("num_frames: a video has more than one; /v1/images/generations makes stills", "num_frames")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from lightx2v.checkpoint import read_recipe
 from lightx2v.config import ENVIRONMENT, EngineSettings, parse_settings
 from lightx2v.core import GenerateRequest, Picture, Progress, Reference, Size, Video
 from lightx2v.errors import InvalidRequest, LightError
-from lightx2v.limits import RANDOM_SEEDS, Limits
-from lightx2v.models.recipe import check_request, choose_strength, make_reference
+from lightx2v.limits import Limits
+from lightx2v.models.recipe import check_request, complete, make_reference
 from lightx2v.models.registry import Recipe
 from lightx2v.picture import decode_picture
 from lightx2v.video import encode_video
@@ -73,30 +72,22 @@ def _settings(options: argparse.Namespace) -> EngineSettings:
 def _request(
     options: argparse.Namespace, settings: EngineSettings, recipe: Recipe, references: Sequence[Reference]
 ) -> GenerateRequest:
-    sizes = tuple(reference.fitted.size for reference in references)
-    request = GenerateRequest(
-        id="cli",
-        prompt=options.prompt,
-        size=_size(options.size) if options.size else recipe.edit_size(sizes),
-        steps=recipe.steps if options.steps is None else options.steps,
-        seed=secrets.randbelow(RANDOM_SEEDS) if options.seed is None else options.seed,
-        guidance=recipe.guidance if options.guidance is None else options.guidance,
-        refine_guidance=options.guidance,
+    request = complete(
+        options.prompt,
+        recipe,
+        [reference.fitted.size for reference in references],
+        size=_size(options.size) if options.size else None,
+        steps=options.steps,
+        seed=options.seed,
+        guidance=options.guidance,
+        strength=options.strength,
+        frames=options.frames,
         negative_prompt=options.negative_prompt,
-        references=sizes,
-        strength=choose_strength(options.strength, recipe, len(sizes)),
         lora=options.lora,
         lora_scale=options.lora_scale,
-        frames=_frames(options.frames, recipe),
     )
     check_request(request, recipe, Limits(loras=tuple(settings.loras)))
     return request
-
-
-def _frames(asked: int | None, recipe: Recipe) -> int:
-    if asked is not None:
-        return asked
-    return recipe.clip.frames if recipe.clip else 1
 
 
 def _size(text: str) -> Size:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import secrets
+import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
@@ -12,7 +15,7 @@ import numpy as np
 
 from lightx2v.core import STRENGTH, GenerateRequest, Picture, Reference, Size
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest
-from lightx2v.limits import Limits
+from lightx2v.limits import RANDOM_SEEDS, Limits
 from lightx2v.models.configuration import read_configuration, require
 
 if TYPE_CHECKING:
@@ -50,11 +53,51 @@ R = TypeVar("R", bound=Defaults)
 def planning_request(recipe: Recipe) -> GenerateRequest:
     """The request that the plan is made for: all defaults, and no more references than are needed. Others make others
     give way meanwhile."""
-    frames = recipe.clip.frames if recipe.clip else 1
+    frames = _default_frames(recipe)
     references = (recipe.size,) * recipe.min_references
     return GenerateRequest(
         "plan", "", recipe.size, recipe.steps, 0, recipe.guidance, references=references, frames=frames
     )
+
+
+def complete(
+    prompt: str,
+    recipe: Recipe,
+    references: Sequence[Size],
+    *,
+    size: Size | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    guidance: float | None = None,
+    strength: float | None = None,
+    frames: int | None = None,
+    negative_prompt: str = "",
+    lora: str | None = None,
+    lora_scale: float = 1.0,
+) -> GenerateRequest:
+    """A request with the model's defaults for what is None, and a seed that is drawn; still to be checked.
+
+    `references`: the sizes of the fitted ones. Raises InvalidRequest for a strength that means nothing.
+    """
+    return GenerateRequest(
+        id=str(uuid.uuid4()),
+        prompt=prompt,
+        size=size or recipe.edit_size(references),
+        steps=recipe.steps if steps is None else steps,
+        seed=secrets.randbelow(RANDOM_SEEDS) if seed is None else seed,
+        guidance=recipe.guidance if guidance is None else guidance,
+        refine_guidance=guidance,
+        negative_prompt=negative_prompt,
+        references=tuple(references),
+        strength=choose_strength(strength, recipe, len(references)),
+        lora=lora,
+        lora_scale=lora_scale,
+        frames=_default_frames(recipe) if frames is None else frames,
+    )
+
+
+def _default_frames(recipe: Recipe) -> int:
+    return recipe.clip.frames if recipe.clip else 1
 
 
 def override(recipe: R, checkpoint: Path) -> R:
