@@ -28,7 +28,7 @@ from benchmarks.server import serve
 from deployments.app import compose
 from deployments.media import encode
 from deployments.schema import ImageRequest, images_body
-from deployments.settings import parse_models
+from deployments.settings import parse_application
 from deployments.stage import StageServer
 from deployments.wire import unpack
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size, StageName
@@ -48,7 +48,7 @@ class Idle(StageServer):
 
 
 def idle(args: dict[str, Any]) -> Any:
-    return compose(parse_models(args), Idle)
+    return compose(parse_application(args), Idle)
 
 
 @cache

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deployments.calls import RemoteCoordinator
 from deployments.coordinator import Coordinator
+from deployments.remote import LOST
 from lightx2v.core import Progress
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ async def _ask(answer: Awaitable[T]) -> T | None:
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             return await answer
-    except (TimeoutError, RayActorError) as error:
+    except (TimeoutError, *LOST) as error:
         log.warning("a coordinator does not answer: %r", error)
         return None
 

@@ -1,11 +1,30 @@
-"""Calls to other processes, and what they failed of. Free of torch."""
+"""Calls to other processes, and why they fail. Free of torch."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from ray.exceptions import RayTaskError
+from ray.exceptions import (
+    ActorUnschedulableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+)
+from ray.serve.exceptions import DeploymentUnavailableError
+
+LOST = (
+    RayActorError,
+    ActorUnschedulableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    DeploymentUnavailableError,
+)
+"""What a call raises whose process is gone, or its node, with the output that lay there. OutOfMemoryError: Ray's memory
+monitor of the host killed it."""
 
 T = TypeVar("T")
 

@@ -7,7 +7,6 @@ and on the model in its `ModelSpec`, and is applied by `to_requests`.
 from __future__ import annotations
 
 import re
-import secrets
 import uuid
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,8 +19,8 @@ from pydantic import AfterValidator, Field, PlainValidator
 from deployments.media import OutputFormat
 from deployments.parsing import Body
 from lightx2v.core import GenerateRequest, Size
-from lightx2v.limits import RANDOM_SEEDS, SEEDS, Limits
-from lightx2v.models.request import check_request, choose_strength
+from lightx2v.limits import SEEDS, Limits
+from lightx2v.models.request import check_request, complete
 from lightx2v.models.spec import ModelSpec
 
 MAX_PICTURES = 10
@@ -79,21 +78,21 @@ class ImageRequest(Asked):
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
-def draft(asked: Asked, spec: ModelSpec, references: Sequence[Size]) -> GenerateRequest:
-    """A request with the model's defaults where nothing was asked, to be completed and then checked. `references` are
-    the sizes of the fitted ones."""
-    return GenerateRequest(
-        id=str(uuid.uuid4()),
-        prompt=asked.prompt,
-        size=asked.size or spec.edit_size(references),
-        steps=spec.steps if asked.num_inference_steps is None else asked.num_inference_steps,
-        seed=secrets.randbelow(RANDOM_SEEDS) if asked.seed is None else asked.seed,
-        guidance=spec.guidance if asked.guidance_scale is None else asked.guidance_scale,
-        refine_guidance=asked.guidance_scale,
+def draft(asked: Asked, spec: ModelSpec, references: Sequence[Size], **fields: Any) -> GenerateRequest:
+    """What was asked, with the model's defaults for the rest; still to be checked. `references` are the sizes of the
+    fitted ones, `fields` what only pictures or only videos have."""
+    return complete(
+        asked.prompt,
+        spec,
+        references,
+        size=asked.size,
+        steps=asked.num_inference_steps,
+        seed=asked.seed,
+        guidance=asked.guidance_scale,
         negative_prompt=asked.negative_prompt,
-        references=tuple(references),
         lora=asked.lora,
         lora_scale=asked.lora_scale,
+        **fields,
     )
 
 
@@ -101,8 +100,7 @@ def to_requests(
     asked: ImageRequest, spec: ModelSpec, limits: Limits, references: Sequence[Size] = ()
 ) -> tuple[GenerateRequest, ...]:
     """One frozen request per picture, with consecutive seeds. `references` are the sizes of the fitted ones."""
-    strength = choose_strength(asked.strength, spec, len(references))
-    first = replace(draft(asked, spec, references), strength=strength)
+    first = draft(asked, spec, references, strength=asked.strength, frames=1)
     check_request(first, spec, limits)
     seeds = ((first.seed + index) % SEEDS for index in range(asked.n))
     return tuple(replace(first, id=str(uuid.uuid4()), seed=seed) for seed in seeds)

@@ -27,7 +27,7 @@ from deployments.context import ProcessMemory
 from deployments.directory import find_coordinator
 from deployments.lease import CoordinatorClient
 from deployments.logs import speak
-from deployments.messages import StageMethod, Terms
+from deployments.messages import Terms
 from deployments.probes import CPU_CARD
 from deployments.stage_weights import StageWeights
 from deployments.tenants import Member
@@ -37,6 +37,7 @@ from lightx2v.core import GenerateRequest, Progress, StageName
 from lightx2v.residency.lease import Holder
 from lightx2v.stages.build import load_stage, open_device
 from lightx2v.stages.denoise import StepStage
+from lightx2v.stages.flow import StageMethod
 from lightx2v.stages.stage import Cancel, Grant
 
 Answer = asyncio.Future[Any]
@@ -146,7 +147,7 @@ class StageServer:
         def work(*given: Any) -> None:
             self._answer(answer, getattr(self._stage, method)(*given))
 
-        self._stage.perform(grant, work, request, *arguments, blocks=self._stage.blocks(job))
+        self._stage.perform(grant, work, request, *arguments, blocks=self._stage.blocks(method))
 
     def _answer(self, answer: Answer, output: Any) -> None:
         """From the thread of the job to whoever waits for it."""

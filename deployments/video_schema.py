@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -56,7 +55,7 @@ def to_request(
 ) -> GenerateRequest:
     """The frozen request of a video. `references` are the sizes of the fitted ones. Raises InvalidRequest."""
     clip = check_model(spec, len(references))
-    request = replace(draft(asked, spec, references), frames=_frames(asked, clip, limits))
+    request = draft(asked, spec, references, frames=_frames(asked, clip, limits))
     check_request(request, spec, limits)
     if request.frames == 1:
         raise InvalidRequest("num_frames: a video has more than one; /v1/images/generations makes stills", "num_frames")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +14,9 @@ from lightx2v.checkpoint import read_spec
 from lightx2v.config import ENVIRONMENT, EngineSettings, parse_settings
 from lightx2v.core import GenerateRequest, Picture, Progress, Reference, Size, Video
 from lightx2v.errors import InvalidRequest, LightError
-from lightx2v.limits import RANDOM_SEEDS, Limits
+from lightx2v.limits import Limits
 from lightx2v.models.reference import make_reference
-from lightx2v.models.request import check_request, choose_strength
+from lightx2v.models.request import check_request, complete
 from lightx2v.models.spec import ModelSpec
 from lightx2v.picture import decode_picture
 from lightx2v.video import encode_video
@@ -74,30 +73,22 @@ def _settings(options: argparse.Namespace) -> EngineSettings:
 def _request(
     options: argparse.Namespace, settings: EngineSettings, spec: ModelSpec, references: Sequence[Reference]
 ) -> GenerateRequest:
-    sizes = tuple(reference.fitted.size for reference in references)
-    request = GenerateRequest(
-        id="cli",
-        prompt=options.prompt,
-        size=_size(options.size) if options.size else spec.edit_size(sizes),
-        steps=spec.steps if options.steps is None else options.steps,
-        seed=secrets.randbelow(RANDOM_SEEDS) if options.seed is None else options.seed,
-        guidance=spec.guidance if options.guidance is None else options.guidance,
-        refine_guidance=options.guidance,
+    request = complete(
+        options.prompt,
+        spec,
+        [reference.fitted.size for reference in references],
+        size=_size(options.size) if options.size else None,
+        steps=options.steps,
+        seed=options.seed,
+        guidance=options.guidance,
+        strength=options.strength,
+        frames=options.frames,
         negative_prompt=options.negative_prompt,
-        references=sizes,
-        strength=choose_strength(options.strength, spec, len(sizes)),
         lora=options.lora,
         lora_scale=options.lora_scale,
-        frames=_frames(options.frames, spec),
     )
     check_request(request, spec, Limits(loras=tuple(settings.loras)))
     return request
-
-
-def _frames(asked: int | None, spec: ModelSpec) -> int:
-    if asked is not None:
-        return asked
-    return spec.clip.frames if spec.clip else 1
 
 
 def _size(text: str) -> Size:

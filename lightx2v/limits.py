@@ -19,8 +19,7 @@ class Limits:
 
     `max_aspect` is the longer side over the shorter: models are trained near 1:1 to 1:3, and a strip of 16x65536 has
     few pixels yet positions that no model has seen. A reference may be 8:1, and rounding makes up to 9.75:1 of it for
-    what is made of it. `max_json_bytes` holds two prompts of `max_prompt_chars` escaped as \\uXXXX pairs, the longest
-    spelling JSON has.
+    what is made of it.
     """
 
     max_pixels: int = 2048 * 2048
@@ -33,8 +32,6 @@ class Limits:
     """In all frames: ten seconds of 720p. Attention's work grows with its square; the host holds 3 bytes of each."""
     max_prompt_chars: int = 32_768
     max_references: int = 8
-    max_json_bytes: int = 1 << 20
-    max_upload_bytes: int = 32 << 20
     max_lora_scale: float = 10.0
     loras: tuple[str, ...] = ()
     """The names of those that are served."""

@@ -11,11 +11,12 @@ import torch
 
 from lightx2v.checkpoint import read_stages
 from lightx2v.config import EngineSettings
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Reference, StageName, Video
+from lightx2v.core import GenerateRequest, Latents, Picture, Reference, StageName, Video
 from lightx2v.residency import plan as plans
 from lightx2v.residency.plan import StageSize
 from lightx2v.stages.build import load_stage, open_device
-from lightx2v.stages.denoise import Report, ignore
+from lightx2v.stages.denoise import Report, StepStage, ignore
+from lightx2v.stages.flow import Step, brought, steps
 from lightx2v.stages.stage import Grant, Stage
 
 CONTEXT = 900 << 20
@@ -31,6 +32,7 @@ class Pipeline:
         self._device = open_device("cuda" if cuda else "cpu", settings, f"process-{os.getpid()}")
         names = read_stages(settings)
         self._stages: dict[StageName, Stage[Any]] = {name: load_stage(name, settings, self._device) for name in names}
+        self._steps = steps(names)
         self._shares = lru_cache(maxsize=8)(plans.shares)
         self._budget = (settings.gpu_budget or self._device.total()) - (CONTEXT if cuda else 0)
 
@@ -44,26 +46,30 @@ class Pipeline:
         self, request: GenerateRequest, references: Sequence[Reference] = (), report: Report = ignore
     ) -> Latents:
         """Everything up to the final latents."""
-        conditioning: Conditioning | None = self._stages["encode"].recall(request)
-        if conditioning is None:
-            seen = tuple(reference.seen for reference in references if reference.seen is not None)
-            conditioning = self._run("encode", "run", request, seen, _never)
-        fitted = tuple(reference.fitted for reference in references)
-        encoded = self._run("decode", "encode", request, fitted, _never) if fitted else ()
-        latents: Latents = self._run("denoise", "run", request, conditioning, encoded, _never, report)
-        if latents.history:
-            latents = self._run("refine", "run", request, conditioning, encoded, latents, _never, report)
+        values, (*before, _) = brought(references), self._steps
+        for step in before:
+            values[step.output] = self._follow(step, request, [values[name] for name in step.inputs], report)
+        latents: Latents = values[before[-1].output]
         return latents
 
     def decode(self, request: GenerateRequest, latents: Latents) -> Picture | Video:
         """The picture or video of final latents."""
-        made: Picture | Video = self._run("decode", "run", request, latents, _never)
+        made: Picture | Video = self._follow(self._steps[-1], request, [latents], ignore)
         return made
 
     def close(self) -> None:
         """Gives all memory back."""
         for stage in self._stages.values():
             stage.close()
+
+    def _follow(self, step: Step, request: GenerateRequest, inputs: list[Any], report: Report) -> Any:
+        stage = self._stages[step.stage]
+        if step.only_if is not None and not step.only_if(inputs[-1]):
+            return inputs[-1]
+        if step.method == "run" and (known := stage.recall(request)) is not None:
+            return known
+        reports = (report,) if isinstance(stage, StepStage) else ()
+        return self._run(step.stage, step.method, request, *inputs, _never, *reports)
 
     def _run(self, name: StageName, job: str, request: GenerateRequest, *inputs: Any) -> Any:
         shares = self._shares(self._settings.policy, self.sizes(request), self._budget)

@@ -1,19 +1,59 @@
-"""Requests to a model: the one that is planned for, and what one may ask. Free of torch."""
+"""Requests to a model: the one that is planned for, those that users make, and what one may ask. Free of torch."""
 
 from __future__ import annotations
 
-from lightx2v.core import STRENGTH, GenerateRequest
+import secrets
+import uuid
+from collections.abc import Sequence
+
+from lightx2v.core import STRENGTH, GenerateRequest, Size
 from lightx2v.errors import InvalidRequest
-from lightx2v.limits import Limits
+from lightx2v.limits import RANDOM_SEEDS, Limits
 from lightx2v.models.spec import ModelSpec
 
 
 def planning_request(spec: ModelSpec) -> GenerateRequest:
     """The request that a card's memory is planned for: all defaults, and no more references than the model needs. A
     larger request makes other stages give way while it runs."""
-    frames = spec.clip.frames if spec.clip else 1
+    frames = _default_frames(spec)
     references = (spec.size,) * spec.min_references
     return GenerateRequest("plan", "", spec.size, spec.steps, 0, spec.guidance, references=references, frames=frames)
+
+
+def complete(
+    prompt: str,
+    spec: ModelSpec,
+    references: Sequence[Size],
+    *,
+    size: Size | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    guidance: float | None = None,
+    strength: float | None = None,
+    frames: int | None = None,
+    negative_prompt: str = "",
+    lora: str | None = None,
+    lora_scale: float = 1.0,
+) -> GenerateRequest:
+    """A request with the model's defaults for what is None, and a seed that is drawn; still to be checked.
+
+    `references`: the sizes of the fitted ones. Raises InvalidRequest for a strength that means nothing.
+    """
+    return GenerateRequest(
+        id=str(uuid.uuid4()),
+        prompt=prompt,
+        size=size or spec.edit_size(references),
+        steps=spec.steps if steps is None else steps,
+        seed=secrets.randbelow(RANDOM_SEEDS) if seed is None else seed,
+        guidance=spec.guidance if guidance is None else guidance,
+        refine_guidance=guidance,
+        negative_prompt=negative_prompt,
+        references=tuple(references),
+        strength=choose_strength(strength, spec, len(references)),
+        lora=lora,
+        lora_scale=lora_scale,
+        frames=_default_frames(spec) if frames is None else frames,
+    )
 
 
 def check_request(request: GenerateRequest, spec: ModelSpec, limits: Limits) -> None:
@@ -37,3 +77,7 @@ def choose_strength(asked: float | None, spec: ModelSpec, references: int) -> fl
     if not 0 < asked <= 1:
         raise InvalidRequest(f"strength: must be above 0 and at most 1, got {asked}", "strength")
     return asked
+
+
+def _default_frames(spec: ModelSpec) -> int:
+    return spec.clip.frames if spec.clip else 1

@@ -8,7 +8,7 @@ import torch
 from ray.serve.deployment import Application
 
 from deployments.app import compose
-from deployments.settings import parse_models
+from deployments.settings import parse_application
 from deployments.stage import StageServer
 
 
@@ -38,8 +38,8 @@ class Traced(StageServer):
 
 
 def traced(args: dict[str, Any]) -> Application:
-    return compose(parse_models(args), Traced)
+    return compose(parse_application(args), Traced)
 
 
 def never_releases(args: dict[str, Any]) -> Application:
-    return compose(parse_models(args), NeverReleases)
+    return compose(parse_application(args), NeverReleases)

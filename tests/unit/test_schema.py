@@ -16,6 +16,7 @@ from deployments import parsing
 from deployments.envelope import error_response
 from deployments.parsing import parse_form, parse_json
 from deployments.schema import ImageRequest, to_requests
+from deployments.settings import ServerSettings
 from lightx2v.core import STRENGTH, Size
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import RANDOM_SEEDS, SEEDS, Limits
@@ -322,7 +323,7 @@ def test_the_longest_prompts_fit_the_json_limit() -> None:
     limits = Limits()
     longest = "\U0010ffff" * limits.max_prompt_chars
     body = json.dumps({"prompt": longest, "negative_prompt": longest}).encode()
-    assert len(body) < limits.max_json_bytes
+    assert len(body) < ServerSettings().max_json_bytes
     assert to_requests(parse_json(ImageRequest, body), TINY, limits)[0].prompt == longest
 
 

@@ -1,0 +1,55 @@
+"""The order in which a request passes the stages, as data. `Pipeline` follows it within a process, the server's graph
+across processes. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from lightx2v.core import Latents, Reference, StageName
+
+StageMethod = Literal["run", "encode"]
+"""What a stage can be asked for; only the autoencoder encodes."""
+
+
+def _has_steps_left(latents: Latents) -> bool:
+    return bool(latents.history)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of a stage. It makes `output` from `inputs`: earlier outputs, or what `brought` names.
+
+    `only_if` is asked about the last input; where it says no, no call is made and that input is the output.
+    """
+
+    output: str
+    stage: StageName
+    method: StageMethod
+    inputs: tuple[str, ...]
+    is_shared: bool = False
+    """Whether all pictures of one prompt have the same output."""
+    only_if: Callable[[Any], bool] | None = None
+
+
+ENCODE = Step("conditioning", "encode", "run", ("seen",), is_shared=True)
+ENCODE_REFERENCES = Step("encoded", "decode", "encode", ("fitted",), is_shared=True, only_if=bool)
+DENOISE = Step("latents", "denoise", "run", ("conditioning", "encoded"))
+REFINE = Step("refined", "refine", "run", ("conditioning", "encoded", "latents"), only_if=_has_steps_left)
+DECODE = Step("made", "decode", "run", ("latents",))
+
+
+def steps(stages: Collection[StageName]) -> tuple[Step, ...]:
+    """All steps of a model with these stages, in order; the last makes the picture or the video."""
+    if "refine" not in stages:
+        return ENCODE, ENCODE_REFERENCES, DENOISE, DECODE
+    return ENCODE, ENCODE_REFERENCES, DENOISE, REFINE, replace(DECODE, inputs=(REFINE.output,))
+
+
+def brought(references: Sequence[Reference]) -> dict[str, Any]:
+    """The inputs that no step makes: each reference as the text encoder and as the autoencoder take it."""
+    return {
+        "seen": tuple(reference.seen for reference in references if reference.seen is not None),
+        "fitted": tuple(reference.fitted for reference in references),
+    }
