@@ -30,6 +30,7 @@ STATUS: Mapping[type[LightError], int] = MappingProxyType(
         errors.OutOfMemory: 503,
         errors.StageLost: 503,
         errors.StaleEpoch: 503,
+        errors.WarmUpFailed: 503,
         errors.DeadlineExceeded: 504,
     }
 )
