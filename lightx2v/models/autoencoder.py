@@ -18,6 +18,7 @@ from lightx2v.layers.compiled import compile_picture
 from lightx2v.models.component import Autoencoder, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.spec import ModelSpec, read_grid
+from lightx2v.weights.layout import WeightMap
 
 PATCH = 2
 """Latents along one side of a token."""
@@ -46,7 +47,8 @@ class KLAutoencoder(Autoencoder):
     says how latents become tokens."""
 
     model: ClassVar[Any]
-    blocks = (*Autoencoder.encode_blocks, *Autoencoder.decode_blocks)
+    unreachable: ClassVar[frozenset[str]] = frozenset()
+    """States that no forward pass reads."""
     module: Any
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
@@ -55,6 +57,9 @@ class KLAutoencoder(Autoencoder):
         self._is_compiled = False
         config = read_configuration(checkpoint, "vae/config.json")
         self.module = on_meta(lambda: self.model.from_config(config), dtype)
+        self.weights = WeightMap(
+            (self.folder,), (*self.encode_blocks, *self.decode_blocks), unreachable=self.unreachable
+        )
 
     def activation_bytes(self, request: GenerateRequest) -> int:
         """Linear in pixels; references are encoded one by one."""

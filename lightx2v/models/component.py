@@ -15,6 +15,7 @@ from lightx2v.layers.compiled import compile_blocks
 from lightx2v.models.flow import guide
 from lightx2v.models.sampler import C, SamplingState, Stepper, sample
 from lightx2v.models.spec import ModelSpec
+from lightx2v.weights.layout import WeightMap
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -36,49 +37,29 @@ class Component(ABC):
     folder: ClassVar[str]
     """The folder of the checkpoint that holds the weights."""
 
-    more_folders: tuple[str, ...] = ()
-    """Folders that hold more of the weights."""
-
     module: nn.Module
     dtype: torch.dtype
     spec: ModelSpec
-    blocks: tuple[str, ...]
-    """Paths of the submodules that can come and go one by one, in order of use. Each must be entered by `__call__`."""
-
-    host_tensors: frozenset[str] = frozenset()
-    """Names of states that stay on the host, because they are read once per request or less, or only a few of their
-    rows are."""
-
-    unreachable: frozenset[str] = frozenset()
-    """Names of states that no forward pass reads. They are neither loaded nor placed."""
-
-    last_slices: Mapping[str, int] = MappingProxyType({})
-    """The dimension of the checkpoint's tensor, by the state's name, for states that are its last slice along that
-    dimension."""
-
-    precise: frozenset[str] = frozenset()
-    """Names of states that are fp32 whatever `dtype` is."""
-
-    fp8_layers: frozenset[str] = frozenset()
-    """Paths of linear layers that are kept in fp8. Each makes two states of one stored tensor (`models.fp8`)."""
-
-    def source(self, name: str) -> str:
-        """The checkpoint's name of a state of `module`."""
-        return name
+    weights: WeightMap
 
     def __init__(self, dtype: torch.dtype, spec: ModelSpec) -> None:
         self.dtype, self.spec = dtype, spec
 
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Paths of the submodules that can come and go one by one, in order of use."""
+        return self.weights.blocks
+
     def workspace(self, request: GenerateRequest) -> int:
         """Device bytes that a run needs beside weights, in the precision that the layers are kept in."""
         nbytes = self.activation_bytes(request)
-        return int(FP8_WORKSPACE * nbytes) if self.fp8_layers else nbytes
+        return int(FP8_WORKSPACE * nbytes) if self.weights.fp8_layers else nbytes
 
     def flops(self, request: GenerateRequest) -> float:
         """Operations of one use of all blocks, as the number of bf16 operations that take the same time. Weights can
         move meanwhile. 0 if nothing is known."""
         count = self.operations(request)
-        return count / FP8_SPEED if self.fp8_layers else count
+        return count / FP8_SPEED if self.weights.fp8_layers else count
 
     @abstractmethod
     def activation_bytes(self, request: GenerateRequest) -> int:

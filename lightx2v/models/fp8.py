@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 from torch import nn
@@ -19,12 +20,12 @@ def keep_in_fp8(component: C) -> C:
     layers = dict(_eligible(component))
     for path, layer in layers.items():
         component.module.set_submodule(path, Fp8Linear(layer))
-    component.fp8_layers = frozenset(layers)
+    component.weights = replace(component.weights, fp8_layers=frozenset(layers))
     return component
 
 
 def _eligible(component: Component) -> Iterator[tuple[str, nn.Linear]]:
-    exact = component.host_tensors | component.precise
+    exact = component.weights.host_tensors | component.weights.precise
     for block in component.blocks:
         for name, layer in component.module.get_submodule(block).named_modules(prefix=block):
             if isinstance(layer, nn.Linear) and _fits(layer) and f"{name}.weight" not in exact:

@@ -18,6 +18,7 @@ from lightx2v.errors import InvalidCheckpoint
 from lightx2v.models.component import TextEncoder, on_meta
 from lightx2v.models.configuration import read_configuration, require
 from lightx2v.models.spec import ModelSpec
+from lightx2v.weights.layout import WeightMap
 
 FEED_FORWARD_WIDTHS, ATTENTION_WIDTHS = 3, 7
 MARGIN = 1.15
@@ -38,20 +39,20 @@ class LanguageEncoder(TextEncoder):
     kept_widths: ClassVar[int]
     """Hidden widths per token that are alive beside those of a layer: the stream, and what is returned."""
 
-    host_tensors = frozenset({EMBEDDING})
-    unreachable = frozenset({"norm.weight"})
+    unreachable: ClassVar[frozenset[str]] = frozenset({"norm.weight"})
+    """States that no forward pass reads: the last layer's norm, unless a subclass reads it."""
     module: PreTrainedModel
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
         super().__init__(dtype, spec)
         self.config = self._read_config(checkpoint)
         self.module = self._build()
-        self.blocks = tuple(f"layers.{index}" for index in range(self.config.num_hidden_layers))
+        blocks = tuple(f"layers.{index}" for index in range(self.config.num_hidden_layers))
+        self.weights = WeightMap(
+            (self.folder,), blocks, frozenset({EMBEDDING}), self.unreachable, source=lambda name: f"{self.prefix}{name}"
+        )
         self.tokenizer = read_tokenizer(checkpoint)
         self.max_tokens = min(self.limit, self.tokenizer.model_max_length)
-
-    def source(self, name: str) -> str:
-        return f"{self.prefix}{name}"
 
     def activation_bytes(self, request: GenerateRequest) -> int:
         """Bytes for the longest prompt: what is kept of each token, and the feed-forward layer or the attention of one

@@ -62,8 +62,9 @@ class Stage(Generic[C]):
         blocks = _phases(component) if settings.by_phase else component.blocks
         if settings.compiles(cuda=device.torch_device.type == "cuda"):
             component.compile()
-        folders = (component.folder, *component.more_folders)
-        layout = make_layout(component, read_index(*(checkpoint / folder for folder in folders)), blocks)
+        layout = make_layout(
+            component, read_index(*(checkpoint / folder for folder in component.weights.folders)), blocks
+        )
         source = OnDisk(layout) if settings.lazy_load else HostCopy(layout, device.pinned)
         ahead = self._behind(planned) // max(1, len(blocks))
         self._residence = Residence(component, layout, source, device, ahead)

@@ -32,14 +32,14 @@ REFERENCE_SIZES = ((96, 64), (64, 80))
 
 def bind(component: C, checkpoint: Path) -> C:
     """Loads all weights that `component` says it reads, and no others."""
-    folders = (component.folder, *component.more_folders)
+    folders = component.weights.folders
     files = sorted(file for folder in folders for file in (checkpoint / folder).glob("*.safetensors"))
     stored = {name: tensor for file in files for name, tensor in load_file(file).items()}
-    wanted = [name for name in component.module.state_dict() if name not in component.unreachable]
-    dtypes = {name: torch.float32 if name in component.precise else component.dtype for name in wanted}
-    states = {name: stored[component.source(name)].to(dtypes[name]) for name in wanted}
+    wanted = [name for name in component.module.state_dict() if name not in component.weights.unreachable]
+    dtypes = {name: torch.float32 if name in component.weights.precise else component.dtype for name in wanted}
+    states = {name: stored[component.weights.source(name)].to(dtypes[name]) for name in wanted}
     missing, unexpected = component.module.load_state_dict(states, strict=False, assign=True)
-    assert set(missing) <= component.unreachable
+    assert set(missing) <= component.weights.unreachable
     assert not unexpected
     return component
 

@@ -94,10 +94,12 @@ def test_the_encoder_reads_three_quarters_of_the_layers_no_head_and_no_vision(ch
     encoder = text_encoder(checkpoint, torch.float32, read_spec(checkpoint))
     config = json.loads((checkpoint / "text_encoder/config.json").read_text())
     layers = config.get("text_config", config)["num_hidden_layers"]
-    read = {encoder.source(name) for name in encoder.module.state_dict()} - {encoder.source("norm.weight")}
+    read = {encoder.weights.source(name) for name in encoder.module.state_dict()} - {
+        encoder.weights.source("norm.weight")
+    }
     with safe_open(checkpoint / "text_encoder/model.safetensors", "pt") as file:
         unread = set(file.keys()) - read
-    assert encoder.unreachable == {"norm.weight"}
+    assert encoder.weights.unreachable == {"norm.weight"}
     assert len(encoder.blocks) == 3 * layers // 4
     rest = {name.removeprefix(encoder.prefix) for name in unread if name.startswith(encoder.prefix)} - {"norm.weight"}
     assert {int(name.split(".")[1]) for name in rest} == set(range(len(encoder.blocks), layers))

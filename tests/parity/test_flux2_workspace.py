@@ -52,7 +52,7 @@ def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None
     stages: tuple[StageName, ...] = ("encode", "denoise")
     for stage, count in zip(stages, counts, strict=True):
         component = family.build(stage, shapes, torch.bfloat16, read_spec(shapes))
-        absent = component.host_tensors | component.unreachable
+        absent = component.weights.host_tensors | component.weights.unreachable
         states = component.module.state_dict()
         assert sum(state.nbytes for name, state in states.items() if name not in absent) == 2 * count
 

@@ -36,8 +36,8 @@ def follow(component: Component, emulated: dict[str, Emulated]) -> list[str]:
     """Gives our layers what the reference's got, call by call. The list fills with who was called."""
     called: list[str] = []
     theirs = {in_block(path): layer for path, layer in emulated.items()}
-    for path in component.fp8_layers:
-        source = in_block(component.source(path))
+    for path in component.weights.fp8_layers:
+        source = in_block(component.weights.source(path))
         given = iter(theirs[source].inputs)
         layer = component.module.get_submodule(path)
         layer.register_forward_pre_hook(_giving(given, source, called))
@@ -78,7 +78,7 @@ def test_conditioning(variant: str, request: pytest.FixtureRequest) -> None:
         used = {in_block(path) for path, layer in emulated.items() if layer.inputs}
         assert sorted(called) == sorted(set(called))
         assert set(called) <= used
-        assert len(called) == len(stage.component.fp8_layers) > 10
+        assert len(called) == len(stage.component.weights.fp8_layers) > 10
     torch.testing.assert_close(found, expected[: len(found)], rtol=LATENTS, atol=LATENTS)
     assert (expected - exact).abs().max() > 100 * LATENTS, "or nothing was compared"
 

@@ -69,8 +69,8 @@ def step(denoiser: QwenImageDenoiser, request: GenerateRequest) -> None:
 
 @pytest.mark.parametrize(("part", "count"), REACHABLE)
 def test_reachable_weights(shapes: Path, part: Any, count: int) -> None:
-    component = part(shapes, torch.bfloat16)
-    absent = component.host_tensors | component.unreachable
+    component = part(shapes, torch.bfloat16, read_spec(shapes))
+    absent = component.weights.host_tensors | component.weights.unreachable
     states = component.module.state_dict()
     assert absent <= states.keys()
     assert sum(state.nbytes for name, state in states.items() if name not in absent) == 2 * count

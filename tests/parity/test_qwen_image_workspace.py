@@ -62,8 +62,8 @@ def make_conditioning(guidance: float) -> Conditioning:
 
 @pytest.mark.parametrize(("part", "count"), REACHABLE)
 def test_reachable_weights(shapes: Path, part: Any, count: int) -> None:
-    component = part(shapes, torch.bfloat16)
-    absent = component.host_tensors | component.unreachable
+    component = part(shapes, torch.bfloat16, read_spec(shapes))
+    absent = component.weights.host_tensors | component.weights.unreachable
     states = component.module.state_dict()
     assert absent <= states.keys()
     assert sum(state.nbytes for name, state in states.items() if name not in absent) == 2 * count
@@ -72,7 +72,7 @@ def test_reachable_weights(shapes: Path, part: Any, count: int) -> None:
 def test_the_modulation_is_a_third_of_the_weights(shapes: Path) -> None:
     denoiser = QwenImageDenoiser(shapes, torch.bfloat16, read_spec(shapes))
     states = denoiser.module.state_dict()
-    assert sum(states[name].nbytes for name in denoiser.host_tensors) == 2 * MODULATION == 13_593_968_640
+    assert sum(states[name].nbytes for name in denoiser.weights.host_tensors) == 2 * MODULATION == 13_593_968_640
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])

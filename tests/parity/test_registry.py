@@ -15,5 +15,5 @@ def test_every_folder_that_a_stage_reads_is_downloaded(family: Path) -> None:
     spec = found.spec(family)
     for stage in found.stages(family):
         component: Component = found.build(stage, family, torch.float32, spec)
-        assert {component.folder, *component.more_folders} <= set(FOLDERS[stage])
+        assert set(component.weights.folders) <= set(FOLDERS[stage])
         assert component.spec is spec

@@ -239,11 +239,11 @@ def test_encoded_picture(wan_i2v: Path, i2v_oracle: WanImageToVideoPipeline, fra
     noise = torch.zeros(1, 16, *expected.shape[1:])
     shown = Beside(to_grid(encoded)[None], 4).show(noise)[0]
     torch.testing.assert_close(shown, torch.cat((noise[0], expected)), rtol=0, atol=LATENTS)
-    assert not autoencoder.unreachable
+    assert not autoencoder.weights.unreachable
 
 
 def test_all_weights_are_read_but_the_encoders(wan: Path) -> None:
     autoencoder = WanAutoencoder(wan, torch.float32, read_spec(wan))
     (file,) = (wan / "vae").glob("*.safetensors")
-    unread = {name for name in load_file(file) if name in autoencoder.unreachable}
+    unread = {name for name in load_file(file) if name in autoencoder.weights.unreachable}
     assert {name.partition(".")[0] for name in unread} == {"encoder", "quant_conv"}

@@ -51,7 +51,7 @@ def make_request(size: Size = LARGE, frames: int = 81, guidance: float = 5.0) ->
 
 
 def reachable(component: Component) -> dict[str, torch.Tensor]:
-    absent = component.host_tensors | component.unreachable
+    absent = component.weights.host_tensors | component.weights.unreachable
     return {name: state for name, state in component.module.state_dict().items() if name not in absent}
 
 
@@ -72,7 +72,7 @@ def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None
         WanTextEncoder(shapes, torch.bfloat16, read_spec(shapes)),
     )
     states = reachable(denoiser)
-    precise = sum(state.numel() for name, state in states.items() if name in denoiser.precise)
+    precise = sum(state.numel() for name, state in states.items() if name in denoiser.weights.precise)
     variant = request.node.callspec.params["shapes"]
     count = TRANSFORMERS[variant]
     assert sum(state.nbytes for state in states.values()) == 2 * count + 2 * precise

@@ -51,7 +51,7 @@ def test_conditioning(z_turbo: Path, oracle: ZImagePipeline, prompt: str) -> Non
 def test_the_encoder_reads_all_layers_but_the_last(z_turbo: Path) -> None:
     encoder = ZImageTextEncoder(z_turbo, torch.float32, read_spec(z_turbo))
     assert encoder.blocks == tuple(f"layers.{index}" for index in range(5))
-    assert encoder.unreachable == {"norm.weight"}
+    assert encoder.weights.unreachable == {"norm.weight"}
 
 
 def test_a_text_encoder_of_one_layer_has_no_last_but_one(z_turbo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,10 +46,10 @@ def captions(guidance: float) -> Conditioning:
     [(ZImageTextEncoder, TEXT_ENCODER), (ZImageDenoiser, TRANSFORMER), (ZImageAutoencoder, VAE)],
 )
 def test_reachable_weights(shapes: Path, part: Any, count: int) -> None:
-    component = part(shapes, torch.bfloat16)
+    component = part(shapes, torch.bfloat16, read_spec(shapes))
     states = dict(reachable(component))
     assert sum(state.nbytes for state in states.values()) == 2 * count
-    on_host = sum(states[name].nbytes for name in component.host_tensors)
+    on_host = sum(states[name].nbytes for name in component.weights.host_tensors)
     assert on_host == (2 * 151_936 * 2560 if part is ZImageTextEncoder else 0)
 
 

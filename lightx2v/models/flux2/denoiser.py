@@ -20,6 +20,7 @@ from lightx2v.models.flux2.spec import MAX_TOKENS
 from lightx2v.models.flux2.transformer import Flux2Transformer, read_shape
 from lightx2v.models.sampler import Euler, SamplingState
 from lightx2v.models.spec import ModelSpec
+from lightx2v.weights.layout import WeightMap
 
 REFERENCE_SPACING = 10
 """The first rotary axis of reference k is at 10 (k + 1); the target is at 0."""
@@ -54,7 +55,7 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
         self.module = on_meta(lambda: Flux2Transformer(self.shape), dtype)
         double = (f"transformer_blocks.{index}" for index in range(self.shape.num_layers))
         single = (f"single_transformer_blocks.{index}" for index in range(self.shape.num_single_layers))
-        self.blocks = (*double, *single)
+        self.weights = WeightMap((self.folder,), (*double, *single))
         self.aliases = aliases(self.shape.num_layers, self.shape.num_single_layers)
         per_stream, shared = map(_numel, (self.module.transformer_blocks, self.module.single_transformer_blocks))
         self._flops_per_token = per_stream + 2 * shared

@@ -17,6 +17,7 @@ from lightx2v.models.qwen_image.decoder import StillDecoder, read_shape
 from lightx2v.models.qwen_image.spec import PATCH
 from lightx2v.models.qwen_image.still_encoder import StillAutoencoder
 from lightx2v.models.spec import ModelSpec
+from lightx2v.weights.layout import WeightMap
 
 TIME = 2
 """The time dimension of a stored convolution's weights, which a still does not need. Norms have one there too."""
@@ -29,7 +30,8 @@ first, beside one width in fp32. Convolutions take nearly as much again for them
 class QwenImageAutoencoder(Autoencoder):
     """The decoder, for models that make pictures from text alone."""
 
-    blocks: tuple[str, ...] = ("decoder",)
+    halves: ClassVar[tuple[str, ...]] = ("decoder",)
+    """The submodules that are there, in order of use."""
     model: ClassVar[type[StillDecoder]] = StillDecoder
     module: StillDecoder
 
@@ -37,7 +39,8 @@ class QwenImageAutoencoder(Autoencoder):
         super().__init__(dtype, spec)
         self.shape = read_shape(checkpoint)
         self.module = on_meta(lambda: self.model(self.shape), dtype)
-        self.last_slices = {name: TIME for name in self.module.state_dict() if _has_time(name)}
+        stills = {name: TIME for name in self.module.state_dict() if _has_time(name)}
+        self.weights = WeightMap((self.folder,), self.halves, last_slices=stills)
 
     def activation_bytes(self, request: GenerateRequest) -> int:
         """Linear in pixels."""
@@ -63,7 +66,7 @@ class QwenImageAutoencoder(Autoencoder):
 class QwenImageEditAutoencoder(QwenImageAutoencoder):
     """The decoder and the encoder, for edit models."""
 
-    blocks = ("encoder", "decoder")
+    halves = ("encoder", "decoder")
     model = StillAutoencoder
     module: StillAutoencoder
 

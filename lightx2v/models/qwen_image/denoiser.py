@@ -20,6 +20,7 @@ from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, MAX_TOKENS, PATCH, 
 from lightx2v.models.qwen_image.transformer import QwenImageTransformer, Ropes, read_shape
 from lightx2v.models.sampler import Euler, SamplingState
 from lightx2v.models.spec import ModelSpec
+from lightx2v.weights.layout import WeightMap
 
 ROPE_THETA = 10000.0
 
@@ -58,12 +59,10 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
         self.shape = read_shape(checkpoint)
         self.schedule = read_schedule(checkpoint)
         self.module = on_meta(lambda: QwenImageTransformer(self.shape), dtype)
-        self.blocks = tuple(f"transformer_blocks.{index}" for index in range(self.shape.num_layers))
-        self.host_tensors = frozenset(f"modulations.{name}" for name in self.module.modulations.state_dict())
+        blocks = tuple(f"transformer_blocks.{index}" for index in range(self.shape.num_layers))
+        on_host = frozenset(f"modulations.{name}" for name in self.module.modulations.state_dict())
+        self.weights = WeightMap((self.folder,), blocks, host_tensors=on_host, source=_source)
         self._modulation = lru_cache(maxsize=SCHEDULES)(self._tabulate)
-
-    def source(self, name: str) -> str:
-        return re.sub(r"^modulations\.(\d+)\.(img|txt)_mod\.", r"transformer_blocks.\1.\2_mod.1.", name)
 
     def activation_bytes(self, request: GenerateRequest) -> int:
         """Activations are linear in the tokens of text and images, of both branches of a guided step. Before the first
@@ -149,6 +148,11 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
         axes = self.shape.axes_dims_rope
         image, text = (rope_table(table, axes, ROPE_THETA, torch.float32) for table in (ids, diagonal))
         return Ropes(image, text)
+
+
+def _source(name: str) -> str:
+    """The checkpoint's name of a state: modulations are a part of their blocks there."""
+    return re.sub(r"^modulations\.(\d+)\.(img|txt)_mod\.", r"transformer_blocks.\1.\2_mod.1.", name)
 
 
 def _ids(index: int, rows: int, columns: int) -> torch.Tensor:

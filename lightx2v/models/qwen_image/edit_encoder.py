@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -46,16 +47,19 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
         super().__init__(checkpoint, dtype, spec)
         self.module.add_module(VISION, _build_vision(checkpoint, dtype))
         depth = self.module.visual.config.depth
-        self.blocks = (*(f"{VISION}.blocks.{index}" for index in range(depth)), *self.blocks)
+        blocks = (*(f"{VISION}.blocks.{index}" for index in range(depth)), *self.blocks)
+        language = self.weights.source
+        self.weights = replace(
+            self.weights,
+            blocks=blocks,
+            source=lambda name: name if name.startswith(f"{VISION}.") else language(name),
+        )
         self.pad = self.tokenizer.convert_tokens_to_ids(PAD)
 
     def compile(self) -> None:
         """Compiles the language model only: the loop over windows in the vision model, whose number is data, cannot be
         traced."""
         compile_blocks(self.module, [block for block in self.blocks if not block.startswith(VISION)])
-
-    def source(self, name: str) -> str:
-        return name if name.startswith(f"{VISION}.") else super().source(name)
 
     def tokens(self, request: GenerateRequest) -> int:
         return self.max_tokens + SEEN_TOKENS * len(request.references)

@@ -29,7 +29,7 @@ class QwenImageTextEncoder(LanguageEncoder):
     prefix = "model."
     kept_widths = 4
     limit = SYSTEM_TOKENS + MAX_TOKENS
-    unreachable: frozenset[str] = frozenset()
+    unreachable = frozenset()
 
     def depth(self, layers: int) -> int:
         return layers

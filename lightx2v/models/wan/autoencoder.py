@@ -18,6 +18,7 @@ from lightx2v.models.configuration import read_configuration
 from lightx2v.models.wan.latents import to_grid, to_latents
 from lightx2v.models.wan.spec import TEXT_ALONE, WanSpec
 from lightx2v.models.wan.variant import VAE
+from lightx2v.weights.layout import WeightMap
 
 ENCODER = ("encoder.", "quant_conv.")
 """Prefixes of the states that a model of text alone never reads."""
@@ -31,9 +32,6 @@ convolutions take nearly as much again."""
 class WanAutoencoder(Autoencoder):
     """diffusers' autoencoder of Wan, a picture to latents and latents to a video."""
 
-    blocks = ()
-    """No block streams: the decoder runs anew for every latent frame, and it is small enough to stay throughout a
-    run."""
     module: AutoencoderKLWan
     spec: WanSpec
 
@@ -41,7 +39,9 @@ class WanAutoencoder(Autoencoder):
         super().__init__(dtype, spec)
         config = read_configuration(checkpoint, VAE)
         self.module = on_meta(lambda: AutoencoderKLWan.from_config(config), dtype)
-        self.unreachable = frozenset(filter(self._is_unreachable, self.module.state_dict()))
+        # No block streams: the decoder runs anew for every latent frame, and it is small enough to stay.
+        unreachable = frozenset(filter(self._is_unreachable, self.module.state_dict()))
+        self.weights = WeightMap((self.folder,), unreachable=unreachable)
 
     def activation_bytes(self, request: GenerateRequest) -> int:
         """Bytes of decoding, since encoding takes less. They are linear in positions of the last layer: in the frames

@@ -23,6 +23,7 @@ from lightx2v.models.wan.schedule import Schedule, UniPC
 from lightx2v.models.wan.spec import MAX_TOKENS, WanSpec
 from lightx2v.models.wan.transformer import WanTransformer, read_shape
 from lightx2v.models.wan.variant import VAE
+from lightx2v.weights.layout import WeightMap
 
 ROPE_THETA = 10000.0
 
@@ -60,10 +61,11 @@ class WanDenoiser(Denoiser[WanConditions]):
         self._image_tokens = self.spec.image_encoder.tokens if self.spec.image_encoder else 0
         self._stride = read_configuration(checkpoint, VAE).get("scale_factor_spatial", 8)
         self.module = on_meta(lambda: WanTransformer(self.shape), torch.float32)
-        self.precise = frozenset(name for name in self.module.state_dict() if any(part in name for part in PRECISE))
+        precise = frozenset(name for name in self.module.state_dict() if any(part in name for part in PRECISE))
         for name, parameter in self.module.named_parameters():
-            parameter.data = parameter if name in self.precise else parameter.to(dtype)
-        self.blocks = tuple(f"blocks.{index}" for index in range(self.shape.num_layers))
+            parameter.data = parameter if name in precise else parameter.to(dtype)
+        blocks = tuple(f"blocks.{index}" for index in range(self.shape.num_layers))
+        self.weights = WeightMap((self.folder,), blocks, precise=precise)
 
     def steps_elsewhere(self, request: GenerateRequest) -> tuple[int, int]:
         return 0, request.steps - self.schedule.high(request.steps)

@@ -20,6 +20,7 @@ from lightx2v.models.language import CONFIG, EMBEDDING, read_tokenizer
 from lightx2v.models.wan.spec import MAX_TOKENS, WanSpec
 from lightx2v.models.wan.variant import IMAGE_ENCODER
 from lightx2v.models.wan.vision import build_vision, see
+from lightx2v.weights.layout import WeightMap
 
 VISION = "vision"
 """The name of the image encoder within the module."""
@@ -37,7 +38,6 @@ class WanTextEncoder(TextEncoder):
     prompts, and stays throughout.
     """
 
-    host_tensors = frozenset({EMBEDDING})
     module: UMT5Stack
     spec: WanSpec
 
@@ -45,18 +45,13 @@ class WanTextEncoder(TextEncoder):
         super().__init__(dtype, spec)
         self.config = _read_config(checkpoint)
         self.module = on_meta(lambda: UMT5Stack(self.config), dtype)
-        self.blocks = tuple(f"block.{index}" for index in range(self.config.num_layers))
+        blocks = tuple(f"block.{index}" for index in range(self.config.num_layers))
         self.sees = self.spec.image_encoder is not None
         if self.sees:
             self.module.add_module(VISION, build_vision(checkpoint, dtype))
-            self.more_folders = (IMAGE_ENCODER,)
+        folders = (self.folder, IMAGE_ENCODER) if self.sees else (self.folder,)
+        self.weights = WeightMap(folders, blocks, frozenset({EMBEDDING}), source=_source)
         self.tokenizer = read_tokenizer(checkpoint)
-
-    def source(self, name: str) -> str:
-        part, _, rest = name.partition(".")
-        if part == VISION:
-            return f"vision_model.{rest}"
-        return "shared.weight" if name == EMBEDDING else f"encoder.{name}"
 
     def activation_bytes(self, request: GenerateRequest) -> int:
         """Bytes for the longest prompt, since a picture takes less: the stream, and the feed-forward layer or the
@@ -84,6 +79,14 @@ class WanTextEncoder(TextEncoder):
 def clean(prompt: str) -> str:
     """The prompt with broken encodings mended, HTML escapes resolved, and single spaces between words."""
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
+
+
+def _source(name: str) -> str:
+    """The checkpoint's name of a state, in the folder of its encoder."""
+    part, _, rest = name.partition(".")
+    if part == VISION:
+        return f"vision_model.{rest}"
+    return "shared.weight" if name == EMBEDDING else f"encoder.{name}"
 
 
 def _read_config(checkpoint: Path) -> UMT5Config:

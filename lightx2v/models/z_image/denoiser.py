@@ -26,6 +26,7 @@ from lightx2v.models.z_image.transformer import (
     read_shape,
     to_tokens,
 )
+from lightx2v.weights.layout import WeightMap
 
 WIDTHS_PER_TOKEN = 13
 """Live activations of a step at their peak, in hidden widths per token: 11.3 were counted, and a seventh is to
@@ -54,7 +55,7 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
         self.module = on_meta(lambda: ZImageTransformer(self.shape), dtype)
         refiners, layers = range(self.shape.n_refiner_layers), range(self.shape.n_layers)
         noise, context = ([f"{part}_refiner.{index}" for index in refiners] for part in ("noise", "context"))
-        self.blocks = (*noise, *context, *(f"layers.{index}" for index in layers))
+        self.weights = WeightMap((self.folder,), (*noise, *context, *(f"layers.{index}" for index in layers)))
 
     def num_steps(self, request: GenerateRequest) -> int:
         return request.steps - self._first(request)
