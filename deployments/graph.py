@@ -13,9 +13,10 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-from deployments.messages import StageMethod, Terms
+from deployments.messages import Terms
 from lightx2v.core import GenerateRequest, Picture, Reference, StageName, Video
 from lightx2v.errors import DeadlineExceeded, LightError, StageLost
+from lightx2v.stages.run import StageMethod
 
 LOST = (RayActorError, OutOfMemoryError, DeploymentUnavailableError)
 """What a call raises whose process is gone; the second when Ray's memory monitor of the host killed it."""
@@ -41,7 +42,9 @@ class Graph:
         journey = Journey(time.time(), time.monotonic() + seconds)
         try:
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as tasks:
-                conditioning = tasks.create_task(journey.call(self._stages["encode"], "run", requests[0], seen))
+                conditioning = tasks.create_task(
+                    journey.call(self._stages["encode"], "run", requests[0], pictures=seen)
+                )
                 encoded = tasks.create_task(self._encoded(journey, requests[0], fitted))
                 made = [tasks.create_task(self._make(journey, request, conditioning, encoded)) for request in requests]
         except TimeoutError:
@@ -55,7 +58,7 @@ class Graph:
         await asyncio.gather(*(_result(stage.ready.remote()) for stage in self._stages.values()))
 
     async def _encoded(self, journey: Journey, request: GenerateRequest, pictures: tuple[Picture, ...]) -> Any:
-        return await journey.call(self._stages["decode"], "encode", request, pictures) if pictures else ()
+        return await journey.call(self._stages["decode"], "encode", request, pictures=pictures) if pictures else ()
 
     async def _make(
         self,
@@ -64,11 +67,11 @@ class Graph:
         conditioning: asyncio.Task[DeploymentResponse],
         encoded: asyncio.Task[Any],
     ) -> Picture | Video:
-        stages, inputs = self._stages, (await conditioning, await encoded)
-        latents = await journey.call(stages["denoise"], "run", request, *inputs)
+        stages, inputs = self._stages, {"conditioning": await conditioning, "references": await encoded}
+        latents = await journey.call(stages["denoise"], "run", request, **inputs)
         if "refine" in stages and (await latents).history:
-            latents = await journey.call(stages["refine"], "run", request, *inputs, latents)
-        made: Picture | Video = await (await journey.call(stages["decode"], "run", request, latents))
+            latents = await journey.call(stages["refine"], "run", request, **inputs, latents=latents)
+        made: Picture | Video = await (await journey.call(stages["decode"], "run", request, latents=latents))
         return made
 
 
@@ -78,23 +81,22 @@ class Journey:
     def __init__(self, admitted_at: float, deadline: float) -> None:
         self._admitted_at, self._deadline = admitted_at, deadline
 
-    async def call(self, stage: DeploymentHandle, method: StageMethod, request: GenerateRequest, *inputs: Any) -> Any:
+    async def call(self, stage: DeploymentHandle, method: StageMethod, request: GenerateRequest, **inputs: Any) -> Any:
         """The finished response of a stage. A stage whose process died is called once more, with the same inputs."""
         try:
-            return await self._attempt(stage, method, request, *inputs)
+            return await self._attempt(stage, method, request, **inputs)
         except LOST as error:
             log.warning("request %s: the process of its %s stage died: %s", request.id, stage.deployment_name, error)
         try:
-            return await self._attempt(stage, method, request, *inputs)
+            return await self._attempt(stage, method, request, **inputs)
         except LOST as error:
             raise StageLost(f"the {stage.deployment_name} stage died under this request, and again") from error
 
     async def _attempt(
-        self, stage: DeploymentHandle, method: StageMethod, request: GenerateRequest, *inputs: Any
+        self, stage: DeploymentHandle, method: StageMethod, request: GenerateRequest, **inputs: Any
     ) -> Any:
-        response = stage.call.remote(
-            method, request, Terms(self._admitted_at, self._deadline - time.monotonic()), *inputs
-        )
+        terms = Terms(self._admitted_at, self._deadline - time.monotonic())
+        response = stage.call.remote(method, request, terms, **inputs)
         await _result(response)
         return response
 

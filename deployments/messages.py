@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Literal
-
-StageMethod = Literal["run", "encode"]
-"""What a stage can be asked for; only the autoencoder encodes."""
 
 
 @dataclass(frozen=True, slots=True)
