@@ -18,6 +18,7 @@ from deployments.inbox import CommandQueues
 from deployments.keeper import Keeper
 from deployments.logs import speak
 from deployments.messages import Terms
+from deployments.metrics import CardMetrics
 from deployments.moved import Transfers
 from deployments.probes import open_probe
 from deployments.progress import ProgressBoard
@@ -53,6 +54,7 @@ class Coordinator(CoordinatorCalls):
         self._settled = False
         self._members = CardMembers()
         self._transfers = Transfers()
+        self._metrics = CardMetrics(card_id)
         self._tickets = Tickets()
         self._commands = CommandQueues(lambda holder_id: self._ledger.holders[holder_id].command)
         self._watcher = ProcessWatcher(probe)
@@ -96,7 +98,7 @@ class Coordinator(CoordinatorCalls):
     async def release(self, epoch: str, holder_id: str, lease_id: str, holdings: Holdings) -> None:
         """An unknown lease is one that has been returned already."""
         self._fence(epoch, holder_id)
-        self._transfers.note(holder_id, holdings.transferred)
+        self._count(holder_id, holdings)
         self._progress.forget(holder_id)
         try:
             self._ledger.release(lease_id, holdings.weights, epoch)
@@ -119,7 +121,7 @@ class Coordinator(CoordinatorCalls):
     async def resized(self, epoch: str, holder_id: str, command_id: str, holdings: Holdings) -> None:
         """The answer to a command that has lapsed, or has been answered, is ignored."""
         self._fence(epoch, holder_id)
-        self._transfers.note(holder_id, holdings.transferred)
+        self._count(holder_id, holdings)
         self._ledger.resized(holder_id, holdings.weights, epoch, command_id)
         self._pump()
 
@@ -186,6 +188,7 @@ class Coordinator(CoordinatorCalls):
             self._timer = None
         if (due := self._ledger.next_deadline()) is not None:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._pump)
+        self._metrics.update(self._ledger)
 
     def _carry_out(self, event: Event) -> None:
         if isinstance(event, Command):
@@ -214,6 +217,10 @@ class Coordinator(CoordinatorCalls):
             self._pump()
         else:
             self._idle = loop.call_later(IDLE_SECONDS, self._leave)
+
+    def _count(self, holder_id: str, holdings: Holdings) -> None:
+        copied = self._transfers.note(holder_id, holdings.transferred)
+        self._metrics.count(self._members.members[holder_id].holder, copied)
 
     def _release_copies(self) -> None:
         self._keeper.release(self._members.pids)

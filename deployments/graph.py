@@ -99,19 +99,23 @@ class Journey:
         except InputLost as error:
             raise StageLost(f"the inputs of the {step.stage} stage were lost under this request, and again") from error
 
-    def _inputs(self, step: Step, request: GenerateRequest) -> list[Any]:
-        """Values, and tasks of what is made."""
-        return [self._given[name] if name in self._given else self._output(name, request) for name in step.inputs]
+    def _inputs(self, step: Step, request: GenerateRequest) -> dict[str, Any]:
+        """By field of StageInputs: a value, or the task of the step that makes it."""
+        return {
+            field: self._given[name] if name in self._given else self._output(name, request)
+            for field, name in step.inputs.items()
+        }
 
-    def _forget(self, inputs: Sequence[Any]) -> None:
-        """Unless another request, which shares them, has already."""
-        self._outputs = {key: task for key, task in self._outputs.items() if task not in inputs}
+    def _forget(self, inputs: Mapping[str, Any]) -> None:
+        """Forgets outputs that are lost, unless another request that shares them has done so."""
+        self._outputs = {key: task for key, task in self._outputs.items() if task not in inputs.values()}
 
-    async def _call(self, step: Step, request: GenerateRequest, inputs: Sequence[Any]) -> Any:
+    async def _call(self, step: Step, request: GenerateRequest, inputs: Mapping[str, Any]) -> Any:
         """The finished response, or the last input. A stage whose process died is called once more."""
-        arguments = [await one if isinstance(one, asyncio.Task) else one for one in inputs]
-        if step.only_if is not None and not step.only_if(await _value(arguments[-1])):
-            return arguments[-1]
+        arguments = {name: await one if isinstance(one, asyncio.Task) else one for name, one in inputs.items()}
+        *_, last = arguments.values()
+        if step.only_if is not None and not step.only_if(await _value(last)):
+            return last
         try:
             return await self._attempt(step, request, arguments)
         except LOST as error:
@@ -121,9 +125,9 @@ class Journey:
         except LOST as error:
             raise StageLost(f"the {step.stage} stage died under this request, and again") from error
 
-    async def _attempt(self, step: Step, request: GenerateRequest, arguments: Sequence[Any]) -> DeploymentResponse:
+    async def _attempt(self, step: Step, request: GenerateRequest, arguments: Mapping[str, Any]) -> DeploymentResponse:
         terms = Terms(self._admitted_at, self._deadline.left)
-        response = self._stages[step.stage].call.remote(step.method, request, terms, *arguments)
+        response = self._stages[step.stage].call.remote(step.method, request, terms, **arguments)
         await _result(response)
         return response
 

@@ -28,9 +28,11 @@ class Transfers:
         """Bytes of all processes, also of those that are gone."""
         return sum(self._living.values(), self._dead)
 
-    def note(self, holder_id: str, transferred: TransferBytes) -> None:
-        """Replaces what was known of this process."""
+    def note(self, holder_id: str, transferred: TransferBytes) -> TransferBytes:
+        """Replaces what was known of this process; returns what has been copied since."""
+        before = self._living.get(holder_id, TransferBytes())
         self._living[holder_id] = transferred
+        return TransferBytes(transferred.h2d - before.h2d, transferred.d2h - before.d2h)
 
     def bury(self, holder_id: str) -> None:
         """The process is gone."""

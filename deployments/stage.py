@@ -34,11 +34,9 @@ from deployments.tenants import Member
 from deployments.wire import pack, unpack
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Progress, StageName
-from lightx2v.residency.lease import Holder
+from lightx2v.residency.lease import Grant, Holder
 from lightx2v.stages.build import load_stage, open_device
-from lightx2v.stages.denoise import StepStage
-from lightx2v.stages.flow import StageMethod
-from lightx2v.stages.stage import Cancel, Grant
+from lightx2v.stages.run import Control, StageInputs, StageMethod
 
 Answer = asyncio.Future[Any]
 
@@ -63,20 +61,22 @@ class StageServer:
         size = self._stage.size(self._stage.planned)
         self._process_memory = ProcessMemory(card_id) if cuda else None
         context = self._process_memory.before_any_run() if self._process_memory else 0
-        holder = Holder(
-            uuid.uuid4().hex, model, stage, os.getpid(), context, self._stage.reachable, _fingerprint(settings)
-        )
+        holder = Holder(uuid.uuid4().hex, model, stage, os.getpid(), context, size.reachable, _fingerprint(settings))
         member = Member(holder, size, settings.policy, settings.gpu_budget)
         self._weights = StageWeights(self._stage, self._thread)
         self._client = CoordinatorClient(member, partial(find_coordinator, card_id), self._weights)
         self._obedience = await self._client.start()
 
-    async def call(self, method: StageMethod, request: GenerateRequest, terms: Terms, *inputs: Any) -> Any:
-        """`method` of this stage on packed inputs; its packed output. Cancelling it ends the work at its next step."""
+    async def call(self, method: StageMethod, request: GenerateRequest, terms: Terms, **inputs: Any) -> Any:
+        """The packed output of `method`. `inputs`: fields of StageInputs, packed.
+
+        Cancelling it ends the work at its next step.
+        """
         if method == "run" and (known := self._stage.recall(request)) is not None:
             return pack(known)
         answer: Answer = self._loop.create_future()
-        running = self._client.apart(self._run(partial(self._work, method, request, inputs, answer), request, terms))
+        work = partial(self._work, method, request, StageInputs(**inputs), answer)
+        running = self._client.apart(self._run(work, request, terms))
         running.add_done_callback(partial(_conclude, answer))
         try:
             return await answer
@@ -99,13 +99,13 @@ class StageServer:
         if self._broken is not None:
             raise RuntimeError(f"the device failed under this process: {self._broken}")
 
-    async def _run(self, work: Callable[[Grant, Cancel], None], request: GenerateRequest, terms: Terms) -> None:
+    async def _run(self, work: Callable[[Grant, Control], None], request: GenerateRequest, terms: Terms) -> None:
         """`work` under a lease. What the process takes is measured when the next has its turn."""
-        cancelled, start, workspace = threading.Event(), time.monotonic(), self._stage.workspace(request)
-        async with self._turn, self._client.lease(workspace, terms.since(start)) as lease, self._weights.lock:
-            grant = Grant(lease.weights, lease.workspace, lease.keep)
+        cancelled, start, activation_bytes = threading.Event(), time.monotonic(), self._stage.activation_bytes(request)
+        async with self._turn, self._client.lease(activation_bytes, terms.since(start)) as lease, self._weights.lock:
+            control = Control(cancelled.is_set, partial(self._report, request))
             try:
-                await self._to_the_end(partial(work, grant, cancelled.is_set), cancelled)
+                await self._to_the_end(partial(work, lease, control), cancelled)
             finally:
                 self._client.holds(self._stage.resident)
         await self._weigh()
@@ -135,19 +135,19 @@ class StageServer:
         self,
         method: StageMethod,
         request: GenerateRequest,
-        inputs: tuple[Any, ...],
+        packed: StageInputs,
         answer: Answer,
         grant: Grant,
-        cancel: Cancel,
+        control: Control,
     ) -> None:
-        arguments: list[Any] = [*unpack(inputs), cancel]
-        if isinstance(self._stage, StepStage):
-            arguments.append(partial(self._report, request))
+        """In the thread of the stage. Answers while the stage still has its grant."""
+        run = self._stage.method(method)
 
-        def work(*given: Any) -> None:
-            self._answer(answer, getattr(self._stage, method)(*given))
+        def work(request: GenerateRequest, inputs: StageInputs, control: Control) -> None:
+            self._answer(answer, run(request, inputs, control))
 
-        self._stage.perform(grant, work, request, *arguments, blocks=self._stage.blocks(method))
+        blocks = self._stage.method_blocks(method)
+        self._stage.perform(grant, work, request, unpack(packed), control, blocks=blocks)
 
     def _answer(self, answer: Answer, output: Any) -> None:
         """From the thread of the job to whoever waits for it."""

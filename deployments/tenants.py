@@ -74,15 +74,15 @@ class CardMembers:
         if isinstance(shares, OutOfMemory):
             raise shares
 
-    def need(self, holder_id: str, workspace: int) -> Need:
+    def need(self, holder_id: str, activation_bytes: int) -> Need:
         """What it asks for to run once. Raises OutOfMemory."""
         member = self._members[holder_id]
         shares, size = self._shares[member.holder.plan], member.size
         if isinstance(shares, OutOfMemory):
             raise shares
         share = shares[member.holder.stage]
-        floor = size.total if member.policy in ("whole", "model") else size.rest
-        return Need(share.placed, floor, workspace, size.slot, share.resident)
+        floor = size.reachable if member.policy in ("whole", "model") else size.rest
+        return Need(share.placed, floor, activation_bytes, size.slot_bytes, share.resident)
 
     def wish(self, member: Member) -> Wish | None:
         """What it will be granted for its next run; nothing where the settings say when weights come and go."""
@@ -90,7 +90,7 @@ class CardMembers:
         if isinstance(shares, OutOfMemory) or member.policy != "auto":
             return None
         share = shares[member.holder.stage]
-        return Wish(share.placed, plans.running(member.size, share) - share.placed, share.resident)
+        return Wish(share.placed, plans.grant(member.size, share).extra_bytes, share.resident)
 
     def planned(self, holder: Holder) -> int | None:
         """Bytes that it keeps at rest; None where there is no plan."""

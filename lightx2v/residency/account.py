@@ -54,12 +54,13 @@ class Account:
         return self.pending.command if self.pending and not (self.pending.answered or self.active) else None
 
     @property
-    def workspace(self) -> int:
-        return self.lease.workspace if self.lease else 0
+    def extra_bytes(self) -> int:
+        """What a run that has its lease takes besides weights."""
+        return self.lease.extra_bytes if self.lease else 0
 
     @property
     def nbytes(self) -> int:
-        return self.holder.context + self.weights + self.workspace
+        return self.holder.context + self.weights + self.extra_bytes
 
     @property
     def deaf(self) -> bool:

@@ -38,6 +38,29 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """Device memory for one run."""
+
+    weights: int
+    """May be resident while the run lasts; the others stream."""
+    activation_bytes: int
+    slot_bytes: int
+    """For what streams; 0 where nothing does."""
+    keep: int
+    """Weights that may stay after the run."""
+
+    @property
+    def extra_bytes(self) -> int:
+        """What the run takes besides its weights."""
+        return self.activation_bytes + self.slot_bytes
+
+    @property
+    def total(self) -> int:
+        """All that the run takes."""
+        return self.weights + self.extra_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
     """What one run asks for."""
 
@@ -45,52 +68,50 @@ class Need:
     """To hold while running."""
     floor: int
     """The least it can run with; the remainder streams."""
-    workspace: int
-    slot: int
+    activation_bytes: int
+    slot_bytes: int
     """Comes on top when not all reachable weights are granted."""
     keep: int
     """To hold at rest after the run."""
 
-    def beside(self, weights: int, reachable: int) -> int:
-        """What the run takes besides its weights."""
-        return self.workspace + (self.slot if weights < reachable else 0)
+    def grant(self, weights: int, reachable: int) -> Grant:
+        """For a run with `weights` of all that are reachable."""
+        slot_bytes = self.slot_bytes if weights < reachable else 0
+        return Grant(weights, self.activation_bytes, slot_bytes, min(self.keep, weights))
 
     def least(self, reachable: int) -> int:
         """The smallest room in which the run is possible."""
-        return self.floor + self.beside(self.floor, reachable)
+        return self.grant(self.floor, reachable).total
 
     def fit(self, room: int, reachable: int) -> int | None:
         """The weights to grant out of `room`: all that are wanted or else what fits, None if below the floor."""
-        if self.weights + self.beside(self.weights, reachable) <= room:
+        if self.grant(self.weights, reachable).total <= room:
             return self.weights
-        weights = room - self.workspace - self.slot
+        weights = room - self.activation_bytes - self.slot_bytes
         return weights if weights >= self.floor else None
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a holder would have before its next run: `weights`, of which it is to `keep` so many while others run. Its
-    own run will take `beside` on top."""
+    """What a holder would have before its next run: `weights`, of which it is to keep `keep` while others run. Its own
+    run will take `extra_bytes` on top."""
 
     weights: int
-    beside: int
+    extra_bytes: int
     keep: int
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to run: at most `weights` on the card, and `workspace` (with the slot) until the release."""
+class Lease(Grant):
+    """The right to run within a grant, until the release."""
 
     id: str
     holder: str
-    weights: int
-    workspace: int
-    keep: int
 
     @property
     def returns(self) -> int:
         """What its release will give back."""
-        return self.workspace + max(0, self.weights - self.keep)
+        return self.extra_bytes + max(0, self.weights - self.keep)
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,15 +196,17 @@ class Ledger:
             self._require(account, ticket.need)
             self._require_ears(account, ticket.need, deaf)
             return []
-        beside = ticket.need.beside(weights, account.holder.reachable)
-        lacking = max(0, weights - account.weights) + beside - self.free
+        extra_bytes = ticket.need.grant(weights, account.holder.reachable).extra_bytes
+        lacking = max(0, weights - account.weights) + extra_bytes - self.free
         if account.pending is None and account.weights <= weights and lacking <= 0:
             return [self._grant(ticket, account, weights)]
         return [*self._ask(account, weights, lacking, now)]
 
     def _grant(self, ticket: Ticket, account: Account, weights: int) -> Granted:
-        beside = ticket.need.beside(weights, account.holder.reachable)
-        account.lease = Lease(ticket.id, ticket.holder, weights, beside, min(ticket.need.keep, weights))
+        grant = ticket.need.grant(weights, account.holder.reachable)
+        account.lease = Lease(
+            grant.weights, grant.activation_bytes, grant.slot_bytes, grant.keep, ticket.id, ticket.holder
+        )
         account.before, account.weights, account.used = account.weights, weights, next(self._turn)
         account.offered, self._last = 0, account.holder
         del self._waiting[ticket.id]

@@ -21,7 +21,7 @@ def offers(accounts: Iterable[Account], last: Holder, free: int) -> Iterator[tup
     reserve = returning = 0
     for account, wish in following:
         owed -= _lacks(account, wish)
-        reserve = max(reserve, wish.beside - returning)
+        reserve = max(reserve, wish.extra_bytes - returning)
         held, most = account.weights, account.weights + free - reserve
         to = min(wish.weights, max(min(wish.keep, most), most - owed))
         if account.could_use(to):

@@ -66,7 +66,7 @@ class Device(ABC):
         """Gives up a slab of `allocate`; the caller drops its references."""
 
     @abstractmethod
-    def workspace(self, growth: int, nbytes: int) -> AbstractContextManager[None]:
+    def run_limits(self, growth: int, nbytes: int) -> AbstractContextManager[None]:
         """Room for `growth` more bytes of slabs and for `nbytes` of activations; their sum holds inside."""
 
     @contextmanager
@@ -86,7 +86,7 @@ class Device(ABC):
         """Device bytes that an allocation of `nbytes` occupies."""
         return nbytes
 
-    def behind(self, flops: float) -> int:
+    def overlap_bytes(self, flops: float) -> int:
         """Weight bytes that arrive while so many operations compute."""
         return 0
 
@@ -132,7 +132,7 @@ class CpuDevice(Device):
         self._give(slab.nbytes)
 
     @contextmanager
-    def workspace(self, growth: int, nbytes: int) -> Iterator[None]:
+    def run_limits(self, growth: int, nbytes: int) -> Iterator[None]:
         self._take(nbytes)
         try:
             yield
@@ -179,7 +179,7 @@ class CudaDevice(Device):
     def cost(self, nbytes: int) -> int:
         return -(-nbytes // PAGE) * PAGE
 
-    def behind(self, flops: float) -> int:
+    def overlap_bytes(self, flops: float) -> int:
         return int(flops * self._bytes_per_flop)
 
     @cached_property
@@ -202,7 +202,7 @@ class CudaDevice(Device):
         self._slab_bytes -= self.cost(slab.nbytes)
 
     @contextmanager
-    def workspace(self, growth: int, nbytes: int) -> Iterator[None]:
+    def run_limits(self, growth: int, nbytes: int) -> Iterator[None]:
         self._hold(self._slab_bytes + growth + nbytes)
         try:
             yield

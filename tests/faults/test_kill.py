@@ -30,7 +30,7 @@ TIMEOUT_SECONDS = 60.0
 @pytest.fixture(scope="module")
 def tight(checkpoint: Path, pipeline: Pipeline) -> Iterator[Server]:
     sizes = pipeline.sizes(asked(PROMPT, Size(64, 64), 0))
-    budget = max(size.total + size.workspace for size in sizes) + 200_000
+    budget = max(size.reachable + size.activation_bytes for size in sizes) + 200_000
     arguments = under(budget, checkpoint) | {"max_replicas": 1, "request_timeout_seconds": TIMEOUT_SECONDS}
     with serve(arguments) as server:
         yield server

@@ -140,7 +140,7 @@ def test_a_token_that_sees_nothing_gets_nothing(dtype: torch.dtype) -> None:
 
 def test_a_run_is_held_to_its_grant() -> None:
     device = CudaDevice()
-    with pytest.raises(OutOfMemory), device.workspace(0, 64 << 20):
+    with pytest.raises(OutOfMemory), device.run_limits(0, 64 << 20):
         torch.empty(1 << 30, dtype=torch.uint8, device=device.torch_device)
 
 
@@ -189,4 +189,4 @@ def test_dropped_memory_is_free_for_other_processes(checkpoint: Path) -> None:
 def test_the_rates_are_those_of_a_gpu() -> None:
     """From 1 to 64 TB of operations while a GB arrives: PCIe 3 with a small card to PCIe 5 with a large one."""
     device = CudaDevice()
-    assert 1e12 < 1e9 / (device.behind(1e15) / 1e15) < 64e12
+    assert 1e12 < 1e9 / (device.overlap_bytes(1e15) / 1e15) < 64e12

@@ -68,7 +68,7 @@ def make_with_all(checkpoint: Path, *heights: int, **settings: Any) -> list[Pict
         {"model": str(checkpoint), "dtype": "float32", "device": "cpu", "compile": False} | settings
     )
     with closing(Pipeline(engine)) as pipeline:
-        needs = [sum(size.units) + size.rest + size.workspace for size in pipeline.sizes(requests[0])]
+        needs = [sum(size.units) + size.rest + size.activation_bytes for size in pipeline.sizes(requests[0])]
         assert engine.gpu_budget is None or engine.gpu_budget < max(needs), "else nothing streams"
         return [pipeline.generate(request, references) for request in requests]
 

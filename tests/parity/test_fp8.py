@@ -20,6 +20,7 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import Conditioning
 from lightx2v.models.component import Component
 from lightx2v.pipeline import Pipeline
+from lightx2v.stages.run import StageInputs
 from tests.checkpoints.variants import BUDGETS
 from tests.e4m3 import Emulated, emulate, in_block
 from tests.parity.reference import LATENTS, load_reference, make_request, make_with_all, reference_generate
@@ -74,7 +75,7 @@ def test_conditioning(variant: str, request: pytest.FixtureRequest) -> None:
     with closing(open_pipeline(checkpoint)) as pipeline:
         stage = pipeline._stages["encode"]
         called = follow(stage.component, emulated)
-        found = pipeline._run("encode", "run", make_request(prompt=PROMPT), (), lambda: False).positive
+        found = pipeline.run_stage("encode", "run", make_request(prompt=PROMPT), StageInputs()).positive
         used = {in_block(path) for path, layer in emulated.items() if layer.inputs}
         assert sorted(called) == sorted(set(called))
         assert set(called) <= used
@@ -94,8 +95,7 @@ def test_all_steps(variant: str, request: pytest.FixtureRequest) -> None:
     expected, _ = reference_generate(reference, asked)
     with closing(open_pipeline(checkpoint)) as pipeline:
         called = follow(pipeline._stages["denoise"].component, emulated)
-        inputs = (conditioning, (), lambda: False, lambda _: None)
-        found = pipeline._run("denoise", "run", asked, *inputs).tokens
+        found = pipeline.run_stage("denoise", "run", asked, StageInputs(conditioning=conditioning)).tokens
         assert sorted(called) == sorted(2 * [in_block(path) for path in emulated])
     torch.testing.assert_close(found, expected, rtol=LATENTS, atol=LATENTS)
     assert (expected - exact).abs().max() > 100 * LATENTS, "or nothing was compared"

@@ -28,9 +28,9 @@ from lightx2v.models.qwen_image.schedule import read_schedule, timesteps
 from lightx2v.models.qwen_image.spec import read_spec
 from lightx2v.models.registry import find_family
 from lightx2v.models.spec import ModelSpec
+from lightx2v.residency.lease import Grant
 from lightx2v.stages.build import load_stage
-from lightx2v.stages.denoise import ignore
-from lightx2v.stages.stage import Grant
+from lightx2v.stages.run import Control, StageInputs
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.host import OnDisk
 from lightx2v.weights.index import read_index
@@ -332,9 +332,9 @@ def test_modulations_are_counted_when_they_cross_the_link(qwen_image: Path) -> N
     stage: Any = load_stage("denoise", EngineSettings(model=str(qwen_image)), CpuDevice())
     modulations = stage.component.module.modulations.state_dict().values()
     crossing = sum(state.numel() * stage.component.dtype.itemsize for state in modulations)
-    grant, conditioning = Grant(stage.reachable, 0, stage.reachable), Conditioning(features(5))
+    grant, conditioning = Grant(stage.reachable, 0, 0, stage.reachable), Conditioning(features(5))
     for steps, tables in ((2, 1), (2, 1), (3, 2)):
         request = make_request(64, steps=steps)
-        stage.perform(grant, stage.run, request, conditioning, (), lambda: False, ignore)
+        stage.perform(grant, stage.run, request, StageInputs(conditioning=conditioning), Control())
         assert stage.device.h2d_bytes == stage.reachable + tables * crossing
     stage.close()

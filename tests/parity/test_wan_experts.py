@@ -102,7 +102,7 @@ def test_progress_counts_the_steps_of_both(pipeline: Pipeline) -> None:
     pipeline.latents(make_request(32, 32, steps=5), report=seen.append)
     assert seen == [Progress(step, 5) for step in (0, 1, 2, 2, 3, 4, 5)], "each says where it begins"
     sizes = {size.stage: size for size in pipeline.sizes(make_request(32, 32, steps=5))}
-    assert (sizes["denoise"].uses, sizes["refine"].uses) == (2, 3)
+    assert (sizes["denoise"].planned_passes, sizes["refine"].planned_passes) == (2, 3)
 
 
 def test_who_has_no_step_is_not_loaded(wan_experts: Path) -> None:
@@ -119,8 +119,8 @@ def test_never_both_where_they_do_not_fit(wan_experts: Path, pipeline: Pipeline,
     """The card refuses what exceeds the budget; each has room for itself, whole and at work."""
     request = make_request(32, 32, frames=5, guidance=4.0)
     sizes = {size.stage: size for size in pipeline.sizes(request)}
-    budget = max(size.total + size.workspace for size in sizes.values())
-    assert budget < sizes["denoise"].total + sizes["refine"].total + sizes["refine"].workspace
+    budget = max(size.reachable + size.activation_bytes for size in sizes.values())
+    assert budget < sizes["denoise"].reachable + sizes["refine"].reachable + sizes["refine"].activation_bytes
     engine = EngineSettings(model=str(wan_experts), dtype="float32", device="cpu", gpu_budget=budget, **offload)
     held: list[tuple[int, int]] = []  # before and after the two steps of each
     with closing(Pipeline(engine)) as tight:
@@ -128,12 +128,12 @@ def test_never_both_where_they_do_not_fit(wan_experts: Path, pipeline: Pipeline,
         made = tight.generate(request, report=lambda _: held.append((experts[0].resident, experts[1].resident)))
     assert np.array_equal(made.pixels, pipeline.generate(request).pixels)
     first, second = zip(*held, strict=True)
-    assert all(sum(both) + sizes["refine"].workspace <= budget for both in held)
+    assert all(sum(both) + sizes["refine"].activation_bytes <= budget for both in held)
     assert min(first[:3]) > 0
     assert min(second[3:]) > 0
     if offload:
         assert second[:3] == first[3:] == (0, 0, 0)
-        assert first[:3] == second[3:] == (sizes["denoise"].total,) * 3
+        assert first[:3] == second[3:] == (sizes["denoise"].reachable,) * 3
 
 
 @pytest.mark.parametrize("expert", [WanDenoiser, WanRefiner])

@@ -26,8 +26,9 @@ from lightx2v.models.wan.latents import to_grid
 from lightx2v.models.wan.schedule import Schedule
 from lightx2v.models.wan.spec import read_spec
 from lightx2v.models.wan.transformer import WanShape, WanTransformer
+from lightx2v.residency.lease import Grant
 from lightx2v.stages.encode import EncodeStage
-from lightx2v.stages.stage import Grant
+from lightx2v.stages.run import Control, StageInputs
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
@@ -84,8 +85,10 @@ def test_a_prompt_is_known_whatever_the_picture(wan_clip: Path, monkeypatch: pyt
     encode = Mock(wraps=encoder.encode)
     monkeypatch.setattr(encoder, "encode", encode)
     pictures = [Picture(np.asarray(make_image(seed, 224, 224))) for seed in (0, 1)]
-    grant = Grant(stage.reachable, 0, stage.reachable)
-    first, second = (stage.perform(grant, stage.run, request, (picture,), lambda: False) for picture in pictures)
+    grant = Grant(stage.reachable, 0, 0, stage.reachable)
+    first, second = (
+        stage.perform(grant, stage.run, request, StageInputs((picture,)), Control()) for picture in pictures
+    )
     assert encode.call_count == 2
     assert stage.recall(request) is None
     assert torch.equal(first.positive, second.positive)

@@ -40,8 +40,8 @@ def alone(experts: Path) -> Pipeline:
 def budget(alone: Pipeline) -> int:
     """Enough for any stage alone, whole and at work; too little for the two beside each other."""
     sizes = {size.stage: size for size in alone.sizes(replace(asked(PROMPT, SIZE, 0), guidance=4.0))}
-    budget = max(size.total + size.workspace for size in sizes.values()) + 200_000
-    assert budget < sizes["denoise"].total + sizes["refine"].total
+    budget = max(size.reachable + size.activation_bytes for size in sizes.values()) + 200_000
+    assert budget < sizes["denoise"].reachable + sizes["refine"].reachable
     return budget
 
 

@@ -45,7 +45,9 @@ def budget(pipelines: dict[str, Pipeline]) -> int:
     """Less than the largest model needs to be whole."""
     sizes = [pipeline.sizes(asked(PROMPT, SIZE, 0, steps=STEPS)) for pipeline in pipelines.values()]
     least = max(size.least for stages in sizes for size in stages)
-    largest = max(sum(size.total for size in stages) + max(size.workspace for size in stages) for stages in sizes)
+    largest = max(
+        sum(size.reachable for size in stages) + max(size.activation_bytes for size in stages) for stages in sizes
+    )
     assert least < largest
     return (least + largest) // 2
 

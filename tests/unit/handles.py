@@ -45,8 +45,8 @@ class Remote:
         self._behaviour = behaviour
         self.responses: list[Response] = []
 
-    def remote(self, *arguments: Any) -> Response:
-        self.responses.append(Response(self._behaviour(*arguments)))
+    def remote(self, *arguments: Any, **inputs: Any) -> Response:
+        self.responses.append(Response(self._behaviour(*arguments, **inputs)))
         return self.responses[-1]
 
 
@@ -63,8 +63,8 @@ class Handle:
     async def _ready(self) -> None:
         """It is."""
 
-    async def _call(self, method: str, request: GenerateRequest, _: Any, *inputs: Any) -> Any:
-        values = tuple([await one if isinstance(one, Response) else one for one in inputs])
+    async def _call(self, method: str, request: GenerateRequest, _: Any, **inputs: Any) -> Any:
+        values = tuple([await one if isinstance(one, Response) else one for one in inputs.values()])
         self.calls.append((method, request, values))
         if self.fails:
             raise self.fails.pop(0)

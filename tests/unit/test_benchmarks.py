@@ -54,8 +54,8 @@ def test_arguments_that_are_none(wrong: list[str], capsys: pytest.CaptureFixture
 def test_a_grant_for_some_blocks_has_the_ring_of_the_others() -> None:
     assert splits.counts(32) == [32, 28, 24, 20, 16, 12, 8, 4, 0]
     all_of_it, half = (splits.grant_of(SIZES[1], blocks) for blocks in (4, 2))
-    assert (all_of_it.weights, all_of_it.workspace) == (4 * GIB, GIB)
-    assert (half.weights, half.workspace, half.keep) == (2 * GIB, 2 * GIB, 2 * GIB)
+    assert (all_of_it.weights, all_of_it.extra_bytes) == (4 * GIB, GIB)
+    assert (half.weights, half.extra_bytes, half.keep) == (2 * GIB, 2 * GIB, 2 * GIB)
 
 
 def test_sizes_come_back_from_json() -> None:

@@ -21,7 +21,7 @@ def refusal(events: list[Event]) -> OutOfMemory | DeadlineExceeded:
 def test_a_lease_holds_weights_and_workspace_and_rest_keeps_weights() -> None:
     ledger = ledger_of(100, (holder("a", context=5), 0))
     lease = grant(ledger, "a", need(60, workspace=20, keep=40))
-    assert (lease.weights, lease.workspace, lease.keep) == (60, 20, 40)
+    assert (lease.weights, lease.extra_bytes, lease.keep) == (60, 20, 40)
     assert (ledger.granted, ledger.free, ledger.holders["a"].active) == (85, 15, True)
     ledger.release(lease.id, 40, "e1")
     assert (ledger.granted, ledger.free, ledger.holders["a"].active) == (45, 55, False)
@@ -105,7 +105,7 @@ def test_streams_only_what_does_not_fit_with_all_others_at_zero() -> None:
     ledger.resized("b", 0, "e1")
     (event,) = ledger.advance(0.0)
     assert isinstance(event, Granted)
-    assert (event.lease.weights, event.lease.workspace) == (73, 17)
+    assert (event.lease.weights, event.lease.extra_bytes) == (73, 17)
     assert ledger.free == 0
 
 
@@ -191,7 +191,7 @@ def test_who_can_stream_does_beside_who_ignores_an_order() -> None:
     ledger.advance(0.0)
     (event,) = ledger.advance(10.0)
     assert isinstance(event, Granted)
-    assert (event.lease.weights, event.lease.workspace) == (15, 5)
+    assert (event.lease.weights, event.lease.extra_bytes) == (15, 5)
 
 
 def test_others_give_way_for_who_ignores_an_order() -> None:
@@ -266,7 +266,7 @@ def test_beside_the_dead_a_stage_that_can_streams() -> None:
     ledger = ledger_of(100, (holder("a"), 0), (holder("b"), 70))
     ledger.dead("b")
     lease = grant(ledger, "a", need(50, floor=10, slot=5))
-    assert (lease.weights, lease.workspace) == (25, 5)
+    assert (lease.weights, lease.extra_bytes) == (25, 5)
 
 
 def test_cancel_waiting_and_granted() -> None:

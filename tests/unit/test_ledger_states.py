@@ -31,7 +31,7 @@ class Process:
 
     @property
     def nbytes(self) -> int:
-        return self.holder.context + self.weights + (self.lease.workspace if self.lease else 0)
+        return self.holder.context + self.weights + (self.lease.extra_bytes if self.lease else 0)
 
     def idle(self) -> bool:
         return self.alive and self.lease is None
@@ -128,7 +128,7 @@ class Card(RuleBasedStateMachine):
             assert process.weights <= event.lease.weights
             assert wants.floor <= event.lease.weights <= wants.weights
             streams = event.lease.weights < process.holder.reachable
-            assert event.lease.workspace == wants.workspace + (wants.slot if streams else 0)
+            assert event.lease.extra_bytes == wants.activation_bytes + (wants.slot_bytes if streams else 0)
             process.weights, process.lease = event.lease.weights, event.lease
             if isinstance(process.order, Fetch):
                 process.order = None  # it has fetched before it runs: one thing at a time
@@ -149,7 +149,9 @@ class Card(RuleBasedStateMachine):
             assert account.wish is not None
             assert process.weights < event.weights <= account.wish.weights
             returning = sum(ahead(other) for other in self.ledger.holders.values() if other is not account)
-            assert self.ledger.free + returning >= account.wish.beside, "its run is not to wait for what it fetched"
+            assert self.ledger.free + returning >= account.wish.extra_bytes, (
+                "its run is not to wait for what it fetched"
+            )
         process.order = event
 
     def refused(self, wants: Need, process: Process) -> None:

@@ -97,7 +97,7 @@ def test_who_gave_way_is_offered_again() -> None:
 def test_all_rest_as_planned_once_nobody_runs(data: st.DataObject) -> None:
     """Whatever the runs took, and whenever the next came."""
     wishes = data.draw(st.tuples(*[WISHES] * 3))
-    room = max(wish.weights - wish.keep + wish.beside for wish in wishes)
+    room = max(wish.weights - wish.keep + wish.extra_bytes for wish in wishes)
     budget = sum(wish.keep for wish in wishes) + room + data.draw(st.integers(0, 50))
     ledger = Ledger(budget, "e1")
     for stage, wish in zip(ONCE, wishes, strict=True):

@@ -227,14 +227,14 @@ def test_workspace_counts_and_returns_after_a_failure(tmp_path: Path) -> None:
     device = CpuDevice(memory)
 
     def fail() -> None:
-        with device.workspace(0, 600):
+        with device.run_limits(0, 600):
             assert memory.used() == {os.getpid(): 600}
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert memory.used() == {}
-    with pytest.raises(OutOfMemory), device.workspace(0, 1001):
+    with pytest.raises(OutOfMemory), device.run_limits(0, 1001):
         pytest.fail("not reached")
 
 

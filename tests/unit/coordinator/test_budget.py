@@ -45,7 +45,7 @@ async def test_a_budget_just_large_enough_for_auto(card: FakeCard, processes: Pr
     epoch = await join(coordinator, one)
     await coordinator.ready(epoch, one.holder.id)
     lease = await within(await ask(coordinator, one, workspace=20))
-    assert (lease.weights, lease.workspace) == (0, 50)
+    assert (lease.weights, lease.extra_bytes) == (0, 50)
     assert await granted(coordinator) == 50
 
 
@@ -58,7 +58,7 @@ async def test_a_request_larger_than_planned_places_less_if_its_policy_can_strea
         coordinator, one = Coordinator("card"), member(processes(), units=2, workspace=20, policy=policy)
         await join(coordinator, one)
         lease = await within(await ask(coordinator, one, workspace=50))
-        assert (lease.weights, lease.workspace) == (20 if policy == "auto" else 0, 80)
+        assert (lease.weights, lease.extra_bytes) == (20 if policy == "auto" else 0, 80)
     complete: tuple[Policy, ...] = ("whole", "model")
     for policy in complete:
         coordinator, one = Coordinator("card"), member(processes(), units=2, workspace=20, policy=policy)

@@ -195,7 +195,7 @@ async def test_a_new_epoch_settles_before_it_grants(
     coordinator = Coordinator("card")
     await join(coordinator, small, large)
     for_small, for_large = await ask(coordinator, small, 1.0), await ask(coordinator, large, 2.0)
-    before = Lease("old:1", runner.holder.id, 60, 10, 0)
+    before = Lease(60, 10, 0, 0, "old:1", runner.holder.id)
     await coordinator.join(runner, held(60), before)
     assert (await running(coordinator), await granted(coordinator)) == ([runner.holder.pid], 70)
     lease = await within(for_small)

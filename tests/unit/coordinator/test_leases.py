@@ -36,7 +36,7 @@ async def test_a_lease_is_granted_and_released(card: FakeCard, processes: Proces
     coordinator, one = Coordinator("card"), member(processes())
     epoch = await join(coordinator, one)
     lease = await within(coordinator.lease(epoch, one.holder.id, 30, Terms(0.0, LONG_SECONDS)))
-    assert (lease.holder, lease.weights, lease.workspace, lease.keep) == (one.holder.id, 60, 30, 60)
+    assert (lease.holder, lease.weights, lease.extra_bytes, lease.keep) == (one.holder.id, 60, 30, 60)
     assert (await running(coordinator), await granted(coordinator)) == ([one.holder.pid], 90)
     await release(coordinator, lease, 60, 60)
     assert (await running(coordinator), await granted(coordinator)) == ([], 60)
