@@ -114,7 +114,7 @@ class QwenImageTransformer(nn.Module):
 
         Each layer's weights are on the timesteps' device only while it runs, so all of them cross the link once.
         """
-        times = [F.silu(self.time_text_embed(time)) for time in timesteps.split(1)]
+        times = torch.cat([F.silu(self.time_text_embed(time)) for time in timesteps.split(1)])
         width = times[0].shape[-1]
         table = torch.empty(len(times), len(self.modulations), 2, 6 * width, dtype=timesteps.dtype)
         for index, modulation in enumerate(self.modulations):
@@ -139,17 +139,17 @@ class BlockModulation(nn.Module):
         super().__init__()
         self.img_mod, self.txt_mod = RowsLinear(width, 6 * width), RowsLinear(width, 6 * width)
 
-    def forward(self, times: Sequence[torch.Tensor]) -> torch.Tensor:
-        """[1, width] of each timestep to [steps, 2, 6 * width]."""
+    def forward(self, times: torch.Tensor) -> torch.Tensor:
+        """[steps, width] to [steps, 2, 6 * width]."""
         return torch.stack((self.img_mod(times), self.txt_mod(times)), dim=1)
 
 
 class RowsLinear(nn.Linear):
     """A linear layer of one row after another: a product of all rows at once differs in the last bits."""
 
-    def forward(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
-        """[1, in_features] each to [rows, out_features]."""
-        return torch.cat([super(RowsLinear, self).forward(row) for row in rows])
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """[rows, in_features] to [rows, out_features]."""
+        return torch.cat([super(RowsLinear, self).forward(row) for row in input.split(1)])
 
 
 class Block(nn.Module):
