@@ -24,12 +24,12 @@ import torch
 
 from benchmarks.request import WARMUP, quantiles, timed
 from deployments.app import compose
-from deployments.media import encode
 from deployments.schema import ImageRequest, images_body
 from deployments.settings import parse_models
 from deployments.stage import StageServer
 from deployments.wire import unpack
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size, StageName
+from lightx2v.media.encode import encode
 from tests.pictures import noise
 from tests.server import serve
 

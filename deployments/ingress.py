@@ -20,13 +20,14 @@ from deployments.directory import ask_all
 from deployments.envelope import answering, error_response
 from deployments.graph import LOST
 from deployments.logs import speak
-from deployments.media import JSON, encode, read_body, read_form
+from deployments.media import JSON, read_body, read_form
 from deployments.models import Models, Served
 from deployments.parsing import parse_form, parse_json
 from deployments.schema import ImageRequest, images_body, models_body, to_requests
 from deployments.videos import Videos
 from lightx2v.errors import InvalidRequest, LightError
 from lightx2v.limits import Limits
+from lightx2v.media.encode import encode
 
 HEALTH_SECONDS = 5.0
 REFERENCES = ("image", "image[]")

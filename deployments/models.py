@@ -19,8 +19,8 @@ from lightx2v.checkpoint import read_recipe
 from lightx2v.core import Reference, StageName
 from lightx2v.errors import ModelNotFound, QueueFull
 from lightx2v.limits import Limits
+from lightx2v.media.picture import decode_picture
 from lightx2v.models.recipe import make_reference
-from lightx2v.picture import decode_picture
 
 DECODERS = 2
 """Uploaded pictures that are unfolded at a time."""

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from lightx2v.checkpoint import read_recipe
@@ -16,12 +15,10 @@ from lightx2v.config import ENVIRONMENT, EngineSettings, parse_settings
 from lightx2v.core import GenerateRequest, Picture, Progress, Reference, Size, Video
 from lightx2v.errors import InvalidRequest, LightError
 from lightx2v.limits import RANDOM_SEEDS, Limits
+from lightx2v.media.encode import PICTURE_FORMATS, VIDEO_FORMATS, encode, format_of, suffixes
+from lightx2v.media.picture import decode_picture
 from lightx2v.models.recipe import check_request, choose_strength, make_reference
 from lightx2v.models.registry import Recipe
-from lightx2v.picture import decode_picture
-from lightx2v.video import encode_video
-
-SUFFIXES, VIDEO_SUFFIX = (".png", ".jpg", ".jpeg", ".webp"), ".mp4"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         references = [_read(path, recipe) for path in options.image]
         request = _request(options, settings, recipe, references)
         output = _matching(options.output, request)
-        _save(_make(settings, request, references), output)
+        output.write_bytes(encode(_make(settings, request, references), format_of(output.suffix.lower())))
     except (LightError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -113,8 +110,9 @@ def _read(path: Path, recipe: Recipe) -> Reference:
 def _output(name: str) -> Path:
     """A file that can be written; asked before anything is made for it."""
     path = Path(name)
-    if path.suffix.lower() not in (*SUFFIXES, VIDEO_SUFFIX):
-        raise argparse.ArgumentTypeError(f"{name}: the name must end in one of {', '.join((*SUFFIXES, VIDEO_SUFFIX))}")
+    known = suffixes(PICTURE_FORMATS + VIDEO_FORMATS)
+    if path.suffix.lower() not in known:
+        raise argparse.ArgumentTypeError(f"{name}: the name must end in one of {', '.join(known)}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{name}: there is no folder {path.parent}")
     return path
@@ -122,20 +120,13 @@ def _output(name: str) -> Path:
 
 def _matching(output: Path | None, request: GenerateRequest) -> Path:
     """The file for what the request makes. Raises InvalidRequest if its name is that of another kind."""
-    suffixes = (VIDEO_SUFFIX,) if request.frames > 1 else SUFFIXES
+    known = suffixes(VIDEO_FORMATS if request.frames > 1 else PICTURE_FORMATS)
     if output is None:
-        return Path(f"out{suffixes[0]}")
-    if output.suffix.lower() not in suffixes:
+        return Path(f"out{known[0]}")
+    if output.suffix.lower() not in known:
         kind = "a video" if request.frames > 1 else "a picture"
-        raise InvalidRequest(f"{output}: the name of {kind} must end in one of {', '.join(suffixes)}")
+        raise InvalidRequest(f"{output}: the name of {kind} must end in one of {', '.join(known)}")
     return output
-
-
-def _save(made: Picture | Video, output: Path) -> None:
-    if isinstance(made, Video):
-        output.write_bytes(encode_video(made))
-    else:
-        Image.fromarray(made.pixels).save(output)
 
 
 def _make(settings: EngineSettings, request: GenerateRequest, references: Sequence[Reference]) -> Picture | Video:

@@ -14,10 +14,10 @@ from PIL import Image
 
 from lightx2v.config import EngineSettings
 from lightx2v.core import Size, Video
+from lightx2v.media.video import encode_video
 from lightx2v.models.recipe import make_reference
 from lightx2v.models.wan.recipe import read_recipe
 from lightx2v.pipeline import Pipeline
-from lightx2v.video import encode_video
 from tests.checkpoints.wan import write_wan_clip, write_wan_i2v, write_wan_ti2v
 from tests.pictures import asked, noise, png
 from tests.server import Server, serve

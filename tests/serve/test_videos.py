@@ -14,8 +14,8 @@ import pytest
 
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Size, Video
+from lightx2v.media.video import encode_video
 from lightx2v.pipeline import Pipeline
-from lightx2v.video import encode_video
 from tests.checkpoints.wan import write_wan
 from tests.pictures import noise, png
 from tests.server import Server, serve

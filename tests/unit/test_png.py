@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from deployments.png import BAND_ROWS, encode_png
 from lightx2v.core import Size
+from lightx2v.media.png import BAND_ROWS, encode_png
 from tests.pictures import noise
 
 ROWS, COLUMNS = np.mgrid[0:200, 0:300]

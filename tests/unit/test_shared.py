@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from lightx2v.errors import OutOfMemory
 from lightx2v.weights import shared
 from lightx2v.weights.headroom import need
-from lightx2v.weights.lock import locked
+from lightx2v.weights.lock import locked, private_file
 from lightx2v.weights.shared import share
 from tests.unit.holder import Holder, holding
 
@@ -35,7 +35,7 @@ def lock_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
         patch.setattr(tempfile, "tempdir", None)
-        yield folder / f"lightx2v-{os.geteuid()}" / "search.lock"
+        yield private_file("search.lock")
 
 
 @pytest.fixture
