@@ -23,7 +23,7 @@ from deployments.deadline import Deadline
 from deployments.directory import reports
 from deployments.envelope import answering, error_response
 from deployments.logs import speak
-from deployments.media import JSON, encode, read_body, read_form
+from deployments.media import JSON, read_body, read_form
 from deployments.models import Models, Served
 from deployments.origins import OriginCheck
 from deployments.parsing import parse_form, parse_json
@@ -32,6 +32,7 @@ from deployments.schema import ImageRequest, images_body, models_body, to_reques
 from deployments.settings import ServerSettings
 from deployments.videos import Videos
 from lightx2v.errors import InvalidRequest, LightError
+from lightx2v.media.encode import encode
 
 HEALTH_SECONDS = 5.0
 ENCODERS = 2

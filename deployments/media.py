@@ -1,35 +1,22 @@
-"""Bodies and forms in, each bounded before it is read, and pictures out."""
+"""Bodies and forms, each bounded before it is read."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import aclosing, asynccontextmanager
-from io import BytesIO
-from types import MappingProxyType
-from typing import Any, Literal
 
-from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from deployments.png import encode_png
-from lightx2v.core import Picture, Video
 from lightx2v.errors import InvalidRequest, PayloadTooLarge
-from lightx2v.video import encode_video
-
-OutputFormat = Literal["png", "jpeg", "webp"]
 
 JSON, FORM = "application/json", "multipart/form-data"
 MAX_FORM_FIELDS = 64
 MAX_FIELD_BYTES = 256 << 10
 BODY_SECONDS = 60.0
 """A body that trickles in for longer is given up."""
-
-_SAVE: Mapping[OutputFormat, Mapping[str, Any]] = MappingProxyType(
-    {"jpeg": {"quality": 95}, "webp": {"quality": 95, "method": 2}}
-)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -58,17 +45,6 @@ async def read_form(
 
 def is_form(request: Request) -> bool:
     return _media_type(request) == FORM
-
-
-def encode(made: Picture | Video, output_format: OutputFormat) -> bytes:
-    """A file of a picture; of a video MP4, the only format that it has."""
-    if isinstance(made, Video):
-        return encode_video(made)
-    if output_format == "png":
-        return encode_png(made.pixels)
-    buffer = BytesIO()
-    Image.fromarray(made.pixels).save(buffer, output_format, **_SAVE[output_format])
-    return buffer.getvalue()
 
 
 class _FormReader(MultiPartParser):

@@ -20,8 +20,8 @@ from lightx2v.checkpoint import read_spec
 from lightx2v.core import Reference, StageName
 from lightx2v.errors import ModelNotFound, QueueFull, WarmUpFailed
 from lightx2v.limits import Limits
+from lightx2v.media.picture import decode_picture
 from lightx2v.models.reference import make_reference
-from lightx2v.picture import decode_picture
 
 DECODERS = 2
 """Uploaded pictures that are unfolded at a time."""

@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator
 
-from deployments.media import OutputFormat
 from deployments.parsing import Body
 from lightx2v.core import GenerateRequest, Size
 from lightx2v.limits import SEEDS, Limits
+from lightx2v.media.encode import FORMATS, PICTURE_FORMATS
 from lightx2v.models.request import check_request, complete
 from lightx2v.models.spec import ModelSpec
 
@@ -49,6 +49,12 @@ def _size(value: object) -> Size | None:
     return Size(int(match[1]), int(match[2]))
 
 
+def _picture_format(name: str) -> str:
+    if name not in PICTURE_FORMATS:
+        raise ValueError(f"must be one of {', '.join(PICTURE_FORMATS)}")
+    return name
+
+
 class Asked(Body):
     """What pictures and videos have in common."""
 
@@ -74,7 +80,7 @@ class ImageRequest(Asked):
 
     n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
     response_format: Literal["b64_json", "url"] = "b64_json"
-    output_format: OutputFormat = "png"
+    output_format: Annotated[str, AfterValidator(_picture_format)] = "png"
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
@@ -120,7 +126,8 @@ def _images_body(
     request: ImageRequest, made: Sequence[GenerateRequest], pictures: Sequence[bytes], created: int
 ) -> Iterator[bytes]:
     kind, size = request.output_format.encode(), str(made[0].size).encode()
-    key, prefix = (b"url", b"data:image/%b;base64," % kind) if request.response_format == "url" else (b"b64_json", b"")
+    media_type = FORMATS[request.output_format].media_type.encode()
+    key, prefix = (b"url", b"data:%b;base64," % media_type) if request.response_format == "url" else (b"b64_json", b"")
     yield b'{"created":%d,"output_format":"%b","size":"%b","data":[' % (created, kind, size)
     for index, (one, data) in enumerate(zip(made, pictures, strict=True)):
         yield b'%b{"seed":%d,"%b":"%b' % (b"," if index else b"", one.seed, key, prefix)

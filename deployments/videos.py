@@ -17,13 +17,14 @@ from deployments.deadline import Deadline
 from deployments.directory import progress_of
 from deployments.envelope import answering
 from deployments.jobs import Job, Jobs
-from deployments.media import encode, is_form, read_body, read_form
+from deployments.media import is_form, read_body, read_form
 from deployments.models import Model, Models
 from deployments.parsing import parse_form, parse_json
 from deployments.settings import ServerSettings
 from deployments.video_schema import REFERENCE, VideoRequest, check_model, deleted_body, to_request, video_body
 from lightx2v.core import GenerateRequest, Reference
 from lightx2v.errors import InvalidRequest
+from lightx2v.media.encode import FORMATS, encode
 
 ENCODERS = 1
 """Videos that are compressed at a time, each on all cores."""
@@ -77,7 +78,7 @@ class Videos:
         variant = request.query_params.get("variant", "video")
         if variant != "video":
             raise InvalidRequest(f"variant: only video is supported, got {variant[:80]!r}", "variant")
-        return Response(self._find(request).content, media_type="video/mp4")
+        return Response(self._find(request).content, media_type=FORMATS["mp4"].media_type)
 
     async def cancel(self, request: Request) -> Response:
         """The job as it ended: with this, or before it."""

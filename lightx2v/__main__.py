@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from lightx2v.checkpoint import read_spec
@@ -15,13 +14,11 @@ from lightx2v.config import ENVIRONMENT, EngineSettings, parse_settings
 from lightx2v.core import GenerateRequest, Picture, Progress, Reference, Size, Video
 from lightx2v.errors import InvalidRequest, LightError
 from lightx2v.limits import Limits
+from lightx2v.media.encode import PICTURE_FORMATS, VIDEO_FORMATS, encode, format_of, suffixes
+from lightx2v.media.picture import decode_picture
 from lightx2v.models.reference import make_reference
 from lightx2v.models.request import check_request, complete
 from lightx2v.models.spec import ModelSpec
-from lightx2v.picture import decode_picture
-from lightx2v.video import encode_video
-
-SUFFIXES, VIDEO_SUFFIX = (".png", ".jpg", ".jpeg", ".webp"), ".mp4"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         references = [_read(path, spec) for path in options.image]
         request = _request(options, settings, spec, references)
         output = _matching(options.output, request)
-        _save(_make(settings, request, references), output)
+        output.write_bytes(encode(_make(settings, request, references), format_of(output.suffix.lower())))
     except (LightError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -105,8 +102,9 @@ def _read(path: Path, spec: ModelSpec) -> Reference:
 def _output(name: str) -> Path:
     """A file that can be written; asked before anything is made for it."""
     path = Path(name)
-    if path.suffix.lower() not in (*SUFFIXES, VIDEO_SUFFIX):
-        raise argparse.ArgumentTypeError(f"{name}: the name must end in one of {', '.join((*SUFFIXES, VIDEO_SUFFIX))}")
+    known = suffixes(PICTURE_FORMATS + VIDEO_FORMATS)
+    if path.suffix.lower() not in known:
+        raise argparse.ArgumentTypeError(f"{name}: the name must end in one of {', '.join(known)}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{name}: there is no folder {path.parent}")
     return path
@@ -114,20 +112,13 @@ def _output(name: str) -> Path:
 
 def _matching(output: Path | None, request: GenerateRequest) -> Path:
     """The file for what the request makes. Raises InvalidRequest if its name is that of another kind."""
-    suffixes = (VIDEO_SUFFIX,) if request.frames > 1 else SUFFIXES
+    known = suffixes(VIDEO_FORMATS if request.frames > 1 else PICTURE_FORMATS)
     if output is None:
-        return Path(f"out{suffixes[0]}")
-    if output.suffix.lower() not in suffixes:
+        return Path(f"out{known[0]}")
+    if output.suffix.lower() not in known:
         kind = "a video" if request.frames > 1 else "a picture"
-        raise InvalidRequest(f"{output}: the name of {kind} must end in one of {', '.join(suffixes)}")
+        raise InvalidRequest(f"{output}: the name of {kind} must end in one of {', '.join(known)}")
     return output
-
-
-def _save(made: Picture | Video, output: Path) -> None:
-    if isinstance(made, Video):
-        output.write_bytes(encode_video(made))
-    else:
-        Image.fromarray(made.pixels).save(output)
 
 
 def _make(settings: EngineSettings, request: GenerateRequest, references: Sequence[Reference]) -> Picture | Video:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from lightx2v.errors import OutOfMemory
-from lightx2v.weights.lock import locked
+from lightx2v.weights.lock import locked, private_file
 
 
 def host_memory() -> int:
@@ -25,7 +24,7 @@ class CpuCard:
 
     def __init__(self, name: str, budget: int) -> None:
         self.budget = budget
-        self._path = Path(tempfile.gettempdir()) / f"lightx2v-{name}.json"
+        self._path = private_file(f"{name}.json")
         self._me = str(_identity(os.getpid()))
 
     def take(self, nbytes: int) -> None:

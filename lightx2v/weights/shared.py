@@ -21,14 +21,12 @@ import glob
 import logging
 import mmap
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from lightx2v.errors import OutOfMemory
 from lightx2v.weights.headroom import need
-from lightx2v.weights.lock import locked
+from lightx2v.weights.lock import locked, private_file
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 """Set when it is full. Its size is then fixed, so no mapping can lose a page."""
@@ -86,7 +84,7 @@ def _complete(descriptor: int, memory: mmap.mmap, name: str, fill: Callable[[mma
 @contextmanager
 def _search() -> Iterator[None]:
     """One process of this user at a time. Held for as long as it takes to look and to reserve, never to fill."""
-    path = Path(tempfile.gettempdir()) / f"lightx2v-{os.geteuid()}.lock"
+    path = private_file("search.lock")
     with locked(path):
         try:
             yield

@@ -18,6 +18,7 @@ from PIL import Image
 from lightx2v.__main__ import main
 from lightx2v.config import ENVIRONMENT, EngineSettings
 from lightx2v.core import GenerateRequest, Picture, Reference, Size
+from lightx2v.media.encode import FORMATS, PICTURE_FORMATS, encode
 from lightx2v.pipeline import Pipeline
 from tests.checkpoints import lora
 from tests.parity.reference import make_image
@@ -78,6 +79,16 @@ def test_a_picture_like_the_pipelines(
     assert "4/4" in captured.err, "a bar that reached its end"
     expected = pipeline.generate(request(Size(64, 64), 7)).pixels
     assert np.array_equal(pixels(tmp_path / "circle.png"), expected)
+
+
+@pytest.mark.parametrize(("suffix", "name"), [(s, name) for name in PICTURE_FORMATS for s in FORMATS[name].suffixes])
+def test_a_file_is_the_servers_to_the_byte(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, name: str
+) -> None:
+    made = Picture(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    monkeypatch.setattr("lightx2v.__main__._make", lambda *_: made)
+    assert command("-o", f"out{suffix.upper()}") == 0
+    assert (tmp_path / f"out{suffix.upper()}").read_bytes() == encode(made, name)
 
 
 def test_size_steps_and_the_name_when_none_is_given(command: Command, pipeline: Pipeline, tmp_path: Path) -> None:

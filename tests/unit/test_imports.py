@@ -17,7 +17,7 @@ MOST_LINES = 500
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"lightx2v.core", "lightx2v.errors"}),
-    frozenset({"lightx2v.config", "lightx2v.fp8", "lightx2v.limits", "lightx2v.picture", "lightx2v.video"}),
+    frozenset({"lightx2v.config", "lightx2v.fp8", "lightx2v.limits", "lightx2v.media"}),
     frozenset({"lightx2v.weights", "lightx2v.residency", "lightx2v.layers"}),
     frozenset({"lightx2v.models"}),
     frozenset({"lightx2v.checkpoint"}),
@@ -146,6 +146,7 @@ HEAVY = ("torch", "transformers", "diffusers", "safetensors")
     [
         ("deployments.ingress", HEAVY),
         ("deployments.coordinator", HEAVY),
+        ("lightx2v.media.encode", (*HEAVY, "ray", "starlette")),
         ("lightx2v.residency.ledger", (*HEAVY, "ray", "pydantic")),
         ("lightx2v.__main__", (*HEAVY, "ray", "starlette")),
     ],

@@ -24,6 +24,7 @@ from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.layout import same_name
 from lightx2v.weights.lora import read_lora
+from lightx2v.weights.lora_scale import lora_scale, read_configuration
 from tests.checkpoints.lora import Tensors, write
 from tests.unit.toy import REQUEST, WIDTH, Toy, expected, load_toy, write_toy
 
@@ -203,10 +204,10 @@ def test_whatever_a_configuration_says_it_is_read_or_refused(
     folder.mkdir(exist_ok=True)
     prefixed = {f"transformer.{key}": value for key, value in stated.items()} if isinstance(stated, dict) else stated
     metadata = {"lora_adapter_metadata": json.dumps(prefixed)} if in_header else None
-    file = write(folder / "adapter_model.safetensors", GOOD, metadata)
+    file = write(folder / "adapter_model.safetensors", {"alpha": torch.tensor(1.0)}, metadata)
     (folder / "adapter_config.json").write_text(json.dumps(stated))
     try:
-        outcome: float | str = scales(file)["entry"]
+        outcome: float | str = lora_scale(file, read_configuration(file), None, "a.e", 2)
     except InvalidCheckpoint as error:
         outcome = str(error)
     assert outcome.startswith(f"{file}: ") if isinstance(outcome, str) else math.isfinite(outcome)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from lightx2v.errors import OutOfMemory
 from lightx2v.weights import shared
 from lightx2v.weights.headroom import need
-from lightx2v.weights.lock import locked
+from lightx2v.weights.lock import locked, private_file
 from lightx2v.weights.shared import share
 from tests.unit.holder import Holder, holding
 
@@ -35,7 +35,7 @@ def lock_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
         patch.setattr(tempfile, "tempdir", None)
-        yield folder / f"lightx2v-{os.geteuid()}.lock"
+        yield private_file("search.lock")
 
 
 @pytest.fixture
@@ -243,9 +243,10 @@ def test_a_failed_fill_is_told_and_not_kept(name: str) -> None:
     assert bytes(share(name, NBYTES, write(b"\2" * NBYTES))) == b"\2" * NBYTES
 
 
-def test_another_users_memory_is_not_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_users_memory_is_not_taken(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = share(name, 1, write(b"a"))
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr(shared, "private_file", tmp_path.joinpath)  # their folder is not ours to make
     ours = share(name, 1, write(b"b"))
     assert (bytes(theirs), bytes(ours)) == (b"a", b"b")
 

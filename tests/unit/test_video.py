@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lightx2v.core import Size, Video
-from lightx2v.video import encode_video
+from lightx2v.media.video import encode_video
 
 
 def quarters(frames: int, size: Size) -> np.ndarray:

@@ -149,9 +149,9 @@ class BlockModulation(nn.Module):
 class RowsLinear(nn.Linear):
     """A linear layer that takes one row after another: a product of all rows at once differs in the last bits."""
 
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """[rows, in_features] to [rows, out_features]."""
-        return torch.cat([super(RowsLinear, self).forward(row) for row in rows.split(1)])
+        return torch.cat([super(RowsLinear, self).forward(row) for row in input.split(1)])
 
 
 class Block(nn.Module):
