@@ -31,11 +31,12 @@ from lightx2v.residency.lease import Command, Event, Holder, Lease, Refused
 from lightx2v.residency.ledger import Ledger
 
 SETTLE_SECONDS = 2.0
-"""A new epoch grants nothing for so long: whoever holds memory from the one before joins first."""
+"""A new epoch grants nothing before that: whoever holds memory from the epoch before joins first."""
 IDLE_SECONDS = 30.0
-"""Without any holder for so long, the actor ends itself; it is detached and nobody else would. As long it keeps the
-host copy of a process that died, for its successor to attach to."""
+"""The actor ends itself after that time without any holder: it is detached, and nobody else would end it. It keeps the
+host copies of a process that died as long, for a successor to attach to."""
 PATIENCE_SECONDS = 10.0
+"""A command that is not answered within that time is overdue."""
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Coordinator(CoordinatorCalls):
         self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._leave)
 
     async def join(self, member: Member, holdings: Holdings, lease: Lease | None) -> str:
-        """Joining twice changes nothing. Raises ProcessLookupError for a process that is dead already."""
+        """Registers a process; joining twice changes nothing. Raises ProcessLookupError if the process is dead."""
         holder, began = member.holder, time.monotonic()
         if holder.id not in self._members.members:
             self._watcher.watch(holder.pid, lambda: self._bury(holder))
@@ -79,7 +80,7 @@ class Coordinator(CoordinatorCalls):
         return self._epoch
 
     async def lease(self, epoch: str, holder_id: str, activation_bytes: int, terms: Terms) -> Lease:
-        """The request that was admitted first is served first."""
+        """Waits for the right to run. The request that was admitted first is served first."""
         self._fence(epoch, holder_id)
         deadline = time.monotonic() + terms.seconds
         self._forget(holder_id)
@@ -96,7 +97,7 @@ class Coordinator(CoordinatorCalls):
             raise
 
     async def release(self, epoch: str, holder_id: str, lease_id: str, holdings: Holdings) -> None:
-        """An unknown lease is one that has been returned already."""
+        """Ends a run. An unknown lease is one that has been returned already."""
         self._fence(epoch, holder_id)
         self._count(holder_id, holdings)
         self._progress.forget(holder_id)
@@ -108,25 +109,25 @@ class Coordinator(CoordinatorCalls):
             self._ledger.check()
 
     async def abandon(self, epoch: str, holder_id: str) -> None:
-        """Nothing, if what the caller asked for last is over."""
+        """Does nothing if what the caller asked for last is over."""
         self._fence(epoch, holder_id)
         self._forget(holder_id)
         self._pump()
 
     async def next_command(self, epoch: str, holder_id: str) -> Command:
-        """Ends an earlier call of the same holder, which nobody waits for any more."""
+        """Waits for a command. Ends an earlier call of the same holder, which nobody waits for any more."""
         self._fence(epoch, holder_id)
         return await self._commands.next(holder_id)
 
     async def resized(self, epoch: str, holder_id: str, command_id: str, holdings: Holdings) -> None:
-        """The answer to a command that has lapsed, or has been answered, is ignored."""
+        """Takes the answer to a command; one to a command that has lapsed, or has been answered, is ignored."""
         self._fence(epoch, holder_id)
         self._count(holder_id, holdings)
         self._ledger.resized(holder_id, holdings.weights, epoch, command_id)
         self._pump()
 
     async def weigh(self, epoch: str, holder_id: str, context: int) -> None:
-        """Everything is planned anew."""
+        """Plans everything anew with the new size of the process."""
         self._fence(epoch, holder_id)
         member = self._members.members[holder_id]
         holder = replace(member.holder, context=context)
@@ -137,7 +138,7 @@ class Coordinator(CoordinatorCalls):
         self._pump()
 
     async def advance(self, epoch: str, holder_id: str, request_id: str, progress: Progress) -> None:
-        """Forgotten when the run ends."""
+        """Notes the progress of a run, until the run ends."""
         self._fence(epoch, holder_id)
         if self._ledger.holders[holder_id].active:
             self._progress.note(holder_id, request_id, progress)
@@ -147,7 +148,7 @@ class Coordinator(CoordinatorCalls):
         return self._progress.find(request_id)
 
     async def max_replicas(self, epoch: str, holder_id: str) -> int:
-        """At least 1."""
+        """Replicas of the caller's stage, at least 1, beside all others as they are."""
         self._fence(epoch, holder_id)
         return self._members.max_replicas(holder_id, self._ledger.budget)
 

@@ -9,9 +9,9 @@ from lightx2v.weights.shared import used_by
 
 
 class Keeper:
-    """Host copies by name, each held by a descriptor of ours.
+    """Host copies by name, each held by a file descriptor of this process.
 
-    A copy goes with the last process that has it, and most stages have one replica: without a keeper every restart
+    A copy ends with the last process that has it, and most stages have one replica: without a keeper every restart
     would read all weights from disk again.
     """
 

@@ -89,18 +89,21 @@ class StageServer:
         await self._client.ready()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """For the scaling policy: how many of us the card has room for."""
+        """The replicas of this stage that the card has room for; the scaling policy reads it."""
         return {"max_replicas": float(await self._client.max_replicas())}
 
     def check_health(self) -> None:
-        """Asked by Serve: without obedience the card would dead-lock, and after a device error nothing runs here."""
+        """Raises RuntimeError when Serve has to start this process anew.
+
+        A stage that no longer gives way would dead-lock the card, and after a device error nothing runs here.
+        """
         if self._obedience.done():
             raise RuntimeError(f"this stage no longer gives way: {self._obedience.exception()!r}")
         if self._broken is not None:
             raise RuntimeError(f"the device failed under this process: {self._broken}")
 
     async def _run(self, work: Callable[[Grant, Control], None], request: GenerateRequest, terms: Terms) -> None:
-        """`work` under a lease. What the process takes is measured when the next has its turn."""
+        """Runs `work` under a lease. The process is weighed after that, while the next run may have its turn."""
         cancelled, start, activation_bytes = threading.Event(), time.monotonic(), self._stage.activation_bytes(request)
         async with self._turn, self._client.lease(activation_bytes, terms.since(start)) as lease, self._weights.lock:
             control = Control(cancelled.is_set, partial(self._report, request))
@@ -118,7 +121,7 @@ class StageServer:
                 await self._client.weigh(context)
 
     async def _to_the_end(self, work: Callable[[], None], cancelled: threading.Event) -> None:
-        """Never leaves before the thread has: until then the memory is in use, whoever has gone away."""
+        """Waits until the thread has ended `work`, also when the caller goes away: until then the memory is in use."""
         running = asyncio.ensure_future(self._in_thread(work))
         while not running.done():
             try:
@@ -140,7 +143,7 @@ class StageServer:
         grant: Grant,
         control: Control,
     ) -> None:
-        """In the thread of the stage. Answers while the stage still has its grant."""
+        """Runs in the thread of the stage, and answers while the stage still has its grant."""
         run = self._stage.method(method)
 
         def work(request: GenerateRequest, inputs: StageInputs, control: Control) -> None:
@@ -150,11 +153,11 @@ class StageServer:
         self._stage.perform(grant, work, request, unpack(packed), control, blocks=blocks)
 
     def _answer(self, answer: Answer, output: Any) -> None:
-        """From the thread of the job to whoever waits for it."""
+        """Hands an output from the thread of the stage to the call that waits for it."""
         self._loop.call_soon_threadsafe(_resolve, answer, pack(output))
 
     def _report(self, request: GenerateRequest, progress: Progress) -> None:
-        """Only of videos: a picture is the answer to its request, so nobody can ask how far it is."""
+        """Passes the progress of a video on. A picture is the answer to its request: nobody can ask how far it is."""
         log.debug("request %s: step %d of %d", request.id, progress.step, progress.total)
         if request.frames > 1:
             self._loop.call_soon_threadsafe(self._client.advance, request.id, progress)
@@ -169,7 +172,7 @@ def _resolve(answer: Answer, output: Any) -> None:
 
 
 def _conclude(answer: Answer, running: asyncio.Task[None]) -> None:
-    """What failed is the answer's, or if there is one, or nobody waits for it any more, the log's."""
+    """Gives an error to the call that waits for the answer. If that has been answered or has gone, it is logged."""
     if running.cancelled():
         answer.cancel()
     elif (error := running.exception()) is not None and not answer.done():

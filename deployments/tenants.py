@@ -51,7 +51,7 @@ class CardMembers:
         return [member.budget for member in self._members.values() if member.budget is not None]
 
     def add(self, member: Member) -> None:
-        """Also in the place of what was known of it."""
+        """Registers a member, or replaces what was known of it."""
         self._members[member.holder.id] = member
 
     def remove(self, holder_id: str) -> None:
@@ -59,7 +59,7 @@ class CardMembers:
         del self._members[holder_id]
 
     def plan(self, budget: int) -> None:
-        """Shares of `budget` bytes for every model."""
+        """Plans the shares of every model, each as if it had all of `budget` bytes but the contexts."""
         contexts = sum(member.holder.context for member in self._members.values())
         self._shares.clear()
         for key in {member.holder.plan for member in self._members.values()}:
@@ -75,7 +75,7 @@ class CardMembers:
             raise shares
 
     def need(self, holder_id: str, activation_bytes: int) -> Need:
-        """What it asks for to run once. Raises OutOfMemory."""
+        """The memory that the holder asks for to run once. Raises OutOfMemory if its model has no plan."""
         member = self._members[holder_id]
         shares, size = self._shares[member.holder.plan], member.size
         if isinstance(shares, OutOfMemory):
@@ -85,7 +85,10 @@ class CardMembers:
         return Need(share.placed, floor, activation_bytes, size.slot_bytes, share.resident)
 
     def wish(self, member: Member) -> Wish | None:
-        """What it will be granted for its next run; nothing where the settings say when weights come and go."""
+        """The memory that the member will be granted for its next run.
+
+        None where a policy other than `auto` says when weights come and go, or the model has no plan.
+        """
         shares = self._shares[member.holder.plan]
         if isinstance(shares, OutOfMemory) or member.policy != "auto":
             return None
@@ -93,7 +96,7 @@ class CardMembers:
         return Wish(share.placed, plans.grant(member.size, share).extra_bytes, share.resident)
 
     def planned(self, holder: Holder) -> int | None:
-        """Bytes that it keeps at rest; None where there is no plan."""
+        """Bytes of weights that the holder keeps at rest; None where its model has no plan."""
         shares = self._shares.get(holder.plan)
         return shares[holder.stage].resident if isinstance(shares, dict) else None
 
@@ -113,12 +116,12 @@ class CardMembers:
 
 
 def _shares(members: list[Member], budget: int) -> Shares:
-    """The plan of one model's stages; extra replicas of a stage are not planned for, they are leased like all else."""
+    """The plan of one model's stages, with one replica each. More replicas are not planned for, only leased."""
     sizes = tuple({member.size.stage: member.size for member in members}.values())
     return _cached_shares(members[0].policy, sizes, budget)
 
 
 @lru_cache(maxsize=16)
 def _cached_shares(policy: Policy, sizes: tuple[StageSize, ...], budget: int) -> Shares:
-    """A plan takes up to a second, and comes again when a successor joins in the place of the dead."""
+    """Cached: a plan takes up to a second, and is wanted again when a successor joins in the place of the dead."""
     return plans.shares(policy, sizes, budget)

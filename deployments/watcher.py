@@ -53,7 +53,7 @@ class ProcessWatcher:
         return sum(nbytes for pid, nbytes in used.items() if pid not in ours) if visible else 0
 
     def _is_listed(self, pid: int) -> bool:
-        """Also while the driver does not answer: bytes return only when it says so."""
+        """True also while the driver does not answer: bytes return only when it says so."""
         try:
             return pid in self._probe.used()
         except OSError as error:

@@ -19,12 +19,13 @@ class Pending:
 
     @property
     def grows(self) -> bool:
+        """Whether it allows more weights, rather than asking for some."""
         return isinstance(self.command, Fetch)
 
 
 @dataclass(slots=True)
 class Account:
-    """What one holder has. Its weights count in full from the grant until it reports that it holds less."""
+    """The memory of one holder. Its weights count in full from the grant until it reports that it holds less."""
 
     holder: Holder
     weights: int
@@ -36,16 +37,17 @@ class Account:
     pending: Pending | None = None
     wish: Wish | None = None
     offered: int = 0
-    """The most it was allowed to fetch since it last ran or gave way."""
+    """The most bytes that it was allowed to fetch since it last ran or gave way."""
     dying: bool = False
 
     @property
     def active(self) -> bool:
+        """Whether a run has its lease."""
         return self.lease is not None
 
     @property
     def idle(self) -> bool:
-        """Whether it can be told something."""
+        """Whether the holder can be given a command."""
         return not (self.active or self.dying or self.pending)
 
     @property
@@ -60,34 +62,39 @@ class Account:
 
     @property
     def nbytes(self) -> int:
+        """All that the holder counts for."""
         return self.holder.context + self.weights + self.extra_bytes
 
     @property
     def deaf(self) -> bool:
+        """Whether the answer to a command is overdue."""
         return self.pending is not None and self.pending.overdue
 
     @property
     def ignores(self) -> bool:
-        """Whether it was told to give way and does not. A fetch that takes long is none of that."""
+        """Whether the holder was told to give way and does not. One whose fetch takes long does not ignore anything."""
         return self.pending is not None and self.deaf and not self.pending.grows
 
     @property
     def returning(self) -> int:
-        """Bytes that come back without being asked for again."""
+        """Bytes that will come back without another command."""
         if self.dying or self.deaf:
             return 0
         commanded = max(0, self.weights - self.pending.command.weights) if self.pending else 0
         return self.lease.returns if self.lease else commanded
 
     def could_use(self, weights: int) -> bool:
-        """Whether an offer of so many bytes would be more than it has, and than it has been offered in vain."""
+        """Whether an offer of `weights` exceeds what the holder has, and what it was offered in vain."""
         return self.pending is None and weights > max(self.weights, self.offered)
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
+    """A request for memory that waits. Of two tickets the one of lower rank is served first."""
+
     id: str
     holder: str
     need: Need
     rank: tuple[float, int]
     deadline: float
+    """Monotonic seconds, after which it is refused."""

@@ -22,11 +22,11 @@ from lightx2v.core import StageName
 from lightx2v.residency.plan import StageSize
 
 Seconds = Mapping[StageName, float]
-"""Of computation that a request takes in each stage, all uses together."""
+"""Seconds of computation that a request takes in each stage, all uses together."""
 
 
 def weight_room(size: StageSize, budget: int) -> int:
-    """Bytes for weights of any stage while this one's workspace is in use. `budget` leaves the contexts out."""
+    """Bytes for weights of any stage while this one's activations are in use. `budget` leaves the contexts out."""
     return max(0, budget - size.activation_bytes)
 
 
@@ -79,7 +79,8 @@ def _seconds_around(size: StageSize, stages: Sequence[StageSize], budget: int, l
 
 
 def _seconds_from(start: int, stages: Sequence[StageSize], budget: int, link: float, compute: Seconds) -> float:
-    """Of a period that begins with the first use of stage `start`, by the worst division of its uses into stretches."""
+    """The least seconds of a period that begins with the first use of stage `start`: of all divisions of its uses into
+    stretches, the worst holds."""
     uses = [size for size in (*stages[start:], *stages[:start]) for _ in range(size.planned_passes)]
     most = [0.0]
     for end in range(1, len(uses) + 1):

@@ -17,7 +17,7 @@ class Holder:
     stage: StageName
     pid: int
     context: int
-    """What the process itself takes on the card, as far as is known; it returns only with the process."""
+    """Bytes that the process itself takes on the card, as far as is known; they return only with the process."""
     reachable: int
     """All weights that the stage can use."""
     settings: str = ""
@@ -62,7 +62,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one run asks for."""
+    """The memory that one run asks for."""
 
     weights: int
     """To hold while running."""
@@ -75,7 +75,7 @@ class Need:
     """To hold at rest after the run."""
 
     def grant(self, weights: int, reachable: int) -> Grant:
-        """For a run with `weights` of all that are reachable."""
+        """The grant of a run with `weights`. The slot comes with it unless they are all that are `reachable`."""
         slot_bytes = self.slot_bytes if weights < reachable else 0
         return Grant(weights, self.activation_bytes, slot_bytes, min(self.keep, weights))
 

@@ -18,7 +18,7 @@ class IntegrityError(AssertionError):
 
 
 class Ledger:
-    """Grants memory oldest request first, taking it from who needs it last.
+    """Grants memory to the oldest request first, and takes it from the holder that needs it last.
 
     Times are monotonic seconds and come from the caller. Weights at rest stay granted until their holder reports them
     dropped; those of a dead process until it is gone. `epoch` fences: what was agreed with another ledger is refused.
@@ -43,19 +43,22 @@ class Ledger:
 
     @property
     def granted(self) -> int:
+        """Bytes that somebody has: processes, weights, and what runs take besides."""
         return sum(account.nbytes for account in self._accounts.values())
 
     @property
     def free(self) -> int:
-        """Negative while a join or a smaller budget has revealed too much."""
+        """Bytes that nobody has. Negative while a join or a smaller budget has revealed too much."""
         return self.budget - self.granted
 
     @property
     def waiting(self) -> int:
+        """Open tickets."""
         return len(self._waiting)
 
     @property
     def holders(self) -> Mapping[str, Account]:
+        """Accounts by the ids of their holders."""
         return MappingProxyType(self._accounts)
 
     def join(self, holder: Holder, weights: int = 0, lease: Lease | None = None) -> None:
@@ -67,17 +70,17 @@ class Ledger:
         self._reveal()
 
     def resize(self, budget: int) -> None:
-        """Other users of the card took memory or gave it back."""
+        """Sets the budget anew: other users of the card took memory or gave it back."""
         self.budget = budget
         self._reveal()
 
     def weigh(self, holder: Holder) -> None:
-        """The same holder with another context, by a later measurement."""
+        """Replaces a holder by itself with another context, by a later measurement."""
         self._accounts[holder.id].holder = holder
         self._reveal()
 
     def expect(self, holder_id: str, wish: Wish | None) -> None:
-        """What the holder is to have before its next run, as far as memory is free; None: nothing."""
+        """Sets what the holder is to have before its next run, as far as memory is free; None: nothing."""
         account = self._accounts[holder_id]
         account.wish, account.offered = wish, 0
 
@@ -227,7 +230,7 @@ class Ledger:
         return self._command(account, Shrink(account.holder.id, account.weights - nbytes, self._next_id()), now)
 
     def _fetch(self, last: Holder, now: float) -> Iterator[Command]:
-        """Nobody waits: what is free is for who runs next. It counts as held from now on."""
+        """Offers free memory to the stages that run next, while nobody waits. It counts as held from now on."""
         for account, to in list(offers(self._accounts.values(), last, self.free)):
             account.weights = account.offered = to
             self.fetches_total += 1
@@ -242,7 +245,7 @@ class Ledger:
         return f"{self.epoch}:{next(self._turn)}"
 
     def _room(self, deaf: Sequence[Account] = ()) -> int:
-        """What one holder can have if all others drop their weights, but for the dead and the `deaf`."""
+        """Bytes that one holder can have if all others drop their weights, except the dead and the `deaf`."""
         held = sum(a.nbytes if a.dying else a.holder.context for a in self._accounts.values())
         return self.budget - held - sum(account.weights for account in deaf)
 
@@ -256,7 +259,7 @@ class Ledger:
             )
 
     def _require_ears(self, account: Account, need: Need, deaf: Sequence[Account]) -> None:
-        """Refuse what only those could make room for who do not answer."""
+        """Refuse what would fit only if holders gave way that do not answer."""
         if account.ignores or (deaf and need.fit(self._room(), account.holder.reachable) is not None):
             other = account if account.ignores else max(deaf, key=lambda other: other.weights)
             raise OutOfMemory(

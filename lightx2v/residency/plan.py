@@ -24,14 +24,15 @@ class StageSize:
     """Needed throughout a run."""
     activation_bytes: int
     slot_bytes: int
-    """What streaming takes; needed only if something streams."""
+    """The ring through which units stream; needed only if something streams."""
     planned_passes: int
     """How often a request uses each unit: once, or once a step."""
     overlap_bytes: int = 0
-    """What the link carries while one use of all units computes."""
+    """Bytes that the link carries while one use of all units computes."""
 
     @cached_property
     def reachable(self) -> int:
+        """Bytes of all weights that a run can read."""
         return self.rest + sum(self.units)
 
     @property
@@ -94,7 +95,7 @@ def moved(size: StageSize, share: Share) -> int:
 
 
 def exposed(size: StageSize, share: Share) -> int:
-    """Of these, the bytes that no computation hides.
+    """Bytes that one request moves for this stage and that no computation hides.
 
     What is not resident arrives during the first use of the units, what is not placed again during each other use. A
     use ends when both its copies and its computation have ended.
@@ -104,7 +105,7 @@ def exposed(size: StageSize, share: Share) -> int:
 
 
 def grant(size: StageSize, share: Share) -> Grant:
-    """What the stage takes while it runs."""
+    """The memory that the stage takes while it runs."""
     slot_bytes = size.slot_bytes if share.placed < size.reachable else 0
     return Grant(share.placed, size.activation_bytes, slot_bytes, share.resident)
 
@@ -130,7 +131,7 @@ def max_replicas(size: StageSize, share: Share, free: int, context: int) -> int:
 
 
 def _feasible(stages: Sequence[StageSize], budget: int) -> Iterator[list[Share]]:
-    """For every choice of what stays, the shares that place as much as the remaining room allows."""
+    """Yields, for every choice of what stays, the shares that place as much as the remaining room allows."""
     prefixes = [size.prefixes() for size in stages]
     activation_bytes = max(size.activation_bytes for size in stages)
     for kept in product(*(sorted({0, *choices}) for choices in prefixes)):

@@ -97,7 +97,7 @@ class Stage(ABC, Generic[C]):
         """What the stage makes of `inputs`, on the host. To be called by `perform`. Raises Cancelled."""
 
     def method(self, name: StageMethod) -> StageRun:
-        """Of the methods that can be asked for by name, this one. Raises ValueError if the stage does not have it."""
+        """The method that is asked for by this name. Raises ValueError if the stage does not have it."""
         if name == "run":
             return self.run
         raise ValueError(f"the {self.name} stage has no method {name!r}")
