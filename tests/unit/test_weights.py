@@ -277,7 +277,7 @@ def test_a_layer_that_stays_on_the_host_is_counted_each_time_it_crosses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = write_toy(tmp_path / "toy")
-    monkeypatch.setattr(Toy, "host_tensors", frozenset({"table.weight", "entry.weight", "entry.bias"}))
+    monkeypatch.setattr(Toy, "kept", {"host_tensors": frozenset({"table.weight", "entry.weight", "entry.bias"})})
     device = CpuDevice()
     toy, residence = load_toy(tmp_path, device)
     residence.place(residence.reachable)
