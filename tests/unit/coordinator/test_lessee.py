@@ -222,7 +222,7 @@ async def test_what_the_process_takes_is_told_when_it_changes_and_to_a_successor
     await stage.client.start()
     for context in (5, 5, 7):
         await within(stage.client.weigh(context))
-    assert card.actor.calls.count("weigh") == 2
+    assert card.actor.calls.count("update") == 2
     assert await granted(card.actor.coordinator) == 7
     successor = card.die()
     await settled(successor, {"denoise": 0})
