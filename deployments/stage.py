@@ -83,7 +83,7 @@ class StageServer:
         async with AsyncExitStack() as stack:
             try:
                 if nbytes:
-                    await stack.enter_async_context(self._client.lease(nbytes, Terms(0.0, START_SECONDS)))
+                    await stack.enter_async_context(self._client.lease(nbytes, Terms(time.time(), START_SECONDS)))
             except (OutOfMemory, DeadlineExceeded) as error:
                 log.warning("loading the stage although the card has no room for its process: %s", error)
             yield
