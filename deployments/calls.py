@@ -45,8 +45,11 @@ class CoordinatorCalls(Protocol):
     async def resized(self, epoch: str, holder_id: str, command_id: str, holdings: Holdings) -> None:
         """The process has carried this command out."""
 
-    async def weigh(self, epoch: str, holder_id: str, context: int) -> None:
-        """The process itself takes `context` bytes of the card from now on."""
+    async def introduce(self, epoch: str, holder_id: str, member: Member) -> None:
+        """The process has loaded its stage. What it was leased for the start is what it takes itself from now on."""
+
+    async def update(self, epoch: str, holder_id: str, member: Member) -> None:
+        """Replaces what the process said of itself, whenever it has been weighed."""
 
     async def advance(self, epoch: str, holder_id: str, request_id: str, progress: Progress) -> None:
         """How far the run of this process is."""
@@ -82,8 +85,11 @@ class RemoteCoordinator(CoordinatorCalls):
     async def resized(self, epoch: str, holder_id: str, command_id: str, holdings: Holdings) -> None:
         await answer(self._actor.resized.remote(epoch, holder_id, command_id, holdings))
 
-    async def weigh(self, epoch: str, holder_id: str, context: int) -> None:
-        await answer(self._actor.weigh.remote(epoch, holder_id, context))
+    async def introduce(self, epoch: str, holder_id: str, member: Member) -> None:
+        await answer(self._actor.introduce.remote(epoch, holder_id, member))
+
+    async def update(self, epoch: str, holder_id: str, member: Member) -> None:
+        await answer(self._actor.update.remote(epoch, holder_id, member))
 
     async def advance(self, epoch: str, holder_id: str, request_id: str, progress: Progress) -> None:
         await answer(self._actor.advance.remote(epoch, holder_id, request_id, progress))

@@ -7,7 +7,7 @@ import os
 import torch
 
 from deployments.probes import open_probe
-from lightx2v.weights.device import LIBRARY_BYTES
+from lightx2v.weights.device import LIBRARY_BYTES, RATE_SCRATCH
 
 TYPICAL = 650 << 20
 """Bytes; used where the driver does not list our pid, as in a container with a pid namespace of its own."""
@@ -20,6 +20,10 @@ LATER_GROWTH = 64 << 20
 
 GRAIN = 32 << 20
 """Bytes to which a measurement is rounded up: whenever it changes, everything is planned anew."""
+
+
+STARTING_BYTES = TYPICAL + FIRST_GROWTH + LIBRARY_BYTES + RATE_SCRATCH
+"""What a process may take until its stage is loaded: its context, and what measuring the card takes."""
 
 
 class ProcessMemory:

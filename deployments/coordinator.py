@@ -7,7 +7,6 @@ import logging
 import os
 import time
 import uuid
-from dataclasses import replace
 from typing import Any
 
 import ray
@@ -126,14 +125,18 @@ class Coordinator(CoordinatorCalls):
         self._ledger.resized(holder_id, holdings.weights, epoch, command_id)
         self._pump()
 
-    async def weigh(self, epoch: str, holder_id: str, context: int) -> None:
-        """Plans everything anew with the new size of the process."""
+    async def introduce(self, epoch: str, holder_id: str, member: Member) -> None:
+        """Ends the lease of the start and counts the process instead, before anybody else can have the bytes."""
         self._fence(epoch, holder_id)
-        member = self._members.members[holder_id]
-        holder = replace(member.holder, context=context)
-        log.info("%s: %d MiB are set aside for the process", holder, context >> 20)
-        self._members.add(replace(member, holder=holder))
-        self._ledger.weigh(holder)
+        self._forget(holder_id)
+        await self.update(epoch, holder_id, member)
+
+    async def update(self, epoch: str, holder_id: str, member: Member) -> None:
+        """Plans everything anew with what the process says of itself now."""
+        self._fence(epoch, holder_id)
+        log.info("%s: %d MiB are set aside for the process", member.holder, member.holder.context >> 20)
+        self._members.add(member)
+        self._ledger.weigh(member.holder)
         self._replan()
         self._pump()
 

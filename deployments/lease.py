@@ -82,10 +82,14 @@ class CoordinatorClient:
 
     async def weigh(self, context: int) -> None:
         """Says what the process itself takes on the card, if that has changed."""
-        holder = self._member.holder
-        if context != holder.context:
-            self._member = replace(self._member, holder=replace(holder, context=context))
-            await self._call(lambda coordinator, epoch: coordinator.weigh(epoch, holder.id, context))
+        if context != self._member.holder.context:
+            self._member = replace(self._member, holder=replace(self._member.holder, context=context))
+            await self._call(lambda coordinator, epoch: coordinator.update(epoch, self._id, self._member))
+
+    async def introduce(self, member: Member) -> None:
+        """Replaces what the process said of itself when it joined, now that its stage is loaded."""
+        self._member = member
+        await self._call(lambda coordinator, epoch: coordinator.introduce(epoch, self._id, member))
 
     def apart(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs `work` to its end, whatever becomes of the request that it is for. Ray takes what a request calls down

@@ -9,8 +9,10 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,22 +25,26 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import ray
 import torch
 
-from deployments.context import ProcessMemory
+from deployments.context import STARTING_BYTES, ProcessMemory
 from deployments.directory import find_coordinator
 from deployments.lease import CoordinatorClient
 from deployments.logs import speak
 from deployments.messages import Terms
 from deployments.probes import CPU_CARD
 from deployments.stage_weights import StageWeights
-from deployments.tenants import Member
+from deployments.tenants import Member, starting
 from deployments.wire import pack, unpack
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Progress, StageName
+from lightx2v.errors import DeadlineExceeded, OutOfMemory
 from lightx2v.residency.lease import Grant, Holder
 from lightx2v.stages.build import load_stage, open_device
 from lightx2v.stages.run import Control, StageInputs, StageMethod
 
 Answer = asyncio.Future[Any]
+
+START_SECONDS = 60.0
+"""Others have that long to make room for a process that starts."""
 
 log = logging.getLogger(__name__)
 
@@ -56,16 +62,31 @@ class StageServer:
         self._turn = asyncio.Lock()
         self._broken: torch.AcceleratorError | None = None
         card_id = card_identity(cuda)
-        self._device = await self._in_thread(open_device, "cuda" if cuda else "cpu", settings, card_id)
-        self._stage = await self._in_thread(load_stage, stage, settings, self._device)
-        size = self._stage.size(self._stage.planned)
-        self._process_memory = ProcessMemory(card_id) if cuda else None
-        context = self._process_memory.before_any_run() if self._process_memory else 0
-        holder = Holder(uuid.uuid4().hex, model, stage, os.getpid(), context, size.reachable, _fingerprint(settings))
-        member = Member(holder, size, settings.policy, settings.gpu_budget)
-        self._weights = StageWeights(self._stage, self._thread)
-        self._client = CoordinatorClient(member, partial(find_coordinator, card_id), self._weights)
+        holder = Holder(uuid.uuid4().hex, model, stage, os.getpid(), 0, 0, _fingerprint(settings))
+        self._weights = StageWeights(self._thread)
+        find = partial(find_coordinator, card_id)
+        self._client = CoordinatorClient(starting(holder, settings.gpu_budget), find, self._weights)
         self._obedience = await self._client.start()
+        async with self._room_to_start(STARTING_BYTES if cuda else 0):
+            self._device = await self._in_thread(open_device, "cuda" if cuda else "cpu", settings, card_id)
+            self._stage = self._weights.stage = await self._in_thread(load_stage, stage, settings, self._device)
+            self._process_memory = ProcessMemory(card_id) if cuda else None
+            context = self._process_memory.before_any_run() if self._process_memory else 0
+            size = self._stage.size(self._stage.planned)
+            holder = replace(holder, context=context, reachable=size.reachable)
+            await self._client.introduce(Member(holder, size, settings.policy, settings.gpu_budget))
+
+    @asynccontextmanager
+    async def _room_to_start(self, nbytes: int) -> AsyncIterator[None]:
+        """Holds the memory that a CUDA context takes while the stage is loaded. Where it cannot be had, the stage is
+        loaded all the same: it is refused with figures when it is to run."""
+        async with AsyncExitStack() as stack:
+            try:
+                if nbytes:
+                    await stack.enter_async_context(self._client.lease(nbytes, Terms(time.time(), START_SECONDS)))
+            except (OutOfMemory, DeadlineExceeded) as error:
+                log.warning("loading the stage although the card has no room for its process: %s", error)
+            yield
 
     async def call(self, method: StageMethod, request: GenerateRequest, terms: Terms, **inputs: Any) -> Any:
         """The packed output of `method`. `inputs`: fields of StageInputs, packed.

@@ -11,22 +11,32 @@ from lightx2v.stages.stage import Stage
 
 
 class StageWeights:
-    """Moves the weights of `stage` in `thread`, in which it runs as well. Who runs it holds `lock` meanwhile."""
+    """Moves the weights of a stage in `thread`, in which the stage runs as well. Whoever runs it holds `lock`.
 
-    def __init__(self, stage: Stage[Any], thread: Executor) -> None:
-        self._stage, self._thread = stage, thread
+    While `stage` is None it is still being loaded, and has no weights on the device.
+    """
+
+    def __init__(self, thread: Executor) -> None:
+        self._thread = thread
         self.lock = asyncio.Lock()
+        self.stage: Stage[Any] | None = None
 
     async def drop(self, limit: int) -> int:
         """Keeps at most `limit` bytes of weights on the device; returns what is left."""
         async with self.lock:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._stage.drop, limit)
+            if self.stage is None:
+                return 0
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self.stage.drop, limit)
 
     async def fetch(self, limit: int) -> int:
         """Brings weights until there are at most `limit` bytes; returns what is there or on its way."""
         async with self.lock:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._stage.fetch, limit)
+            if self.stage is None:
+                return 0
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self.stage.fetch, limit)
 
     def transferred(self) -> TransferBytes:
         """What this process has copied so far."""
-        return TransferBytes(self._stage.device.h2d_bytes, self._stage.device.d2h_bytes)
+        if self.stage is None:
+            return TransferBytes()
+        return TransferBytes(self.stage.device.h2d_bytes, self.stage.device.d2h_bytes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -23,6 +23,12 @@ class Member:
     policy: Policy
     budget: int | None
     """The cap that its application sets for the card; the lowest of all holds."""
+
+
+def starting(holder: Holder, budget: int | None) -> Member:
+    """A process that has yet to load its stage: it takes what its holder says, and no weights. It is planned apart."""
+    size = StageSize(holder.stage, (), 0, 0, 0, 1)
+    return Member(replace(holder, settings="starting", reachable=0), size, "whole", budget)
 
 
 class CardMembers:

@@ -33,8 +33,8 @@ def weight_room(size: StageSize, budget: int) -> int:
 def least_moved(stages: Sequence[StageSize], budget: int) -> int:
     """o = max(0, W - R): bytes that cross the link at least, from each request to the next.
 
-    W: bytes of all weights. R: the room of the stage with the largest workspace. After that moment all W are read until
-    the same moment of the next request.
+    W: bytes of all weights. R: the room of the stage with the largest activations. After that moment all W are read
+    until the same moment of the next request.
     """
     return max(0, _weights(stages) - min(weight_room(size, budget) for size in stages))
 
@@ -48,7 +48,7 @@ def least_seconds(stages: Sequence[StageSize], budget: int, link: float, compute
 
     From the moment of one use to that of the next, W_s are read; from the last use's to that of the next request's
     first, all of W. The compute of each stretch takes its time, and so does what crosses the link in it. The largest
-    over the stages holds, o / link, and so does the same for stretches of whole uses, at whose start no workspace is:
+    over the stages holds, o / link, and so does the same for stretches of whole uses, which start without any:
 
         T >= sum over stretches of max(c of its uses, max(0, W of its stages - budget) / link)
     """
@@ -79,7 +79,7 @@ def _seconds_around(size: StageSize, stages: Sequence[StageSize], budget: int, l
 
 
 def _seconds_from(start: int, stages: Sequence[StageSize], budget: int, link: float, compute: Seconds) -> float:
-    """The least seconds of a period that begins with the first use of stage `start`: of all divisions of its uses into
+    """The least seconds of a period that begins with the first use of `start`: of all divisions of its uses into
     stretches, the worst holds."""
     uses = [size for size in (*stages[start:], *stages[:start]) for _ in range(size.planned_passes)]
     most = [0.0]

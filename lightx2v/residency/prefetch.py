@@ -10,8 +10,8 @@ from lightx2v.residency.lease import Holder, Wish
 
 
 def offers(accounts: Iterable[Account], last: Holder, free: int) -> Iterator[tuple[Account, int]]:
-    """Yields idle holders of the model that ran `last`, and the bytes up to which each may fetch. Whoever runs next comes
-    first.
+    """Yields idle holders of the model that ran `last`, and the bytes up to which each may fetch. The first one runs
+    next.
 
     Two amounts are never offered: what the stages that run next take besides their weights, and what others still lack
     of their planned share. An offer that a holder could not use is not repeated.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from deployments import coordinator as module
@@ -156,11 +158,12 @@ async def test_what_a_process_takes_is_planned_anew_when_it_is_measured_again(
     epoch = await join(coordinator, one)
     with pytest.raises(OutOfMemory, match="the budget is 50"):
         await within(await ask(coordinator, one))
-    await coordinator.weigh(epoch, one.holder.id, 40)
+    one = replace(one, holder=replace(one.holder, context=40))
+    await coordinator.update(epoch, one.holder.id, one)
     await within(await ask(coordinator, one))
     assert await granted(coordinator) == 100
     with pytest.raises(StaleEpoch):
-        await coordinator.weigh("another", one.holder.id, 40)
+        await coordinator.update("another", one.holder.id, one)
 
 
 async def test_room_is_for_replicas_beside_one_of_each_other_stage(card: FakeCard, processes: Processes) -> None:

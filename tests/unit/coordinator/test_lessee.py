@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from deployments import coordinator as module
 from deployments.calls import RemoteCoordinator
@@ -41,6 +41,8 @@ class Remote:
     calls: list[str] = field(default_factory=list)
     held: dict[str, asyncio.Event] = field(default_factory=dict)
     """A call of this name reaches the coordinator, and its reply waits for the event."""
+    lost: list[str] = field(default_factory=list)
+    """A call of this name is carried out, and the connection breaks before its reply: once for each entry."""
     dead: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __getattr__(self, name: str) -> Method:
@@ -64,6 +66,9 @@ class Remote:
             result = await getattr(self.coordinator, name)(*args)
         except LightError as error:
             raise RayTaskError(name, "traceback", error, "proctitle", 1, "ip").as_instanceof_cause() from None
+        if name in self.lost:
+            self.lost.remove(name)
+            raise ActorUnavailableError("the connection broke", None)
         if name in self.held:
             await self.held[name].wait()
         return result
@@ -101,7 +106,7 @@ class Stage:
     def __init__(self, card: Card, name: StageName, nbytes: int = 60, policy: Policy = "whole") -> None:
         holder = Holder(name, "klein", name, os.getpid(), 0, nbytes)
         size = StageSize(name, (nbytes,), 0, 0, nbytes, 1)
-        self.resident = 0
+        self.stage, self.resident = name, 0
         self.drops: list[int] = []
         member = Member(holder, size, policy, None)
         self.client = CoordinatorClient(member, card.find, self)
@@ -222,7 +227,7 @@ async def test_what_the_process_takes_is_told_when_it_changes_and_to_a_successor
     await stage.client.start()
     for context in (5, 5, 7):
         await within(stage.client.weigh(context))
-    assert card.actor.calls.count("weigh") == 2
+    assert card.actor.calls.count("update") == 2
     assert await granted(card.actor.coordinator) == 7
     successor = card.die()
     await settled(successor, {"denoise": 0})
@@ -285,6 +290,21 @@ async def test_it_gives_way_when_it_is_told() -> None:
     assert (encode.drops, denoise.drops) == ([40, 40], [40])
     assert await resident(card.actor) == {"encode": 40, "denoise": 60}
     assert not any(task.done() for task in obedience)
+
+
+@pytest.mark.parametrize("lost", ["next_command", "resized"])
+async def test_it_gives_way_and_fetches_although_a_reply_is_lost(lost: str) -> None:
+    card = Card()
+    encode, denoise = Stage(card, "encode", 60, policy="auto"), Stage(card, "denoise", 60, policy="auto")
+    for stage in (encode, denoise):
+        await stage.client.start()
+    for stage in (encode, denoise, encode, denoise):
+        card.actor.lost.append(lost)
+        await within(stage.run())
+    async with asyncio.timeout(2):
+        while card.actor.lost or await resident(card.actor) != {one.stage: one.resident for one in (encode, denoise)}:
+            await asyncio.sleep(0)
+    assert encode.resident + denoise.resident <= 100
 
 
 async def test_a_stage_that_cannot_drop_no_longer_obeys() -> None:

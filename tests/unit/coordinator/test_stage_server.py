@@ -13,6 +13,7 @@ import torch
 
 from deployments import stage as module
 from deployments.calls import RemoteCoordinator
+from deployments.context import STARTING_BYTES
 from deployments.coordinator import Coordinator
 from deployments.stage import StageServer
 from deployments.wire import unpack
@@ -20,7 +21,19 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Size
 from lightx2v.errors import InvalidRequest
 from lightx2v.stages.run import Control, StageInputs
-from tests.unit.coordinator.members import FakeCard, granted, within
+from lightx2v.weights.device import CpuDevice
+from tests.unit.coordinator.members import (
+    FakeCard,
+    Processes,
+    ask,
+    granted,
+    held,
+    join,
+    member,
+    release,
+    shrink,
+    within,
+)
 from tests.unit.coordinator.test_lessee import TERMS, Remote, rests
 
 REQUEST = GenerateRequest("a", "a red circle", Size(64, 64), 1, 0)
@@ -38,9 +51,9 @@ async def actor(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> Remote:
     return actor
 
 
-async def served(checkpoint: Path, **settings: Any) -> StageServer:
+async def served(checkpoint: Path, cuda: bool = False, **settings: Any) -> StageServer:
     server = StageServer.__new__(StageServer)
-    await server.__init__("encode", "klein", EngineSettings(model=str(checkpoint), **settings), False)  # type: ignore[misc]
+    await server.__init__("encode", "klein", EngineSettings(model=str(checkpoint), **settings), cuda)  # type: ignore[misc]
     return server
 
 
@@ -114,3 +127,44 @@ async def test_what_fails_after_the_answer_is_in_the_log(
         await within(server.call("run", REQUEST, TERMS))
         while "the driver does not tell" not in caplog.text:
             await asyncio.sleep(0)
+
+
+async def test_who_starts_on_a_gpu_is_known_before_it_takes_memory(
+    actor: Remote, card: FakeCard, checkpoint: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another stage rests on all of the card: it gives way before the CUDA context is made."""
+    nbytes = card.nbytes
+    resting = member(processes(), "decode", nbytes)
+    epoch = await join(actor.coordinator, resting)
+    await release(actor.coordinator, await within(await ask(actor.coordinator, resting)), nbytes)
+    starting = asyncio.create_task(served_on_gpu(checkpoint, actor.coordinator, monkeypatch))
+    command = shrink(await within(actor.coordinator.next_command(epoch, resting.holder.id), 20))
+    assert command.weights == nbytes - STARTING_BYTES
+    await actor.coordinator.resized(epoch, resting.holder.id, command.id, held(command.weights))
+    seen = await within(starting, 20)
+    assert seen == nbytes, "the bytes of the context were set aside when the device was opened"
+    stages = (await actor.coordinator.report())["stages"]
+    assert [stage["context_bytes"] for stage in stages] == [0, 7], "as it was measured then"
+
+
+async def served_on_gpu(checkpoint: Path, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Starts a server on what it takes for a GPU; the bytes that were granted when it opened the device."""
+    seen: list[int] = []
+    loop = asyncio.get_running_loop()
+
+    def open_cpu(kind: str, settings: EngineSettings, card_id: str) -> CpuDevice:
+        assert kind == "cuda"
+        seen.append(asyncio.run_coroutine_threadsafe(granted(coordinator), loop).result())
+        return CpuDevice()
+
+    class Measured:
+        def __init__(self, card_id: str) -> None:
+            pass
+
+        def before_any_run(self) -> int:
+            return 7
+
+    monkeypatch.setattr(module, "open_device", open_cpu)
+    monkeypatch.setattr(module, "ProcessMemory", Measured)
+    await served(checkpoint, cuda=True)
+    return seen[0]
