@@ -51,7 +51,7 @@ class StepStage(Stage[D]):
         check(cancelled)
         before, after = self.component.others(request)
         total = before + self.passes(request) + after
-        with self._adapters.beside(request):
+        with self._adapters.activate(request):
             report(Progress(before, total))
             for done, latents in enumerate(steps, start=before + 1):
                 last = latents

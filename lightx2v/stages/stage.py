@@ -23,7 +23,7 @@ from lightx2v.weights.device import Device
 from lightx2v.weights.host import HostCopy, OnDisk
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
-from lightx2v.weights.residence import Residence
+from lightx2v.weights.weight_residency import WeightResidency
 
 C = TypeVar("C", bound=Component)
 R = TypeVar("R")
@@ -67,7 +67,7 @@ class Stage(Generic[C]):
         layout = make_layout(component, read_index(*(checkpoint / folder for folder in folders)), blocks)
         source = OnDisk(layout) if settings.lazy_load else HostCopy(layout, device.pinned)
         ahead = self._behind(planned) // max(1, len(blocks))
-        self._residence = Residence(component, layout, source, device, ahead)
+        self._residence = WeightResidency(component, layout, source, device, ahead)
 
     @property
     def resident(self) -> int:

@@ -52,7 +52,7 @@ class Adapters:
         return self._device.cost(lora.unit.nbytes) + ROWS * lora.rank * self._itemsize
 
     @contextmanager
-    def beside(self, request: GenerateRequest) -> Iterator[None]:
+    def activate(self, request: GenerateRequest) -> Iterator[None]:
         """Within, the module computes with the request's LoRA. Raises InvalidRequest if there is none of its name.
 
         Not in compiled code, which does not see hooks that come later."""

@@ -12,7 +12,8 @@ from functools import cached_property
 import torch
 
 from lightx2v.errors import OutOfMemory
-from lightx2v.weights.card import CpuCard, host_memory
+from lightx2v.weights.emulated_card import EmulatedCard
+from lightx2v.weights.host_memory import total_host_memory
 
 LIBRARY_BYTES = 128 << 20
 """What cuBLAS and its kin take through torch's allocator when they are first used, and keep."""
@@ -120,7 +121,7 @@ class CpuDevice(Device):
     """Host memory as a device, within the byte budget of `card` if there is one. torch's own activations are not
     seen by the card; the workspace that a run declares is taken from it instead."""
 
-    def __init__(self, card: CpuCard | None = None) -> None:
+    def __init__(self, card: EmulatedCard | None = None) -> None:
         self.torch_device = torch.device("cpu")
         self._card = card
 
@@ -151,7 +152,7 @@ class CpuDevice(Device):
         return None
 
     def total(self) -> int:
-        return host_memory()
+        return total_host_memory()
 
     def trim(self) -> None:
         return None

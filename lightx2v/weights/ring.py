@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 
-from lightx2v.weights.circle import Circle
 from lightx2v.weights.device import Device, Moment
 from lightx2v.weights.host import Source
 from lightx2v.weights.layout import Entry, Unit
+from lightx2v.weights.ring_allocator import RingAllocator
 
 
 def ring_bytes(blocks: Sequence[Unit], ahead: int) -> int:
@@ -74,7 +74,7 @@ class Ring:
         passing = [unit for unit in blocks if unit.name not in homes] if passes else []
         first = [unit for unit in blocks if unit.name in homes or passes]
         self._due = deque(chain(first, *repeat(passing, passes - 1)))
-        self._circle = Circle(nbytes)
+        self._allocator = RingAllocator(nbytes)
         self._left: deque[tuple[int, Moment]] = deque()
         self.memory = device.allocate(nbytes if passing else 0)
         self._start = self._after = self._arrived = device.now()
@@ -140,18 +140,18 @@ class Ring:
         self._send(coming, source, [*self._spots(unit.entries[len(coming.spots) :])])
         if len(coming.spots) < len(unit.entries):
             return False
-        coming.mark = self._circle.mark
+        coming.mark = self._allocator.mark
         self._ahead[unit.name], self._coming = coming, None
         return True
 
     def _spots(self, entries: Iterable[Entry]) -> Iterator[Spot]:
         """One for each, until no block that has been used has left any more room."""
         for entry in entries:
-            while (start := self._circle.take(entry.stride)) is None:
+            while (start := self._allocator.take(entry.stride)) is None:
                 if not self._left:
                     return
                 mark, self._after = self._left.popleft()
-                self._circle.give(mark)
+                self._allocator.give(mark)
             yield Spot(start, self._after)
 
     def _send(self, coming: Passage, source: torch.Tensor, spots: Sequence[Spot]) -> None:
@@ -174,7 +174,7 @@ class Ring:
         """All of what is here in part or, out of turn, not at all; nothing is ahead of it."""
         if self._coming is None or self._coming[0].unit.name != unit.name:
             self._coming = None
-            self._left.append((self._circle.mark, self._device.now()))
+            self._left.append((self._allocator.mark, self._device.now()))
             if unit in self._due:
                 self._due.remove(unit)
             self._due.appendleft(unit)

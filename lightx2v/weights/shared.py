@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from lightx2v.errors import OutOfMemory
-from lightx2v.weights.headroom import need
+from lightx2v.weights.host_memory import require_host_memory
 from lightx2v.weights.lock import locked, private_file
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -114,7 +114,7 @@ def _is(link: str, name: str) -> bool:
 
 def _make(name: str, nbytes: int) -> int:
     """Takes all of it at once: what was promised and is missing later would be a SIGBUS."""
-    need(nbytes)
+    require_host_memory(nbytes)
     descriptor = os.memfd_create(f"lightx2v-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.fchmod(descriptor, 0o600)

@@ -14,12 +14,7 @@ from lightx2v.errors import OutOfMemory
 from lightx2v.weights.lock import locked, private_file
 
 
-def host_memory() -> int:
-    """Bytes of memory of this host: the size of its cpu card where no budget is set."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-class CpuCard:
+class EmulatedCard:
     """Bytes per process, in a locked file that exists only while somebody holds some. Linux only."""
 
     def __init__(self, name: str, budget: int) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.int64]
 
 
-def spread(sizes: Sequence[int]) -> list[int]:
+def residency_order(sizes: Sequence[int]) -> list[int]:
     """Indices of units that take equally long to compute; for every prefix, the bytes of the others come evenly.
 
     A link that lags behind at large units next to each other and idles at small ones is as good as slower. So next is

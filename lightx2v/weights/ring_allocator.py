@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Circle:
+class RingAllocator:
     """Gives out offsets, and takes them back in the same order. What is given out never lies across the end."""
 
     def __init__(self, nbytes: int) -> None:

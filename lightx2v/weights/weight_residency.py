@@ -13,8 +13,8 @@ from torch import nn
 from lightx2v.weights.device import Device, Moment
 from lightx2v.weights.host import Source
 from lightx2v.weights.layout import Layout, Loadable, Unit, view
+from lightx2v.weights.residency_order import residency_order
 from lightx2v.weights.ring import Ring, ring_bytes
-from lightx2v.weights.spread import spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class Binding:
         self.states[self.attribute] = self.meta
 
 
-class Residence:
+class WeightResidency:
     """Binds a module's states to views of device slabs, unit by unit.
 
-    The rest comes first, then blocks in the order of `spread`, so that those which are not resident lie evenly among
+    The rest comes first, then blocks in the order of `residency_order`, so that those which are not resident lie evenly among
     the others: each passes through a ring while the others compute; `ahead`: bytes that come while one of them does. A
     run gives the same bits whatever is resident. Weights are immutable: dropping frees the device copy and moves
     nothing.
@@ -49,7 +49,10 @@ class Residence:
         self._arrivals: dict[str, Moment] = {}
         self._ring: Ring | None = None
         self._ring_bytes = ring_bytes(layout.blocks, ahead)
-        self.units = (layout.rest, *(layout.blocks[index] for index in spread([unit.nbytes for unit in layout.blocks])))
+        self.units = (
+            layout.rest,
+            *(layout.blocks[index] for index in residency_order([unit.nbytes for unit in layout.blocks])),
+        )
         self._blocks = list(layout.blocks)
         self._all = frozenset(unit.name for unit in layout.units)
         self._used = self._all
