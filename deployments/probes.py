@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Protocol
 
-from lightx2v.weights.card import CpuCard, host_memory
+from lightx2v.weights.emulated_card import EmulatedCard
+from lightx2v.weights.host_memory import total_host_memory
 
 CPU_CARD = "cpu-"
 """The id of a cpu card is this and its node's id; any other id is a GPU's uuid."""
@@ -25,10 +26,10 @@ class CpuProbe:
     """Host memory that plays a card's part."""
 
     def __init__(self, card_id: str) -> None:
-        self._card = CpuCard(card_id, 0)
+        self._card = EmulatedCard(card_id, 0)
 
     def total(self) -> int:
-        return host_memory()
+        return total_host_memory()
 
     def used(self) -> dict[int, int]:
         return self._card.used()

@@ -1,7 +1,7 @@
-"""Picture files as they come from outside, judged before they are unfolded.
+"""Uploaded picture files, checked before they are decoded.
 
-Pillow's formats are named one by one and its files are opened by class, so that no decoder that we did not choose
-ever sees a byte, and neither Pillow's settings nor Python's warning filters are touched.
+Each format is opened by its own class of Pillow, so no decoder that we did not choose ever sees a byte. The settings of
+Pillow and Python's warning filters are left alone.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ MAX_JPEG_SCANS = 64
 
 
 def decode_picture(data: bytes, param: str = "image") -> Image.Image:
-    """An uploaded picture as RGB, upright: the first frame, without colour profile and alpha.
+    """The first frame of an uploaded picture: RGB, upright, without colour profile and alpha.
 
-    Its header is judged before memory for its pixels is taken.
+    The size in the header is checked before memory for the pixels is taken. Raises InvalidRequest, naming `param`, for
+    what is no readable picture of an allowed size.
     """
     try:
         if data[:4] == b"RIFF":  # opening such a file would already allocate two canvases

@@ -10,15 +10,17 @@ from av.video.reformatter import ColorRange, Colorspace
 from lightx2v.core import Video
 
 OPTIONS = {"crf": "18", "preset": "medium", "mbtree": "0"}
-"""Visually lossless, at x264's usual effort. Its macroblock tree now and then gives the
-same pictures another first frame while other processes are busy (libx264 in av 18.1)."""
+"""x264's options: visually lossless, at the usual effort, without the macroblock tree.
+
+The tree now and then encodes the first frame of the same pictures differently while other processes are busy (libx264
+in av 18.1)."""
 
 INDEX_NBYTES, INDEX_NBYTES_PER_FRAME = 4096, 64
-"""Room for the file's index: ahead of the frames, so that the file plays while it arrives."""
+"""Bytes reserved for the file's index. It comes before the frames, so that the file plays while it arrives."""
 
 
 def encode_video(video: Video) -> bytes:
-    """The bytes of an MP4 file."""
+    """The MP4 file of a video."""
     buffer, index = BytesIO(), INDEX_NBYTES + INDEX_NBYTES_PER_FRAME * len(video.pixels)
     with av.open(buffer, "w", format="mp4", options={"moov_size": str(index)}) as container:
         stream = container.add_stream("libx264", rate=video.rate, options=OPTIONS)

@@ -19,8 +19,8 @@ from lightx2v.stages.decode import DecodeStage
 from lightx2v.stages.denoise import DenoiseStage, RefineStage, StepStage
 from lightx2v.stages.encode import EncodeStage
 from lightx2v.stages.stage import Stage
-from lightx2v.weights.card import CpuCard
 from lightx2v.weights.device import CpuDevice, CudaDevice, Device
+from lightx2v.weights.emulated_card import EmulatedCard
 
 STAGES: Mapping[StageName, type[Stage[Any]]] = {
     "encode": EncodeStage,
@@ -58,7 +58,7 @@ def open_device(kind: Literal["cuda", "cpu"], settings: EngineSettings, card: st
         _check_fp8(settings)
         return CudaDevice()
     torch.set_num_threads(os.cpu_count() or 1)
-    return CpuDevice(CpuCard(card, settings.gpu_budget) if settings.gpu_budget else None)
+    return CpuDevice(EmulatedCard(card, settings.gpu_budget) if settings.gpu_budget else None)
 
 
 def _check_fp8(settings: EngineSettings) -> None:

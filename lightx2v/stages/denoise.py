@@ -47,7 +47,7 @@ class StepStage(Stage[D]):
         control.check()
         before, after = self.component.steps_elsewhere(request)
         total = before + self.passes(request) + after
-        with self._adapters.beside(request):
+        with self._adapters.activate(request):
             control.report(Progress(before, total))
             for done, latents in enumerate(steps, start=before + 1):
                 last = latents

@@ -24,7 +24,7 @@ from lightx2v.weights.device import Device
 from lightx2v.weights.host import HostCopy, OnDisk
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
-from lightx2v.weights.residence import Residence
+from lightx2v.weights.weight_residency import WeightResidency
 
 C = TypeVar("C", bound=Component)
 R = TypeVar("R")
@@ -58,7 +58,7 @@ class Stage(ABC, Generic[C]):
         )
         source = OnDisk(layout) if settings.lazy_load else HostCopy(layout, device.pinned)
         overlap_bytes = self._overlap_bytes(planned) // max(1, len(blocks))
-        self._residence = Residence(component, layout, source, device, overlap_bytes)
+        self._residence = WeightResidency(component, layout, source, device, overlap_bytes)
 
     @property
     def resident(self) -> int:

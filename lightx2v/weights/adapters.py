@@ -1,7 +1,7 @@
-"""LoRAs beside a component's linear layers, one at a time and for the time of one run.
+"""LoRAs of a component's linear layers, one at a time and for one run.
 
-Nothing is merged: the weights stay the node's, whatever is resident or streams, and a run without a LoRA finds the
-module as if there were none. A layer's output has the product added in place, so that it takes no room of its size.
+No LoRA is merged into weights: these are shared by the node's processes, and a run without a LoRA must find them
+unchanged. The low-rank product is added to a layer's output in place, so it takes no memory of the output's size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lightx2v.weights.layout import HOST, Layout, Unit, view
 from lightx2v.weights.lora import Adaptable, Lora, read_lora
 
 ROWS = 4096
-"""Tokens that are multiplied at a time: enough to fill a GPU, and few enough for their products to be small."""
+"""Tokens that are multiplied at a time: enough to fill a GPU, few enough to keep the products small."""
 
 Hook = Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]
 
@@ -37,7 +37,10 @@ class Adapter:
 
 
 class Adapters:
-    """Reads `files`, by name, for `component`. Raises InvalidCheckpoint if one does not fit it."""
+    """The LoRAs of `component`, read from `files` by name. Raises InvalidCheckpoint if one does not fit it.
+
+    `lazy`: whether a LoRA is read from disk for every run instead of kept on the host.
+    """
 
     def __init__(self, component: Adaptable, files: Mapping[str, Path], device: Device, lazy: bool) -> None:
         self._module, self._device, self._itemsize = component.module, device, component.dtype.itemsize
@@ -45,17 +48,17 @@ class Adapters:
         self._known = {name: Adapter(lora, self._source(lora.unit, lazy)) for name, lora in loras.items()}
 
     def workspace(self, request: GenerateRequest) -> int:
-        """Device bytes of the request's LoRA while it runs. Raises InvalidRequest if there is none of its name."""
+        """Device bytes that the request's LoRA takes during a run. Raises InvalidRequest if its name is unknown."""
         if request.lora is None:
             return 0
         lora = self._find(request.lora).lora
         return self._device.cost(lora.unit.nbytes) + ROWS * lora.rank * self._itemsize
 
     @contextmanager
-    def beside(self, request: GenerateRequest) -> Iterator[None]:
-        """Within, the module computes with the request's LoRA. Raises InvalidRequest if there is none of its name.
+    def activate(self, request: GenerateRequest) -> Iterator[None]:
+        """Lets the module compute with the request's LoRA. Raises InvalidRequest if its name is unknown.
 
-        Not in compiled code, which does not see hooks that come later."""
+        The module runs uncompiled meanwhile: compiled code ignores hooks that are registered later."""
         if request.lora is None:
             yield
             return
@@ -83,14 +86,14 @@ class Adapters:
         return OnDisk(layout) if lazy else HostCopy(layout, self._device.pinned)
 
     def _arrived(self, adapter: Adapter) -> dict[str, torch.Tensor]:
-        """The LoRA's tensors on the device, in one stretch of the run's workspace, by name."""
+        """The LoRA's tensors by name, on the device, in the workspace of the run."""
         unit = adapter.lora.unit
         slab = self._device.bring(adapter.source.unit(unit))
         return {entry.name: view(slab, entry) for entry in unit.entries}
 
 
 def _adding(down: torch.Tensor, up: torch.Tensor, scale: float) -> Hook:
-    """Adds scale * up (down x) to a linear layer's output, which is its own."""
+    """A hook that adds scale * up (down x) to a linear layer's output in place: nothing else refers to it."""
 
     def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         entering, leaving = inputs[0].reshape(-1, down.shape[1]), output.view(-1, up.shape[0])

@@ -12,32 +12,34 @@ from functools import cached_property
 import torch
 
 from lightx2v.errors import OutOfMemory
-from lightx2v.weights.card import CpuCard, host_memory
+from lightx2v.weights.emulated_card import EmulatedCard
+from lightx2v.weights.host_memory import total_host_memory
 
 LIBRARY_BYTES = 128 << 20
-"""What cuBLAS and its kin take through torch's allocator when they are first used, and keep."""
+"""Bytes that cuBLAS and similar libraries take through torch's allocator at their first use, and keep."""
 
 RATE_BYTES = 32 << 20
 RATE_SHAPE = (4096, 4096, 8192)
-"""Large enough to reach the full rates, small beside a context: a product of 2048 to a side is a third slower, and a
-plan that rests on it streams a third too much (measured: 9.1 GB a step where 6.8 are hidden)."""
+"""Rows, inner size and columns of the product whose rate is measured. It is large enough to reach the full rate and
+takes little memory beside a CUDA context. A product of 2048 to a side is a third slower, and a plan from that rate
+streams a third too much (measured: 9.1 GB a step where 6.8 are hidden)."""
 
 RATE_SCRATCH = 512 << 20
-"""Bytes that measuring the rates takes, and some to spare."""
+"""Bytes that measuring the rates may take, with some to spare."""
 
 EFFICIENCY = 0.8
-"""Of what products alone reach, attention and all else included: 609 to 613 of 748 TFLOP/s (H100, compiled, klein-9B at
-1024x1024 with and without references)."""
+"""The rate of a whole model, attention and all else included, as a share of the rate of matrix products: 609 to 613 of
+748 TFLOP/s (H100, compiled, klein-9B at 1024x1024 with and without references)."""
 
 PAGE = 2 << 20
-"""Bytes. The driver hands memory out in such pages."""
+"""Bytes of the pages in which the driver hands out memory."""
 
 STACK_LIMIT = 0
 """CU_LIMIT_STACK_SIZE of the driver's interface."""
 
 STACK_BYTES = 64
-"""Of a GPU's thread. The driver sets 1024 aside in every process for every thread that the GPU can hold (264 MiB on an
-H100), although a kernel that needs some brings it."""
+"""Bytes of a GPU thread's stack. By default the driver sets 1024 aside in every process for every thread that the GPU
+can hold (264 MiB on an H100), although a kernel that needs more gets it when it is launched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +69,12 @@ class Device(ABC):
 
     @abstractmethod
     def run_limits(self, growth: int, nbytes: int) -> AbstractContextManager[None]:
-        """Room for `growth` more bytes of slabs and for `nbytes` of activations; their sum holds inside."""
+        """Allows `growth` more bytes of slabs and `nbytes` bytes of activations. Their sum is the limit inside. Raises
+        OutOfMemory where it is exceeded."""
 
     @contextmanager
     def growth(self, nbytes: int) -> Iterator[None]:
-        """Room for so many more bytes of slabs, outside of a run. Nothing is waited for."""
+        """Allows `nbytes` more bytes of slabs outside of a run. Waits for nothing at its end."""
         yield
 
     @abstractmethod
@@ -87,7 +90,7 @@ class Device(ABC):
         return nbytes
 
     def overlap_bytes(self, flops: float) -> int:
-        """Weight bytes that arrive while so many operations compute."""
+        """Weight bytes that the link carries while `flops` operations compute; 0 where the rates are unknown."""
         return 0
 
     @property
@@ -97,8 +100,8 @@ class Device(ABC):
 
     @abstractmethod
     def copy(self, host: torch.Tensor, slab: torch.Tensor, after: Moment) -> Moment:
-        """Host bytes into a slab that is free `after` some moment, beside the compute; the moment of their arrival.
-        Copies arrive in the order in which they were asked for."""
+        """Copies host bytes into a slab that is free after the moment `after`, while other work computes. Returns the
+        moment of arrival. Copies arrive in the order in which they were asked for."""
 
     def bring(self, host: torch.Tensor) -> torch.Tensor:
         """uint8 [host.nbytes] on the device: a copy of host bytes within the workspace of a run, for what is launched
@@ -109,18 +112,18 @@ class Device(ABC):
 
     @abstractmethod
     def now(self) -> Moment:
-        """When all that was launched so far has been computed."""
+        """The moment at which all that was launched so far has been computed."""
 
     @abstractmethod
     def wait(self, moment: Moment) -> None:
-        """What is launched next computes after `moment`. The host does not wait."""
+        """Makes what is launched next compute after `moment`. The host does not wait."""
 
 
 class CpuDevice(Device):
-    """Host memory as a device, within the byte budget of `card` if there is one. torch's own activations are not
-    seen by the card; the workspace that a run declares is taken from it instead."""
+    """Host memory as a device, within the byte budget of `card` if there is one. The card cannot see torch's
+    activations, so the workspace that a run declares is taken from it instead."""
 
-    def __init__(self, card: CpuCard | None = None) -> None:
+    def __init__(self, card: EmulatedCard | None = None) -> None:
         self.torch_device = torch.device("cpu")
         self._card = card
 
@@ -151,7 +154,7 @@ class CpuDevice(Device):
         return None
 
     def total(self) -> int:
-        return host_memory()
+        return total_host_memory()
 
     def trim(self) -> None:
         return None
@@ -166,7 +169,7 @@ class CpuDevice(Device):
 
 
 class CudaDevice(Device):
-    """One GPU, through torch's allocator, which is held to what was granted."""
+    """One GPU, through torch's allocator, which is limited to the bytes that were granted."""
 
     def __init__(self, index: int = 0) -> None:
         self.torch_device = torch.device("cuda", index)
@@ -219,7 +222,7 @@ class CudaDevice(Device):
         yield
 
     def _hold(self, nbytes: int) -> None:
-        """torch's allocator to so many bytes."""
+        """Limits torch's allocator to `nbytes` bytes, besides those of libraries."""
         fraction = (nbytes + LIBRARY_BYTES) / self._total
         torch.cuda.set_per_process_memory_fraction(min(1.0, fraction), self.torch_device)
 
@@ -247,7 +250,7 @@ class CudaDevice(Device):
 
 
 def _limit_stack() -> None:
-    """Of this process's threads on the current device. Raises RuntimeError where the driver refuses."""
+    """Limits the stack of this process's threads on the current device. Raises RuntimeError if the driver refuses."""
     if code := ctypes.CDLL("libcuda.so.1").cuCtxSetLimit(STACK_LIMIT, ctypes.c_size_t(STACK_BYTES)):
         raise RuntimeError(f"the driver refused a stack of {STACK_BYTES} bytes for a GPU's thread: CUDA error {code}")
 
@@ -268,7 +271,7 @@ def _product_rate(device: torch.device) -> float:
 
 
 def _seconds(work: Callable[[], object], times: int = 10) -> float:
-    """Of one call, on the device, after a first one that is not counted."""
+    """Seconds of one call on the device, after a first call that is not counted."""
     work()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()

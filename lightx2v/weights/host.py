@@ -21,22 +21,23 @@ class Source(Protocol):
     """Where a unit's bytes come from."""
 
     def unit(self, unit: Unit) -> torch.Tensor:
-        """uint8 [unit.nbytes] on the host, laid out as the unit says."""
+        """uint8 [unit.nbytes] on the host, in the unit's layout."""
 
     def state(self, entry: Entry) -> torch.Tensor:
-        """One host-side state with its own type and shape."""
+        """A state that stays on the host, in its own type and shape."""
 
     def close(self) -> None:
         """Gives the host memory back."""
 
 
 class HostCopy:
-    """The node's master copy of a component: of exact size, read once, never written again, and shared by every process
-    that lays the same files out in the same way. It goes with the last of them (`lightx2v.weights.shared`).
+    """The node's copy of a component's weights. It is read once, never written again, and shared by every process that
+    lays the same files out in the same way. It is freed with the last of them (`lightx2v.weights.shared`).
 
-    For a CUDA device each process registers it with the driver (pinned) in place, so a copy to the device runs at the
-    link's rate; torch's own pinned allocator would round the size up to a power of two. The driver is told when it
-    goes, also when nobody closed it: it refuses to register an address twice, whatever lies there by then.
+    For a CUDA device, each process registers the copy with the driver (pinned) in place, so that copies to the device
+    run at the link's rate. torch's own pinned allocator would round the size up to a power of two. The memory is
+    unregistered even if nobody closes the copy: the driver refuses to register an address twice, whatever is there by
+    then.
 
     Raises OutOfMemory if this node has no room for it or the driver does not pin it, InvalidCheckpoint if a file cannot
     be read.
@@ -64,7 +65,7 @@ class HostCopy:
 
 
 class OnDisk:
-    """`lazy_load`: no host copy; a unit is read for every use. Host states are read once and kept."""
+    """Weights without a host copy (`lazy_load`): a unit is read for every use. Host states are read once and kept."""
 
     def __init__(self, layout: Layout) -> None:
         self._host = read_one(layout.host)
@@ -80,13 +81,14 @@ class OnDisk:
 
 
 def _identity(layout: Layout) -> str:
-    """A name that changes with whatever the bytes depend on: where what is laid, as which type, from which files."""
+    """A name that changes with all that the bytes depend on: the layout with its types, and the versions of files."""
     files = sorted({entry.ref.file for unit in (*layout.units, layout.host) for entry in unit.entries})
     return sha256(repr((layout, [_version(file) for file in files])).encode()).hexdigest()[:32]
 
 
 def _version(file: Path) -> tuple[int, ...]:
-    """Changes with a file's content, also where its time of modification was set back. Raises InvalidCheckpoint."""
+    """A value that changes with a file's content, even if its time of modification was set back. Raises
+    InvalidCheckpoint if there is no such file."""
     try:
         status = file.stat()
     except OSError as error:
@@ -99,7 +101,8 @@ def _load(layout: Layout, memory: mmap) -> None:
 
 
 def _register(owner: object, memory: torch.Tensor) -> finalize[..., object]:
-    """What ends it, once: when it is called, or with `owner`. At the end of a process the driver needs no telling."""
+    """Pins `memory`. Returns a finalizer that unpins it once: when called, or when `owner` is gone. At the end of a
+    process the driver does so itself."""
     result = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)
     _check(result, f"pinning {memory.nbytes} bytes of host memory failed; raise the memlock limit or use lazy_load")
     unpin = finalize(owner, _unregister, memory.data_ptr())

@@ -33,8 +33,8 @@ def private_file(name: str) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """A descriptor of the file under its lock. Whoever holds it may remove the file: it is then opened anew by those
-    who waited. The kernel lets go of the lock of a process that died."""
+    """Holds the lock of the file at `path`, and gives its descriptor. The holder may remove the file: those that wait
+    then open a new one. The kernel releases the lock of a process that died."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

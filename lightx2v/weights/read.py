@@ -1,4 +1,4 @@
-"""Units from files into memory, by parallel reads, in the types that the layout wants."""
+"""Reads units from files into memory, in parallel, and converts them to the types of the layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READERS = 8
 CHUNK = 1 << 30
 """Bytes of one read call; Linux takes a little under 2 GiB."""
 ROWS = 1024
-"""So many rows become fp8 at a time: what lies between is in fp32."""
+"""Rows that are quantised to fp8 at a time, because the intermediate values are fp32."""
 
 
 def read(units: Iterable[Unit], memory: torch.Tensor) -> None:
@@ -50,7 +50,7 @@ def _fill(unit: Unit, slab: torch.Tensor, readers: ThreadPoolExecutor) -> None:
 
 
 def _parts(unit: Unit, slab: torch.Tensor) -> dict[TensorRef, dict[Part, torch.Tensor]]:
-    """Where what is made of one stored tensor belongs, so that it is read once."""
+    """The places of the fp8 parts, grouped by stored tensor, so that each tensor is read once."""
     parts: dict[TensorRef, dict[Part, torch.Tensor]] = {}
     for entry in unit.entries:
         if entry.part is not None:

@@ -1,4 +1,4 @@
-"""How blocks come to the device while others compute: to stay, or through a ring of memory that they share."""
+"""Blocks on their way to the device while others compute: to stay there, or through a ring of memory."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 import torch
 
-from lightx2v.weights.circle import Circle
 from lightx2v.weights.device import Device, Moment
 from lightx2v.weights.host import Source
 from lightx2v.weights.layout import Entry, Unit
+from lightx2v.weights.ring_allocator import RingAllocator
 
 
 def ring_bytes(blocks: Sequence[Unit], ahead: int) -> int:
-    """What a ring takes so that the link need not pause: the largest block, which is in use; of those after it what the
-    link carries meanwhile, `ahead`, and half as much again, because they do not come evenly, but no more than another
-    block, nor than all; and one state, for which there may be no room left before the end.
-    Of a given memory, more for the ring is less for what stays.
+    """Ring size in bytes: the largest block (in use), plus 1.5 x `ahead` of prefetch (arrivals are uneven), capped at a
+    second block and at the total, plus the largest state, which may not fit before the wrap-around.
+
+    `ahead`: bytes that the link carries while one block computes. A bigger ring leaves less memory for resident blocks.
     """
     largest = max((unit.nbytes for unit in blocks), default=0)
     state = max((entry.stride for unit in blocks for entry in unit.entries), default=0)
@@ -28,7 +28,7 @@ def ring_bytes(blocks: Sequence[Unit], ahead: int) -> int:
 
 
 class Spot(NamedTuple):
-    """Where in the ring a state comes to lie, and when what lay there has been used."""
+    """The offset of a state in the ring, and the moment after which its memory is free."""
 
     start: int
     after: Moment
@@ -36,7 +36,7 @@ class Spot(NamedTuple):
 
 @dataclass(slots=True)
 class Passage:
-    """A unit of which all states so far have been sent that have a spot."""
+    """A unit on its way through the ring. Each state that has a spot has been sent."""
 
     unit: Unit
     arrived: Moment
@@ -45,14 +45,15 @@ class Passage:
 
 
 class Ring:
-    """Sends `blocks` in their order of use, those with a home in `homes` once and to stay, the others `passes` times,
-    through `nbytes` of memory, state by state as room is left.
+    """Sends `blocks` to the device in their order of use. A block with a slab in `homes` is sent once, to stay there.
+    Any other is sent `passes` times through a ring of `nbytes` bytes, state by state as memory becomes free.
 
-    A copy waits on the device for the last use of what it replaces and the block for its copies; the host waits for
-    neither. What is used in another order than announced is still right, only not ahead. When what is at home arrives
-    is noted in `arrivals`, which outlives the ring: nobody waits for it before its use.
+    On the device, a copy waits for the last use of the memory that it replaces, and a block waits for its copies. The
+    host waits for neither. Blocks that are used in another order than announced give the same result, but arrive late.
+    `arrivals` receives the moments at which blocks arrive at home. It outlives the ring, because nothing waits for such
+    a block before its use.
 
-    Raises OutOfMemory without that memory.
+    Raises OutOfMemory if the device has no room for the ring.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Ring:
         passing = [unit for unit in blocks if unit.name not in homes] if passes else []
         first = [unit for unit in blocks if unit.name in homes or passes]
         self._due = deque(chain(first, *repeat(passing, passes - 1)))
-        self._circle = Circle(nbytes)
+        self._allocator = RingAllocator(nbytes)
         self._left: deque[tuple[int, Moment]] = deque()
         self.memory = device.allocate(nbytes if passing else 0)
         self._start = self._after = self._arrived = device.now()
@@ -85,14 +86,14 @@ class Ring:
             raise
 
     def settle(self, unit: Unit) -> None:
-        """What is launched next finds `unit` at its home."""
+        """Makes what is launched next wait for `unit` at its home."""
         if unit.name in self._homes:
             self._send_home(unit)
         if (arrived := self._arrivals.pop(unit.name, None)) is not None:
             self._device.wait(arrived)
 
     def enter(self, unit: Unit) -> list[int]:
-        """Where in `memory` each of its states begins, for whatever is launched until `leave`."""
+        """The offset in `memory` of each state of `unit`, for whatever is launched until `leave`."""
         self._skip(takewhile(lambda passage: passage.unit.name != unit.name, list(self._ahead.values())))
         if unit.name not in self._ahead:
             self._bring(unit)
@@ -101,15 +102,15 @@ class Ring:
         return [spot.start for spot in self._used.spots]
 
     def leave(self) -> None:
-        """The block has been launched; its memory is for others as soon as it has computed."""
+        """Says that the block in use has been launched. Its memory is free as soon as it has computed."""
         if self._used is not None:
             self._left.append((self._used.mark, self._device.now()))
             self._used = None
             self._advance()
 
     def close(self) -> Iterable[str]:
-        """Gives up the memory, in the order of the device's work; nobody else may hold a view of it. The names of those
-        that were to stay and have not been sent."""
+        """Gives up the memory, in the order of the device's work; nobody else may hold a view of it. Returns the names
+        of the blocks that were to stay and have not been sent."""
         self._device.wait(self._arrived)
         self._ahead.clear()
         self._left.clear()
@@ -119,7 +120,7 @@ class Ring:
         return self._homes.keys()
 
     def _advance(self) -> None:
-        """What has a home does not overtake what waits for room: it is used later."""
+        """Sends blocks until one finds no room. A block with a home does not overtake it, because it is used later."""
         while self._due:
             unit = self._due[0]
             if unit.name in self._homes:
@@ -133,29 +134,30 @@ class Ring:
         del self._homes[unit.name]
 
     def _send_through(self, unit: Unit) -> bool:
-        """As much of it as there is room for; whether that is all."""
+        """Sends as much of `unit` as there is room for. Returns whether that is all of it."""
         if unit.name in self._ahead:
             return False
         coming, source = self._coming = self._coming or (Passage(unit, self._arrived), self._source.unit(unit))
         self._send(coming, source, [*self._spots(unit.entries[len(coming.spots) :])])
         if len(coming.spots) < len(unit.entries):
             return False
-        coming.mark = self._circle.mark
+        coming.mark = self._allocator.mark
         self._ahead[unit.name], self._coming = coming, None
         return True
 
     def _spots(self, entries: Iterable[Entry]) -> Iterator[Spot]:
-        """One for each, until no block that has been used has left any more room."""
+        """A spot for each entry, until the memory of all used blocks is taken."""
         for entry in entries:
-            while (start := self._circle.take(entry.stride)) is None:
+            while (start := self._allocator.take(entry.stride)) is None:
                 if not self._left:
                     return
                 mark, self._after = self._left.popleft()
-                self._circle.give(mark)
+                self._allocator.give(mark)
             yield Spot(start, self._after)
 
     def _send(self, coming: Passage, source: torch.Tensor, spots: Sequence[Spot]) -> None:
-        """What lies together on both sides and may come at the same moment is one copy."""
+        """Copies states to their spots. States that are adjacent on both sides and wait for the same moment are one
+        copy."""
         placed = zip(coming.unit.entries[len(coming.spots) :], spots, strict=False)
         for (shift, after), run in groupby(placed, key=lambda pair: (pair[1].start - pair[0].offset, pair[1].after)):
             entries = [entry for entry, _ in run]
@@ -165,16 +167,16 @@ class Ring:
         coming.spots += spots
 
     def _skip(self, passages: Iterable[Passage]) -> None:
-        """They came before what is used now: they will come again when they are."""
+        """Frees blocks that arrived but were not used in their turn. Each is sent again if it is used later."""
         for passage in passages:
             del self._ahead[passage.unit.name]
             self._left.append((passage.mark, self._device.now()))
 
     def _bring(self, unit: Unit) -> None:
-        """All of what is here in part or, out of turn, not at all; nothing is ahead of it."""
+        """Sends all of a block that is used now and has arrived in part or not at all. Nothing else is in the ring."""
         if self._coming is None or self._coming[0].unit.name != unit.name:
             self._coming = None
-            self._left.append((self._circle.mark, self._device.now()))
+            self._left.append((self._allocator.mark, self._device.now()))
             if unit in self._due:
                 self._due.remove(unit)
             self._due.appendleft(unit)

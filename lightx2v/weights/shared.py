@@ -1,9 +1,9 @@
-"""Bytes that the processes of a node hold in common: made by the first, found by the others, gone with the last.
+"""Memory that a user's processes on a node share: the first makes it, others find it, the last one's end frees it.
 
-They lie in memory that has no path (a memfd), so nothing can stay behind: the kernel frees it with its last mapping,
-however that process ended. Nor does it take room in /dev/shm, which Docker makes 64 MB and Ray's object store counts
-on. It is found through the descriptors in /proc of the processes that have it, which the kernel opens to processes of
-the same user only; in another container it is not seen, and made again.
+The memory has no path (a memfd), so nothing can stay behind: the kernel frees it with its last mapping, however that
+process ended. It takes no room in /dev/shm either, which Docker makes 64 MB and Ray's object store counts on. Processes
+find it through the descriptors in /proc of those that have it, which the kernel opens to processes of the same user
+only. Another container does not see it and makes its own.
 
 What can go wrong between processes, and why it does not:
 - Two look for it at once and neither finds it: looking and making are one step, under a lock file.
@@ -25,25 +25,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from lightx2v.errors import OutOfMemory
-from lightx2v.weights.headroom import need
+from lightx2v.weights.host_memory import require_host_memory
 from lightx2v.weights.lock import locked, private_file
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-"""Set when it is full. Its size is then fixed, so no mapping can lose a page."""
+"""Seals that are set when the memory is full. Its size is then fixed, so no mapping can lose a page."""
 
 NOT_OURS = (FileNotFoundError, ProcessLookupError, PermissionError)
-"""A descriptor that is closed by now, a process that has ended, another user's."""
+"""Errors of a descriptor that is closed by now, of a process that has ended, and of another user's process."""
+
 PREFIX = "/memfd:lightx2v-"
-"""Of the links in /proc to the memory of this module."""
+"""How links in /proc to the memory of this module begin."""
 
 log = logging.getLogger(__name__)
 
 
 def share(name: str, nbytes: int, fill: Callable[[mmap.mmap], None]) -> mmap.mmap:
-    """The node's memory called lightx2v-`name`, `nbytes` long; `fill` writes it if nobody has. Never written again.
+    """The shared memory called lightx2v-`name`, of `nbytes` bytes. `fill` writes it if no process has; after that it is
+    never written.
 
-    Waits while another process fills it. It is ours, and found by others, until the mapping is no longer referenced.
-    Raises OutOfMemory if there is no room to make it, and what `fill` raises.
+    Waits while another process fills it. Others find it here until the mapping is no longer referenced. Raises
+    OutOfMemory if there is no room to make it, and what `fill` raises.
     """
     with _search():
         descriptor = _find(name)
@@ -58,7 +60,7 @@ def share(name: str, nbytes: int, fill: Callable[[mmap.mmap], None]) -> mmap.mma
 
 
 def used_by(pid: int) -> dict[str, int]:
-    """Of all memory that a process of this node shares: its name, and a descriptor, which keeps it from being freed."""
+    """All memory that a process of this node shares: a descriptor, which keeps it from being freed, by name."""
     found: dict[str, int] = {}
     for link in glob.iglob(f"/proc/{pid}/fd/*"):
         with suppress(*NOT_OURS):
@@ -83,7 +85,7 @@ def _complete(descriptor: int, memory: mmap.mmap, name: str, fill: Callable[[mma
 
 @contextmanager
 def _search() -> Iterator[None]:
-    """One process of this user at a time. Held for as long as it takes to look and to reserve, never to fill."""
+    """A lock that one process of this user holds while it looks for memory or reserves it, never while it fills it."""
     path = private_file("search.lock")
     with locked(path):
         try:
@@ -113,8 +115,8 @@ def _is(link: str, name: str) -> bool:
 
 
 def _make(name: str, nbytes: int) -> int:
-    """Takes all of it at once: what was promised and is missing later would be a SIGBUS."""
-    need(nbytes)
+    """A descriptor of new memory. All of it is reserved at once, because missing memory would be a SIGBUS later."""
+    require_host_memory(nbytes)
     descriptor = os.memfd_create(f"lightx2v-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.fchmod(descriptor, 0o600)

@@ -22,7 +22,7 @@ from lightx2v.weights.host import HostCopy, OnDisk, _identity
 from lightx2v.weights.index import TensorRef, read_index
 from lightx2v.weights.layout import Layout, make_layout
 from lightx2v.weights.read import ROWS
-from lightx2v.weights.residence import Residence
+from lightx2v.weights.weight_residency import WeightResidency
 from tests.checkpoints.lora import write
 from tests.e4m3 import Emulated, by_rows, kept_in_fp8
 from tests.unit.toy import REQUEST, WIDTH, Toy, write_toy
@@ -109,10 +109,10 @@ def toy_layout(root: Path, toy: Toy) -> Layout:
     return make_layout(toy, read_index(root / "toy"), toy.blocks)
 
 
-def load(root: Path, toy: Toy, *, lazy: bool = False) -> Residence:
+def load(root: Path, toy: Toy, *, lazy: bool = False) -> WeightResidency:
     layout = toy_layout(root, toy)
     source = OnDisk(layout) if lazy else HostCopy(layout, pinned=False)
-    return Residence(toy, layout, source, CpuDevice())
+    return WeightResidency(toy, layout, source, CpuDevice())
 
 
 def test_which_layers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,7 @@ def test_a_lora_beside_it(tmp_path: Path) -> None:
     request = GenerateRequest("lora", "", REQUEST.size, 1, 0, lora="a", lora_scale=0.5)
     with torch.no_grad():
         before = block(HIDDEN)
-        with adapters.beside(request):
+        with adapters.activate(request):
             beside = block(HIDDEN)
         assert torch.equal(block(HIDDEN), before)
     torch.testing.assert_close(beside - before, 0.5 * HIDDEN @ down.T @ up.T)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lightx2v.errors import InvalidSettings
-from lightx2v.weights.card import CpuCard
+from lightx2v.weights.emulated_card import EmulatedCard
 from lightx2v.weights.lock import private_file
 from lightx2v.weights.shared import share
 
@@ -23,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def use_locks() -> None:
     share("test-lock", 1, lambda memory: None)
-    CpuCard("test-lock", 1).take(0)
+    EmulatedCard("test-lock", 1).take(0)
 
 
 def test_nothing_else_is_created_and_others_cannot_look_in(folder: Path) -> None:

@@ -230,9 +230,9 @@ def test_more_tokens_than_are_multiplied_at_a_time(tmp_path: Path, monkeypatch: 
     adapters = Adapters(toy, {"a": file}, CpuDevice(), lazy)  # type: ignore[arg-type]
     request = GenerateRequest("toy", "a prompt", REQUEST.size, 2, 0, lora="a", lora_scale=0.5)
     merged = state | {"entry.weight": state["entry.weight"] + 0.5 * UP @ DOWN}
-    with torch.inference_mode(), residence.running(residence.reachable, 1), adapters.beside(request):
+    with torch.inference_mode(), residence.running(residence.reachable, 1), adapters.activate(request):
         torch.testing.assert_close(toy.module(HIDDEN), expected(merged, HIDDEN), rtol=1e-5, atol=1e-3)
-    with torch.inference_mode(), residence.running(residence.reachable, 1), adapters.beside(REQUEST):
+    with torch.inference_mode(), residence.running(residence.reachable, 1), adapters.activate(REQUEST):
         assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
     adapters.close()
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from lightx2v.errors import InvalidCheckpoint, OutOfMemory
 from lightx2v.weights.device import CpuDevice, Moment
 from lightx2v.weights.layout import ALIGNMENT, Unit, view
-from lightx2v.weights.residence import Residence
 from lightx2v.weights.ring import Ring, ring_bytes
+from lightx2v.weights.weight_residency import WeightResidency
 from tests.unit.toy import WIDTH, Toy, expected, load_toy, write_toy
 from tests.unit.units import Memory
 
@@ -62,7 +62,7 @@ class LateDevice(CpuDevice):
             self.delivered = max(self.delivered, moment.copies)
 
 
-def load(tmp_path: Path, ahead: int = 0) -> tuple[dict[str, torch.Tensor], LateDevice, Toy, Residence]:
+def load(tmp_path: Path, ahead: int = 0) -> tuple[dict[str, torch.Tensor], LateDevice, Toy, WeightResidency]:
     state = write_toy(tmp_path / "toy", BLOCKS)
     device = LateDevice()
     return state, device, *load_toy(tmp_path, device, BLOCKS, ahead=ahead)

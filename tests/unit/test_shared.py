@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from lightx2v.errors import OutOfMemory
 from lightx2v.weights import shared
-from lightx2v.weights.headroom import need
+from lightx2v.weights.host_memory import require_host_memory
 from lightx2v.weights.lock import locked, private_file
 from lightx2v.weights.shared import share
 from tests.unit.holder import Holder, holding
@@ -271,7 +271,7 @@ def test_too_little_room_is_said_before_anything_is_taken(name: str, monkeypatch
 
 def test_attaching_takes_no_room(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = share(name, 1, write(b"a"))
-    monkeypatch.setattr(shared, "need", never)
+    monkeypatch.setattr(shared, "require_host_memory", never)
     assert bytes(share(name, 1, never)) == bytes(first)
 
 
@@ -320,6 +320,6 @@ def test_every_limit_counts(
     for path, text in files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
-    need(free, tmp_path)
+    require_host_memory(free, tmp_path)
     with pytest.raises(OutOfMemory, match=rf"takes {free + 1} bytes .*{limit}.* leaves {free};"):
-        need(free + 1, tmp_path)
+        require_host_memory(free + 1, tmp_path)

@@ -18,8 +18,8 @@ from lightx2v.residency.lease import Grant
 from lightx2v.stages.decode import DecodeStage
 from lightx2v.stages.run import Control, StageInputs
 from lightx2v.stages.stage import Stage
-from lightx2v.weights.card import CpuCard
 from lightx2v.weights.device import CpuDevice
+from lightx2v.weights.emulated_card import EmulatedCard
 from tests.unit.toy import REQUEST, WIDTH, Toy, expected, load_toy, write_toy
 
 HIDDEN = torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
@@ -56,7 +56,7 @@ def state(tmp_path: Path) -> dict[str, torch.Tensor]:
 def stage(tmp_path: Path, state: dict[str, torch.Tensor]) -> Hungry:
     """On a card with not a byte more than all its weights take."""
     free = Hungry(Toy(), tmp_path, EngineSettings(), CpuDevice(), REQUEST)
-    memory = CpuCard(f"test-{tmp_path.name}-{os.getpid()}", free.reachable)
+    memory = EmulatedCard(f"test-{tmp_path.name}-{os.getpid()}", free.reachable)
     return Hungry(Toy(), tmp_path, EngineSettings(), CpuDevice(memory), REQUEST)
 
 

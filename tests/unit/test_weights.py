@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from lightx2v.errors import InvalidCheckpoint, OutOfMemory
-from lightx2v.weights.card import CpuCard
 from lightx2v.weights.device import CpuDevice
+from lightx2v.weights.emulated_card import EmulatedCard
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import ALIGNMENT, make_layout
 from tests.unit.toy import WIDTH, Toy, expected, load_toy, write_toy
@@ -27,8 +27,8 @@ from tests.unit.toy import WIDTH, Toy, expected, load_toy, write_toy
 HIDDEN = torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
 
 
-def card(tmp_path: Path, budget: int) -> CpuCard:
-    return CpuCard(f"test-{tmp_path.name}-{os.getpid()}", budget)
+def card(tmp_path: Path, budget: int) -> EmulatedCard:
+    return EmulatedCard(f"test-{tmp_path.name}-{os.getpid()}", budget)
 
 
 def test_index_reads_shards(tmp_path: Path) -> None:
@@ -250,14 +250,14 @@ def test_weights_only_travel_to_the_device(tmp_path: Path) -> None:
 
 
 def take_and_wait(name: str, ready: multiprocessing.synchronize.Event) -> None:
-    CpuCard(name, 1000).take(900)
+    EmulatedCard(name, 1000).take(900)
     ready.set()
     signal.pause()
 
 
 def test_a_killed_process_gives_its_bytes_back() -> None:
     name = f"test-kill-{os.getpid()}"
-    memory = CpuCard(name, 1000)
+    memory = EmulatedCard(name, 1000)
     spawn = multiprocessing.get_context("spawn")
     ready = spawn.Event()
     process = spawn.Process(target=take_and_wait, args=(name, ready))

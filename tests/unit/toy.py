@@ -16,7 +16,7 @@ from lightx2v.weights.device import Device
 from lightx2v.weights.host import HostCopy, OnDisk
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import WeightMap, make_layout
-from lightx2v.weights.residence import Residence
+from lightx2v.weights.weight_residency import WeightResidency
 
 WIDTH = 16
 REQUEST = GenerateRequest("toy", "a prompt", Size(64, 64), steps=2, seed=0)
@@ -68,11 +68,11 @@ def write_toy(
 
 def load_toy(
     root: Path, device: Device, blocks: int = 4, lazy: bool = False, width: int = WIDTH, ahead: int = 0
-) -> tuple[Toy, Residence]:
+) -> tuple[Toy, WeightResidency]:
     toy = Toy(blocks, width=width)
     layout = make_layout(toy, read_index(root / "toy"), toy.blocks)
     source = OnDisk(layout) if lazy else HostCopy(layout, device.pinned)
-    return toy, Residence(toy, layout, source, device, ahead)
+    return toy, WeightResidency(toy, layout, source, device, ahead)
 
 
 def expected(state: dict[str, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:

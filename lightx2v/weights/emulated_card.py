@@ -1,6 +1,6 @@
-"""A byte budget for the cpu device that all processes of a node share, as they would share a GPU's memory.
+"""A byte budget that plays a GPU's memory for the cpu device of all processes of a node.
 
-It plays the driver's part: an allocation beyond the budget fails, and what a process held returns when it is gone.
+As with a driver, an allocation beyond the budget fails, and the bytes of a process are free when it has ended.
 """
 
 from __future__ import annotations
@@ -14,13 +14,8 @@ from lightx2v.errors import OutOfMemory
 from lightx2v.weights.lock import locked, private_file
 
 
-def host_memory() -> int:
-    """Bytes of memory of this host: the size of its cpu card where no budget is set."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-class CpuCard:
-    """Bytes per process, in a locked file that exists only while somebody holds some. Linux only."""
+class EmulatedCard:
+    """Counts bytes per process in a locked file, which exists only while a process holds some. Linux only."""
 
     def __init__(self, name: str, budget: int) -> None:
         self.budget = budget
@@ -52,7 +47,7 @@ class CpuCard:
         self._update(change)
 
     def used(self) -> dict[int, int]:
-        """Bytes by pid of every live process that holds any."""
+        """Bytes that each live process holds, by pid."""
         seen: dict[int, int] = {}
         self._update(lambda held: seen.update({int(key.split(":")[0]): nbytes for key, nbytes in held.items()}))
         return seen

@@ -1,4 +1,4 @@
-"""In which order units become resident, so that those which are not stream evenly while all compute."""
+"""The order in which units become resident, so that the others stream evenly."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.int64]
 
 
-def spread(sizes: Sequence[int]) -> list[int]:
-    """Indices of units that take equally long to compute; for every prefix, the bytes of the others come evenly.
+def residency_order(sizes: Sequence[int]) -> list[int]:
+    """Indices of units, of `sizes` in bytes, in the order in which they become resident. Units take equally long to
+    compute. Whatever prefix is resident, the bytes of the others are spread evenly over a pass.
 
-    A link that lags behind at large units next to each other and idles at small ones is as good as slower. So next is
-    always the unit without which the bytes that have streamed until each use stray least from their share, over all
-    passes, which come without a pause; among equals by the index's reversed bits (van der Corput).
+    Adjacent large units stall the link, small ones leave it idle. Greedy: make resident the unit whose removal keeps
+    the cumulative streamed bytes closest to a straight line, over passes without a pause between them. Ties go by the
+    index's reversed bits (van der Corput).
     """
     left, order = _reversed_bits(len(sizes)), []
     streamed = np.array(sizes, dtype=np.int64)
@@ -28,8 +29,8 @@ def spread(sizes: Sequence[int]) -> list[int]:
 
 
 def _straying(streamed: Bytes, size: int) -> Bytes:
-    """[index]: without `size` bytes of that unit, how far apart the most and the least lie of what has streamed until
-    each use, less its share; times the number of units, so that it is exact."""
+    """[index]: the range, largest less smallest, of streamed bytes ahead of the straight line when `size` bytes of that
+    unit no longer stream. Multiplied by the number of units, so that it is an exact integer."""
     count = len(streamed)
     share = np.arange(1, count + 1) * (streamed.sum() - size)
     ahead = count * streamed.cumsum() - share

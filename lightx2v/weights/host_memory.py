@@ -1,7 +1,8 @@
-"""How much more host memory can be taken: by the machine's own count, and by every cgroup that we are in."""
+"""Memory of this host: how much there is, and how much more of it the machine and our cgroups let us take."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +12,23 @@ LIMITS = (
     ("memory.max", "memory.current", ""),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
 )
-"""A cgroup's limit and its use, and how its `memory.stat` spells what lies below it too: version 2, version 1."""
+"""The files of a cgroup's limit and use, and the prefix in its `memory.stat` of counts that include the cgroups below
+it: version 2, version 1."""
 
 CACHE = ("active_file", "inactive_file")
-"""Counted as used, given back when memory is wanted: what was read from disk. Shared memory is not in it."""
+"""Counts of pages that were read from disk. A cgroup counts them as used, but the kernel gives them back when memory is
+wanted. Shared memory is not among them."""
 
 
-def need(nbytes: int, root: Path = Path("/")) -> None:
-    """Raises OutOfMemory if fewer than `nbytes` can be taken. Beyond that, a process is killed and not told.
+def total_host_memory() -> int:
+    """Bytes of memory that this host has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
-    `root` is where `/proc` and `/sys` are.
+
+def require_host_memory(nbytes: int, root: Path = Path("/")) -> None:
+    """Raises OutOfMemory if fewer than `nbytes` bytes can be taken: the kernel would kill the process without a word.
+
+    `root`: the folder of `/proc` and `/sys`.
     """
     free, limit = min(_limits(root))
     if nbytes > free:
@@ -43,8 +51,8 @@ def _limits(root: Path) -> Iterator[tuple[int, str]]:
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """The cgroups of this process that may limit memory, with those around them. In a container they are mounted
-    without the path that `/proc` names, so what does not exist is no error."""
+    """The cgroups of this process that may limit memory, and their parents. In a container they are mounted without
+    the path that `/proc` names, so a folder that does not exist is no error."""
     mount = root / "sys/fs/cgroup"
     for line in (root / "proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)

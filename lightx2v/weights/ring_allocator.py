@@ -1,10 +1,10 @@
-"""Room in a circular stretch of bytes. Pure offsets."""
+"""An allocator of offsets in a ring of bytes. It holds no memory itself."""
 
 from __future__ import annotations
 
 
-class Circle:
-    """Gives out offsets, and takes them back in the same order. What is given out never lies across the end."""
+class RingAllocator:
+    """Allocates stretches of `nbytes` bytes and frees them in the same order. No stretch lies across the end."""
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
@@ -12,11 +12,11 @@ class Circle:
 
     @property
     def mark(self) -> int:
-        """Where what was given out last ends. Marks only grow: they count on where offsets begin again."""
+        """The end of the last stretch. Marks only grow: they do not begin again where offsets do."""
         return self._head
 
     def take(self, nbytes: int) -> int | None:
-        """Where so many bytes begin; None while too many are given out."""
+        """The offset of a new stretch of `nbytes` bytes; None while there is no room for it."""
         if self._head == self._tail:
             self._head = self._tail = -(-self._head // self.nbytes) * self.nbytes
         start = self._head % self.nbytes
@@ -28,5 +28,5 @@ class Circle:
         return (end - nbytes) % self.nbytes
 
     def give(self, mark: int) -> None:
-        """Takes back all that was given out until `mark`."""
+        """Frees all stretches up to `mark`."""
         self._tail = mark

@@ -1,4 +1,4 @@
-"""Which units of a component are on the device, and the others' passage through it."""
+"""The units of a component that are resident on the device, and the streaming of the others."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import nn
 from lightx2v.weights.device import Device, Moment
 from lightx2v.weights.host import Source
 from lightx2v.weights.layout import Layout, Loadable, Unit, view
+from lightx2v.weights.residency_order import residency_order
 from lightx2v.weights.ring import Ring, ring_bytes
-from lightx2v.weights.spread import spread
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The place of one state in the module, and the meta tensor that stands there while it is away."""
+    """The place of one state in its module, and the meta tensor that stands there while the state is away."""
 
     states: dict[str, torch.Tensor | None]
     attribute: str
@@ -33,13 +33,14 @@ class Binding:
         self.states[self.attribute] = self.meta
 
 
-class Residence:
+class WeightResidency:
     """Binds a module's states to views of device slabs, unit by unit.
 
-    The rest comes first, then blocks in the order of `spread`, so that those which are not resident lie evenly among
-    the others: each passes through a ring while the others compute; `ahead`: bytes that come while one of them does. A
-    run gives the same bits whatever is resident. Weights are immutable: dropping frees the device copy and moves
-    nothing.
+    The rest becomes resident first, then blocks in `residency_order`, which leaves the streaming blocks evenly among
+    the resident ones. A streaming block passes through a ring of memory while others compute. A run gives the same bits
+    whatever is resident. Weights are immutable: dropping a unit frees its device copy and moves nothing.
+
+    `ahead`: bytes that the link carries while one block computes.
     """
 
     def __init__(self, component: Loadable, layout: Layout, source: Source, device: Device, ahead: int = 0) -> None:
@@ -49,7 +50,8 @@ class Residence:
         self._arrivals: dict[str, Moment] = {}
         self._ring: Ring | None = None
         self._ring_bytes = ring_bytes(layout.blocks, ahead)
-        self.units = (layout.rest, *(layout.blocks[index] for index in spread([unit.nbytes for unit in layout.blocks])))
+        order = residency_order([unit.nbytes for unit in layout.blocks])
+        self.units = (layout.rest, *(layout.blocks[index] for index in order))
         self._blocks = list(layout.blocks)
         self._all = frozenset(unit.name for unit in layout.units)
         self._used = self._all
@@ -74,23 +76,23 @@ class Residence:
 
     @property
     def slot(self) -> int:
-        """Device bytes that the blocks need which are not resident."""
+        """Device bytes of the ring through which blocks stream."""
         return self._device.cost(self._ring_bytes)
 
     def place(self, limit: int) -> None:
-        """Makes units resident as long as they fit in `limit` bytes; nothing waits for their bytes before it uses them.
-        Raises OutOfMemory, placing no more."""
+        """Makes units resident as long as they fit in `limit` bytes. Returns at once: a run waits for a unit's bytes
+        before it uses them. Raises OutOfMemory, and then makes no unit resident."""
         self._open(limit, limit, 0, self._all).close()
 
     @contextmanager
     def running(self, limit: int, passes: int, used: Collection[str] | None = None, keep: int = 0) -> Iterator[None]:
-        """Within, the module can run, using every block `passes` times: what fits in `limit` bytes stays, the others
-        pass through the ring. All arrive in the order in which the last run used them.
+        """Lets the module run, using every block `passes` times. Units that fit in `limit` bytes become resident, the
+        others stream. All arrive in the order in which the last run used them.
 
-        `used`: paths of the submodules that the run enters, all by default. A block outside of them never streams; it
+        `used`: paths of the submodules that the run enters, all by default. A block outside of them never streams. It
         comes after the others, to stay, if it fits in the `keep` bytes that stay resident after the run.
 
-        Raises OutOfMemory, and what the source raises, placing no more."""
+        Raises OutOfMemory, and what the source raises; then no new unit is resident."""
         self._used = self._all if used is None else frozenset(self._names(used))
         self._ring = ring = self._open(limit, keep, passes, self._used)
         try:
@@ -142,7 +144,7 @@ class Residence:
         self._source.close()
 
     def _learn(self) -> None:
-        """The order of use, which is not always that in which the module holds its blocks."""
+        """Sorts the blocks by their use in this run, which may differ from their order in the module."""
         if self._turns.keys() == self._used - {self.layout.rest.name}:
             self._blocks.sort(key=lambda unit: self._turns.get(unit.name, len(self._turns)))
         self._turns.clear()
@@ -158,8 +160,8 @@ class Residence:
             yield unit
 
     def _keep_on_host(self, module: nn.Module) -> None:
-        """Binds host states. A layer that is called has its own on the device during the call; who reads them without
-        calling it finds them on the host."""
+        """Binds host states to host memory. While a layer is called, its own are on the device: the copy is counted and
+        freed after the call. Code that reads a state without calling its layer finds it on the host."""
         for binding, entry in zip(self._kept, self.layout.host.entries, strict=True):
             state = self._source.state(entry)
             binding.bind(state)
@@ -204,7 +206,8 @@ class Residence:
             binding.release()
 
     def _let_go(self, name: str) -> None:
-        """Keeps no reference to the slab: what is held when the device is trimmed does not return to the driver."""
+        """Drops a unit, and every reference to its slab: memory that is still referenced when the device is trimmed
+        does not return to the driver."""
         if (arrived := self._arrivals.pop(name, None)) is not None:
             self._device.wait(arrived)
         self._release(name)
