@@ -14,9 +14,9 @@ import httpx
 from PIL import Image
 
 from benchmarks.pictures import noise, png
-from lightx2v.core import GenerateRequest, Reference, Size
 from lightx2v.models.reference import make_reference
 from lightx2v.models.spec import ModelSpec
+from lightx2v.types import GenerateRequest, Reference, Size
 
 TEXT = "text"
 ANYWHERE = "http://127.0.0.1"

@@ -21,9 +21,9 @@ from benchmarks.ask import Ask, numbers
 from benchmarks.splits import measure_splits
 from lightx2v.checkpoint import read_spec
 from lightx2v.config import EngineSettings
-from lightx2v.core import Size, StageName
 from lightx2v.models.spec import ModelSpec
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import Size, StageName
 
 WARMUP, TIMES = 2, 5
 LINK_BYTES, LINK_TIMES = 512 << 20, 8

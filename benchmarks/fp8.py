@@ -21,8 +21,8 @@ import torch
 
 from lightx2v.checkpoint import read_spec
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import GenerateRequest
 from training.evaluate import unseen
 from training.judge import judge
 from training.tasks import Task

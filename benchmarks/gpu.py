@@ -30,12 +30,12 @@ from benchmarks.gpu_memory import Watch, contexts
 from benchmarks.load import run_series, saturate
 from benchmarks.report import splits_table, summarise, summarise_rate, table
 from benchmarks.server import ROOT, Server, serve
-from deployments.keeper import Keeper
-from deployments.probes import open_probe
-from deployments.settings import AppSettings
+from deployments.card.host_copies import HostCopies
+from deployments.card.probes import open_probe
+from deployments.settings import ModelSettings
 from lightx2v.config import parse_bytes, parse_settings
-from lightx2v.core import Size
 from lightx2v.errors import InvalidSettings
+from lightx2v.types import Size
 
 READY_SECONDS = 400.0
 BASELINE_SECONDS = 240.0
@@ -52,7 +52,7 @@ class Run:
     def __init__(self, options: argparse.Namespace) -> None:
         now = datetime.datetime.now(tz=datetime.UTC)
         self._options = options
-        self._keeper = Keeper()
+        self._host_copies = HostCopies()
         self._settings = {"model": str(options.checkpoint), "device": "cuda"} | dict(options.set)
         self._file = options.output / f"{now:%Y-%m-%d-%H%M%S}-{options.checkpoint.name}.json"
         self._asks = [Ask(options.size, options.steps, options.guidance)]
@@ -97,7 +97,7 @@ class Run:
             assert process.stdin is not None
             assert process.stdout is not None
             line = process.stdout.readline()
-            self._keeper.hold(process.pid)
+            self._host_copies.hold(process.pid)
             process.stdin.close()
         if not line:
             raise RuntimeError("the computation could not be measured; the reason is above")
@@ -121,7 +121,7 @@ class Run:
                 await_ready(server)
                 ready = datetime.datetime.now(tz=datetime.UTC) - start
                 for stage in server.card()["stages"]:
-                    self._keeper.hold(stage["pid"])
+                    self._host_copies.hold(stage["pid"])
                 return head | {"ready_seconds": ready.total_seconds()} | self._ask(server, budget, compute)
         except FAILURES as error:
             return head | {"error": str(error)}
@@ -177,7 +177,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r}: write name=value")
     setting = {name: yaml.safe_load(value)}
     try:
-        parse_settings(AppSettings, setting, {})
+        parse_settings(ModelSettings, setting, {})
     except InvalidSettings as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return name, setting[name]

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from deployments.probes import Probe
+from deployments.card.probes import Probe
 
 SAMPLE_SECONDS = 0.05
 

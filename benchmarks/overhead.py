@@ -26,12 +26,12 @@ from benchmarks.pictures import noise
 from benchmarks.request import WARMUP, quantiles, timed
 from benchmarks.server import serve
 from deployments.app import compose
-from deployments.schema import ImageRequest, images_body
+from deployments.http.images import ImageRequest, images_body
 from deployments.settings import parse_application
-from deployments.stage import StageServer
-from deployments.wire import unpack
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size, StageName
+from deployments.stage.server import StageServer
+from deployments.stage.wire import unpack
 from lightx2v.media.encode import encode
+from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size, StageName
 
 SIZE = Size(1024, 1024)
 TOKENS, WIDTH, CHANNELS = 512, 12288, 128

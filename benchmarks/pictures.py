@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lightx2v.core import GenerateRequest, Picture, Size
+from lightx2v.types import GenerateRequest, Picture, Size
 
 
 def noise(size: Size, seed: int = 0) -> Picture:

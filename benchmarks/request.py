@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks.server import Server, serve
 from lightx2v.checkpoint import read_spec
 from lightx2v.config import BUNDLED_MODEL, EngineSettings
-from lightx2v.core import GenerateRequest
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import GenerateRequest
 
 WARMUP = 3
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lightx2v.core import GenerateRequest
 from lightx2v.pipeline import Pipeline
 from lightx2v.residency.lease import Grant
 from lightx2v.residency.plan import StageSize
-from lightx2v.stages.run import Control, StageInputs
+from lightx2v.stages.interface import Control, StageInputs
+from lightx2v.types import GenerateRequest
 
 PARTS, TIMES = 8, 3
 

@@ -9,14 +9,14 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.deployment import Application
 
-from deployments.ingress import Ingress
-from deployments.models import Served
+from deployments.http.images import MAX_PICTURES
+from deployments.http.ingress import Ingress
 from deployments.scaling import QueueDepth, gpus
-from deployments.schema import MAX_PICTURES
-from deployments.settings import ApplicationSettings, AppSettings, parse_application
-from deployments.stage import StageServer
+from deployments.serving.served_models import ModelDeployment
+from deployments.settings import ApplicationSettings, ModelSettings, parse_application
+from deployments.stage.server import StageServer
 from lightx2v.checkpoint import read_spec, read_stages
-from lightx2v.core import StageName
+from lightx2v.types import StageName
 
 HEALTH_PERIOD_SECONDS = 1.0
 """A dead replica is replaced after at most so long; Serve's own default is 10 s."""
@@ -35,7 +35,7 @@ def compose(application: ApplicationSettings, server: type[StageServer]) -> Appl
     served = [_serve(settings, server, len(models)) for settings in models]
     ingress = serve.deployment(Ingress).options(
         name="ingress",
-        num_replicas=1,  # the jobs of `deployments.jobs` are in its memory
+        num_replicas=1,  # the jobs of `deployments.http.video_jobs` are in its memory
         max_ongoing_requests=4 * application.max_queue,
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         graceful_shutdown_timeout_s=application.request_timeout_seconds,
@@ -44,13 +44,15 @@ def compose(application: ApplicationSettings, server: type[StageServer]) -> Appl
     return ingress.bind(served, application.server)
 
 
-def _serve(settings: AppSettings, server: type[StageServer], models: int) -> Served[Application]:
-    """One of so many models. On GPUs its first requests would be slow, so they are rehearsed."""
+def _serve(settings: ModelSettings, server: type[StageServer], models: int) -> ModelDeployment[Application]:
+    """One of so many models. On GPUs its first requests would be slow, so they are warmed_up."""
     cuda = settings.device == "cuda" or (settings.device == "auto" and gpus() > 0)
-    return Served(settings, _stages(settings, server, models, cuda), cuda or settings.compiles(cuda))
+    return ModelDeployment(settings, _stages(settings, server, models, cuda), cuda or settings.compiles(cuda))
 
 
-def _stages(settings: AppSettings, server: type[StageServer], models: int, cuda: bool) -> dict[StageName, Application]:
+def _stages(
+    settings: ModelSettings, server: type[StageServer], models: int, cuda: bool
+) -> dict[StageName, Application]:
     """The deployments of one of so many models, which divide the cards' fractions."""
     part, suffix = (1 / models if cuda else 0), (f"-{settings.model_id}" if models > 1 else "")
     stages = read_stages(settings)
@@ -64,7 +66,7 @@ def _stages(settings: AppSettings, server: type[StageServer], models: int, cuda:
 def _stage(
     stage: StageName,
     name: str,
-    settings: AppSettings,
+    settings: ModelSettings,
     server: type[StageServer],
     fraction: float,
     most: int | None,
@@ -83,7 +85,7 @@ def _stage(
     return deployment.bind(stage, settings.model_id, settings, fraction > 0)
 
 
-def _autoscaling(settings: AppSettings, most: int | None) -> AutoscalingConfig:
+def _autoscaling(settings: ModelSettings, most: int | None) -> AutoscalingConfig:
     """Decides in seconds, from what waits now; Serve's defaults take minutes. `most`: replicas on a GPU."""
     arguments = {"depth_per_replica": settings.depth_per_replica, "most_per_gpu": most}
     policy = AutoscalingPolicy(policy_function=QueueDepth, policy_kwargs=arguments)

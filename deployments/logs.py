@@ -8,7 +8,7 @@ OURS = ("deployments", "lightx2v")
 FORMAT = "%(levelname)s %(asctime)s %(name)s -- %(message)s"
 
 
-def speak() -> None:
+def configure_logging() -> None:
     """From INFO on. Ray configures its own loggers only, and without any Python drops what is below WARNING."""
     for name in OURS:
         logger = logging.getLogger(name)

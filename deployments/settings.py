@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, field_validator
 
 from lightx2v.config import ENVIRONMENT, EngineSettings, Settings, parse_bytes, parse_settings
-from lightx2v.core import StageName
 from lightx2v.errors import InvalidSettings
 from lightx2v.limits import Limits
+from lightx2v.types import StageName
 
 
 class Fractions(Settings):
@@ -37,7 +37,7 @@ class Fractions(Settings):
         return max(1, int(1 / sum(self.of(stages).values()) + 1e-9))
 
 
-class AppSettings(EngineSettings):
+class ModelSettings(EngineSettings):
     """One of the models behind one ingress."""
 
     name: str | None = None
@@ -109,11 +109,11 @@ class ApplicationSettings(Settings):
     """All of an application: its models, and the HTTP side before them."""
 
     server: ServerSettings = ServerSettings()
-    models: tuple[AppSettings, ...]
+    models: tuple[ModelSettings, ...]
 
     @field_validator("models")
     @classmethod
-    def _names_differ(cls, models: tuple[AppSettings, ...]) -> tuple[AppSettings, ...]:
+    def _names_differ(cls, models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
         ids = [model.model_id for model in models]
         for twice in {name for name in ids if ids.count(name) > 1}:
             raise ValueError(f"two are called {twice!r}; give one of them another `name`")
@@ -141,5 +141,5 @@ def parse_application(args: dict[str, Any]) -> ApplicationSettings:
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise InvalidSettings('models: write a list of mappings, as in [{"model": "owner/a"}, {"model": "owner/b"}]')
     variables = {field: name for field, name in ENVIRONMENT.items() if field != "model" or "models" not in args}
-    models = tuple(parse_settings(AppSettings, shared | entry, variables) for entry in entries)
+    models = tuple(parse_settings(ModelSettings, shared | entry, variables) for entry in entries)
     return parse_settings(ApplicationSettings, {"models": models, **server}, {})

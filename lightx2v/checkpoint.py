@@ -9,10 +9,10 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import StageName
 from lightx2v.errors import InvalidCheckpoint, InvalidSettings
 from lightx2v.models.registry import find_family
 from lightx2v.models.spec import ModelSpec
+from lightx2v.types import StageName
 
 UNREACHABLE = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)
 """What a download may fail of."""

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lightx2v.core import Policy
 from lightx2v.errors import InvalidSettings
+from lightx2v.types import Policy
 
 BUNDLED_MODEL = Path(__file__).parent / "assets" / "flux2-shapes"
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from lightx2v.core import GenerateRequest, Size, VideoSpec
 from lightx2v.errors import InvalidRequest
+from lightx2v.types import GenerateRequest, Size, VideoSpec
 
 SEEDS = 2**63
 RANDOM_SEEDS = 2**53

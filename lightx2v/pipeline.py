@@ -11,13 +11,13 @@ import torch
 
 from lightx2v.checkpoint import read_stages
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, Latents, Picture, Reference, StageName, Video
 from lightx2v.residency import plan as plans
 from lightx2v.residency.plan import StageSize
 from lightx2v.stages.build import load_stage, open_device
 from lightx2v.stages.flow import Step, brought, steps
-from lightx2v.stages.run import Control, Report, StageInputs, StageMethod, ignore
+from lightx2v.stages.interface import Control, Report, StageInputs, StageMethod, ignore
 from lightx2v.stages.stage import Stage
+from lightx2v.types import GenerateRequest, Latents, Picture, Reference, StageName, Video
 
 CONTEXT = 900 << 20
 """Device bytes that a CUDA process takes beside torch's allocations, with room to grow."""

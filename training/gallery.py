@@ -17,8 +17,8 @@ from PIL import Image
 
 from lightx2v.checkpoint import read_spec
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, Picture, Reference, Size
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import GenerateRequest, Picture, Reference, Size
 from training.scene import Scene, draw, drawings
 from training.tasks import KINDS, Task
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from lightx2v.core import Picture, Video
 from lightx2v.media.png import encode_png
 from lightx2v.media.video import encode_video
+from lightx2v.types import Picture, Video
 
 
 @dataclass(frozen=True, slots=True)

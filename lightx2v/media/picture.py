@@ -14,8 +14,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from lightx2v.core import Size
 from lightx2v.errors import InvalidRequest
+from lightx2v.types import Size
 
 MAX_PICTURE_PIXELS = 32_000_000
 MAX_JPEG_SCANS = 64

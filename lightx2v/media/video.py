@@ -7,7 +7,7 @@ from io import BytesIO
 import av
 from av.video.reformatter import ColorRange, Colorspace
 
-from lightx2v.core import Video
+from lightx2v.types import Video
 
 OPTIONS = {"crf": "18", "preset": "medium", "mbtree": "0"}
 """x264's options: visually lossless, at the usual effort, without the macroblock tree.

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from lightx2v.core import GenerateRequest, Picture, Size
 from lightx2v.errors import NonFinite
 from lightx2v.layers.compiled import compile_picture
 from lightx2v.models.component import Autoencoder, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.spec import ModelSpec, read_grid
+from lightx2v.types import GenerateRequest, Picture, Size
 from lightx2v.weights.layout import WeightMap
 
 PATCH = 2

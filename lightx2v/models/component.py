@@ -10,11 +10,11 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 from torch import nn
 
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size, Video
 from lightx2v.layers.compiled import compile_blocks
 from lightx2v.models.flow import guide
 from lightx2v.models.sampler import C, SamplingState, Stepper, sample
 from lightx2v.models.spec import ModelSpec
+from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size, Video
 from lightx2v.weights.layout import WeightMap
 
 M = TypeVar("M", bound=nn.Module)

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from lightx2v.core import GenerateRequest
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.models.component import TextEncoder, on_meta
 from lightx2v.models.configuration import read_configuration, require
 from lightx2v.models.spec import ModelSpec
+from lightx2v.types import GenerateRequest
 from lightx2v.weights.layout import WeightMap
 
 FEED_FORWARD_WIDTHS, ATTENTION_WIDTHS = 3, 7

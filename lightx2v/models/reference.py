@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightx2v.core import Picture, Reference, Size
 from lightx2v.errors import InvalidRequest
+from lightx2v.types import Picture, Reference, Size
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,9 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightx2v.core import STAGES, StageName
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.models.configuration import has_part, read_configuration, require
+from lightx2v.types import STAGES, StageName
 
 if TYPE_CHECKING:
     import torch

@@ -6,10 +6,10 @@ import secrets
 import uuid
 from collections.abc import Sequence
 
-from lightx2v.core import STRENGTH, GenerateRequest, Size
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import RANDOM_SEEDS, Limits
 from lightx2v.models.spec import ModelSpec
+from lightx2v.types import STRENGTH, GenerateRequest, Size
 
 
 def planning_request(spec: ModelSpec) -> GenerateRequest:

@@ -9,8 +9,8 @@ from typing import Any, Generic, Protocol
 import torch
 from typing_extensions import TypeVar
 
-from lightx2v.core import GenerateRequest
 from lightx2v.models.flow import euler_step
+from lightx2v.types import GenerateRequest
 
 C = TypeVar("C", default=Any)
 """A family's conditions: all that its transformer reads besides the latents."""

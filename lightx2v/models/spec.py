@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lightx2v.core import GenerateRequest, Size, VideoSpec
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest
 from lightx2v.models.configuration import read_configuration, require
+from lightx2v.types import GenerateRequest, Size, VideoSpec
 
 if TYPE_CHECKING:
     from PIL import Image

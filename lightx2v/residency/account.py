@@ -66,19 +66,19 @@ class Account:
         return self.holder.context + self.weights + self.extra_bytes
 
     @property
-    def deaf(self) -> bool:
+    def is_unresponsive(self) -> bool:
         """Whether the answer to a command is overdue."""
         return self.pending is not None and self.pending.overdue
 
     @property
-    def ignores(self) -> bool:
+    def is_stuck(self) -> bool:
         """Whether the holder was told to give way and does not. One whose fetch takes long does not ignore anything."""
-        return self.pending is not None and self.deaf and not self.pending.grows
+        return self.pending is not None and self.is_unresponsive and not self.pending.grows
 
     @property
     def returning(self) -> int:
         """Bytes that will come back without another command."""
-        if self.dying or self.deaf:
+        if self.dying or self.is_unresponsive:
             return 0
         commanded = max(0, self.weights - self.pending.command.weights) if self.pending else 0
         return self.lease.returns if self.lease else commanded

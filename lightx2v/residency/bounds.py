@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lightx2v.core import StageName
 from lightx2v.residency.plan import StageSize
+from lightx2v.types import StageName
 
 Seconds = Mapping[StageName, float]
 """Seconds of computation that a request takes in each stage, all uses together."""

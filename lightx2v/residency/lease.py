@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightx2v.core import STAGES, StageName
 from lightx2v.errors import DeadlineExceeded, OutOfMemory
+from lightx2v.types import STAGES, StageName
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class Ledger:
         """
         account = self._living(holder_id, epoch)
         self._require(account, need)
-        if account.deaf:
+        if account.is_unresponsive:
             account.pending = None
         turn = next(self._turn)
         ticket = Ticket(f"{self.epoch}:{turn}", holder_id, need, (admitted_at, turn), deadline)
@@ -193,11 +193,11 @@ class Ledger:
     def _grant_or_ask(self, ticket: Ticket, account: Account, now: float) -> list[Event]:
         if account.active:
             return []
-        deaf = [other for other in self._accounts.values() if other.deaf and other is not account]
-        weights = ticket.need.fit(self._room(deaf), account.holder.reachable)
-        if weights is None or account.ignores:
+        unresponsive = [other for other in self._accounts.values() if other.is_unresponsive and other is not account]
+        weights = ticket.need.fit(self._room(unresponsive), account.holder.reachable)
+        if weights is None or account.is_stuck:
             self._require(account, ticket.need)
-            self._require_ears(account, ticket.need, deaf)
+            self._require_responses(account, ticket.need, unresponsive)
             return []
         extra_bytes = ticket.need.grant(weights, account.holder.reachable).extra_bytes
         lacking = max(0, weights - account.weights) + extra_bytes - self.free
@@ -244,10 +244,10 @@ class Ledger:
     def _next_id(self) -> str:
         return f"{self.epoch}:{next(self._turn)}"
 
-    def _room(self, deaf: Sequence[Account] = ()) -> int:
-        """Bytes that one holder can have if all others drop their weights, except the dead and the `deaf`."""
+    def _room(self, unresponsive: Sequence[Account] = ()) -> int:
+        """Bytes that one holder can have if all others drop their weights, except the dead and the `unresponsive`."""
         held = sum(a.nbytes if a.dying else a.holder.context for a in self._accounts.values())
-        return self.budget - held - sum(account.weights for account in deaf)
+        return self.budget - held - sum(account.weights for account in unresponsive)
 
     def _require(self, account: Account, need: Need) -> None:
         """Refuse what would not fit even with everyone else evicted and the dead gone."""
@@ -258,10 +258,10 @@ class Ledger:
                 f"the budget of {self.budget} bytes, less {contexts} for the processes, leaves {self.budget - contexts}"
             )
 
-    def _require_ears(self, account: Account, need: Need, deaf: Sequence[Account]) -> None:
+    def _require_responses(self, account: Account, need: Need, unresponsive: Sequence[Account]) -> None:
         """Refuse what would fit only if holders gave way that do not answer."""
-        if account.ignores or (deaf and need.fit(self._room(), account.holder.reachable) is not None):
-            other = account if account.ignores else max(deaf, key=lambda other: other.weights)
+        if account.is_stuck or (unresponsive and need.fit(self._room(), account.holder.reachable) is not None):
+            other = account if account.is_stuck else max(unresponsive, key=lambda other: other.weights)
             raise OutOfMemory(
                 f"{account.holder} needs at least {need.least(account.holder.reachable)} bytes, "
                 f"but {other.holder} holds {other.weights} and did not give way within {self.patience} s"

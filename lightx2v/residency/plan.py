@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, product
 
-from lightx2v.core import Policy, StageName
 from lightx2v.errors import OutOfMemory
 from lightx2v.residency.lease import Grant
+from lightx2v.types import Policy, StageName
 
 
 @dataclass(frozen=True)

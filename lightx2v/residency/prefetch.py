@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from lightx2v.core import STAGES
 from lightx2v.residency.account import Account
 from lightx2v.residency.lease import Holder, Wish
+from lightx2v.types import STAGES
 
 
 def offers(accounts: Iterable[Account], last: Holder, free: int) -> Iterator[tuple[Account, int]]:

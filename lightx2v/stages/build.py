@@ -10,7 +10,6 @@ import torch
 
 from lightx2v.checkpoint import resolve, resolve_loras
 from lightx2v.config import EngineSettings
-from lightx2v.core import StageName
 from lightx2v.errors import InvalidSettings
 from lightx2v.models.fp8 import keep_in_fp8
 from lightx2v.models.registry import FOLDERS, find_family
@@ -19,6 +18,7 @@ from lightx2v.stages.decode import DecodeStage
 from lightx2v.stages.denoise import DenoiseStage, RefineStage, StepStage
 from lightx2v.stages.encode import EncodeStage
 from lightx2v.stages.stage import Stage
+from lightx2v.types import StageName
 from lightx2v.weights.device import CpuDevice, CudaDevice, Device
 from lightx2v.weights.emulated_card import EmulatedCard
 

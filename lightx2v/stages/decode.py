@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from lightx2v.core import GenerateRequest, Latents, Picture, StageName, Video
 from lightx2v.models.component import Autoencoder
-from lightx2v.stages.run import Control, StageInputs, StageMethod, StageRun, need
+from lightx2v.stages.interface import Control, StageInputs, StageMethod, StageRun, need
 from lightx2v.stages.stage import Stage
+from lightx2v.types import GenerateRequest, Latents, Picture, StageName, Video
 
 
 class DecodeStage(Stage[Autoencoder]):

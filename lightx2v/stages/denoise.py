@@ -10,11 +10,11 @@ from typing import TypeVar
 import torch
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, Latents, Progress, StageName
 from lightx2v.errors import NonFinite
 from lightx2v.models.component import Denoiser, Refiner
-from lightx2v.stages.run import Control, StageInputs, need
+from lightx2v.stages.interface import Control, StageInputs, need
 from lightx2v.stages.stage import Stage
+from lightx2v.types import GenerateRequest, Latents, Progress, StageName
 from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import Device
 

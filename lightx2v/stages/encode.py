@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import Conditioning, GenerateRequest, Picture, StageName
 from lightx2v.models.component import TextEncoder
-from lightx2v.stages.conditionings import ConditioningCache
-from lightx2v.stages.run import Control, StageInputs
+from lightx2v.stages.conditioning_cache import ConditioningCache
+from lightx2v.stages.interface import Control, StageInputs
 from lightx2v.stages.stage import Stage
+from lightx2v.types import Conditioning, GenerateRequest, Picture, StageName
 from lightx2v.weights.device import Device
 
 

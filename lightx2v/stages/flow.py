@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lightx2v.core import Latents, Reference, StageName
-from lightx2v.stages.run import StageMethod
+from lightx2v.stages.interface import StageMethod
+from lightx2v.types import Latents, Reference, StageName
 
 
 def _has_steps_left(latents: Latents) -> bool:

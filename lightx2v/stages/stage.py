@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, StageName
 from lightx2v.errors import OutOfMemory
 from lightx2v.models.component import Component
 from lightx2v.residency.lease import Grant
 from lightx2v.residency.plan import StageSize
-from lightx2v.stages.run import Control, StageInputs, StageMethod, StageRun
+from lightx2v.stages.interface import Control, StageInputs, StageMethod, StageRun
+from lightx2v.types import GenerateRequest, StageName
 from lightx2v.weights.device import Device
-from lightx2v.weights.host import HostCopy, OnDisk
+from lightx2v.weights.host_copy import HostCopy, OnDisk
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
 from lightx2v.weights.weight_residency import WeightResidency

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightx2v.core import GenerateRequest
 from lightx2v.limits import check_lora
+from lightx2v.types import GenerateRequest
 from lightx2v.weights.device import Device
-from lightx2v.weights.host import HostCopy, OnDisk, Source
+from lightx2v.weights.host_copy import HostCopy, OnDisk, Source
 from lightx2v.weights.layout import HOST, Layout, Unit, view
 from lightx2v.weights.lora import Adaptable, Lora, read_lora
 

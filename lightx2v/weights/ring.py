@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from lightx2v.weights.device import Device, Moment
-from lightx2v.weights.host import Source
+from lightx2v.weights.host_copy import Source
 from lightx2v.weights.layout import Entry, Unit
 from lightx2v.weights.ring_allocator import RingAllocator
 

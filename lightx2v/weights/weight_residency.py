@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lightx2v.weights.device import Device, Moment
-from lightx2v.weights.host import Source
+from lightx2v.weights.host_copy import Source
 from lightx2v.weights.layout import Layout, Loadable, Unit, view
 from lightx2v.weights.residency_order import residency_order
 from lightx2v.weights.ring import Ring, ring_bytes

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.pictures import noise, png
 from benchmarks.server import Server
-from lightx2v.core import Size
+from lightx2v.types import Size
 
 JSON = "application/json"
 

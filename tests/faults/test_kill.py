@@ -16,9 +16,9 @@ import pytest
 
 from benchmarks.pictures import asked, made
 from benchmarks.server import Server, serve, under
-from lightx2v.core import Size
 from lightx2v.pipeline import Pipeline
-from lightx2v.weights.shared import used_by
+from lightx2v.types import Size
+from lightx2v.weights.shared_memory import used_by
 
 PROMPT = "a green triangle"
 STEPS = 60

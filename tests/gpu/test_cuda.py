@@ -13,12 +13,12 @@ import torch
 
 from benchmarks.pictures import asked, noise
 from lightx2v.config import EngineSettings
-from lightx2v.core import Picture, Reference, Size, Video
 from lightx2v.errors import OutOfMemory
 from lightx2v.layers.attention import exact_masks
 from lightx2v.pipeline import CONTEXT, Pipeline
+from lightx2v.types import Picture, Reference, Size, Video
 from lightx2v.weights.device import CudaDevice
-from lightx2v.weights.host import HostCopy
+from lightx2v.weights.host_copy import HostCopy
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
 from tests.checkpoints import lora

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from diffusers import QwenImageEditPlusPipeline, QwenImagePipeline
 
-from lightx2v.core import GenerateRequest
+from lightx2v.types import GenerateRequest
 
 
 def reference_generate(

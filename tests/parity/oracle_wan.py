@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from lightx2v.core import GenerateRequest
+from lightx2v.types import GenerateRequest
 
 
 def reference_generate(

@@ -17,9 +17,9 @@ from PIL import Image
 
 from lightx2v.__main__ import main
 from lightx2v.config import ENVIRONMENT, EngineSettings
-from lightx2v.core import GenerateRequest, Picture, Reference, Size
 from lightx2v.media.encode import FORMATS, PICTURE_FORMATS, encode
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import GenerateRequest, Picture, Reference, Size
 from tests.checkpoints import lora
 from tests.parity.reference import make_image
 

@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size
 from lightx2v.errors import InvalidCheckpoint, NonFinite
 from lightx2v.models.component import Component
 from lightx2v.models.flow import euler_step
@@ -27,6 +26,7 @@ from lightx2v.models.flux2.encoder import Flux2TextEncoder
 from lightx2v.models.flux2.schedule import noise_levels
 from lightx2v.models.flux2.spec import Flux2Spec, read_spec
 from lightx2v.models.registry import find_family
+from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size
 from tests.checkpoints.flux2 import write_dev, write_klein
 from tests.parity.reference import bind
 

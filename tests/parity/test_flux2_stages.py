@@ -10,7 +10,6 @@ import torch
 from diffusers import Flux2KleinPipeline
 from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
 
-from lightx2v.core import Conditioning, Latents, Picture
 from lightx2v.layers.rope import rope_table
 from lightx2v.models.flux2.autoencoder import Flux2Autoencoder
 from lightx2v.models.flux2.denoiser import Flux2Denoiser
@@ -18,6 +17,7 @@ from lightx2v.models.flux2.schedule import noise_levels, timesteps
 from lightx2v.models.flux2.spec import read_spec
 from lightx2v.models.flux2.transformer import Flux2Shape, Flux2Transformer
 from lightx2v.models.registry import find_family
+from lightx2v.types import Conditioning, Latents, Picture
 from tests.checkpoints.flux2 import make_transformer
 from tests.parity.reference import LATENTS, PIXELS, bind, load_reference, make_image, make_request
 

@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.checkpoint.flux2 import SHAPES, write_configurations
 from benchmarks.checkpoint.tokenizer import make_tokenizer
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Size, StageName
 from lightx2v.models.flux2.autoencoder import Flux2Autoencoder
 from lightx2v.models.flux2.denoiser import Flux2Denoiser
 from lightx2v.models.flux2.spec import read_spec
 from lightx2v.models.fp8 import keep_in_fp8
 from lightx2v.models.registry import find_family
+from lightx2v.types import Conditioning, GenerateRequest, Latents, Size, StageName
 from tests.checkpoints.flux2 import write_dev_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
 

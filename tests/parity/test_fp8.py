@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import Conditioning
 from lightx2v.models.component import Component
 from lightx2v.pipeline import Pipeline
-from lightx2v.stages.run import StageInputs
+from lightx2v.stages.interface import StageInputs
+from lightx2v.types import Conditioning
 from tests.checkpoints.variants import BUDGETS
 from tests.e4m3 import Emulated, emulate, in_block
 from tests.parity.reference import LATENTS, load_reference, make_request, make_with_all, reference_generate

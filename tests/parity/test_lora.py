@@ -16,10 +16,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, Latents
 from lightx2v.errors import InvalidRequest
 from lightx2v.pipeline import Pipeline
 from lightx2v.stages.denoise import DenoiseStage
+from lightx2v.types import GenerateRequest, Latents
 from lightx2v.weights.adapters import ROWS
 from lightx2v.weights.device import Moment
 from lightx2v.weights.layout import ALIGNMENT

@@ -17,7 +17,6 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from lightx2v.__main__ import main
 from lightx2v.config import EngineSettings
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Reference, Size
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
 from lightx2v.models.qwen_image import spec as specs
@@ -30,6 +29,7 @@ from lightx2v.models.reference import make_reference
 from lightx2v.models.registry import find_family
 from lightx2v.models.request import check_request, planning_request
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Reference, Size
 from tests.parity.oracle_edit import load_edit_reference
 from tests.parity.oracle_qwen_image import reference_generate
 from tests.parity.reference import LATENTS, PIXELS, generate, make_image, make_request

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size
 from lightx2v.models.component import Component
 from lightx2v.models.qwen_image.autoencoder import QwenImageEditAutoencoder
 from lightx2v.models.qwen_image.denoiser import QwenImageDenoiser
 from lightx2v.models.qwen_image.edit_encoder import QwenImageEditTextEncoder
 from lightx2v.models.qwen_image.spec import read_spec
+from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size
 from tests.checkpoints.qwen_image import write_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
 from tests.parity.reference import make_image

@@ -18,7 +18,6 @@ from diffusers import QwenImagePipeline
 from PIL import Image
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest, NonFinite
 from lightx2v.models.component import Component
 from lightx2v.models.qwen_image.autoencoder import QwenImageAutoencoder
@@ -30,9 +29,10 @@ from lightx2v.models.registry import find_family
 from lightx2v.models.spec import ModelSpec
 from lightx2v.residency.lease import Grant
 from lightx2v.stages.build import load_stage
-from lightx2v.stages.run import Control, StageInputs
+from lightx2v.stages.interface import Control, StageInputs
+from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size
 from lightx2v.weights.device import CpuDevice
-from lightx2v.weights.host import OnDisk
+from lightx2v.weights.host_copy import OnDisk
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout, view
 from tests.checkpoints.qwen_image import HIDDEN, write_configurations

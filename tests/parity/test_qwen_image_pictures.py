@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from diffusers import QwenImagePipeline
 
-from lightx2v.core import GenerateRequest
+from lightx2v.types import GenerateRequest
 from tests.parity.oracle_qwen_image import reference_generate
 from tests.parity.reference import LATENTS, PIXELS, generate, load_reference, make_request
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightx2v.core import Conditioning, GenerateRequest, Size
 from lightx2v.models.component import Component
 from lightx2v.models.qwen_image.autoencoder import QwenImageAutoencoder
 from lightx2v.models.qwen_image.denoiser import QwenImageDenoiser
 from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
 from lightx2v.models.qwen_image.spec import read_spec
+from lightx2v.types import Conditioning, GenerateRequest, Size
 from tests.checkpoints.qwen_image import write_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
 from tests.parity.test_flux2_workspace import LARGE

@@ -14,13 +14,13 @@ import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, Progress
 from lightx2v.models.sampler import Stepper
 from lightx2v.models.wan.denoiser import WanDenoiser
 from lightx2v.models.wan.refiner import WanRefiner
 from lightx2v.models.wan.schedule import Schedule
 from lightx2v.models.wan.spec import read_spec
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import GenerateRequest, Progress
 from tests.checkpoints.wan import make_transformer, write_wan
 from tests.parity.oracle_wan import reference_generate
 from tests.parity.reference import LATENTS, PIXELS, bind, generate, load_reference, make_request

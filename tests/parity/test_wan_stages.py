@@ -14,7 +14,6 @@ from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
 from safetensors.torch import load_file
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import Conditioning, Latents, Picture, Size
 from lightx2v.errors import InvalidRequest, NonFinite
 from lightx2v.layers.rope import rope_table
 from lightx2v.models.reference import make_reference
@@ -28,7 +27,8 @@ from lightx2v.models.wan.spec import read_spec
 from lightx2v.models.wan.transformer import WanShape, WanTransformer
 from lightx2v.residency.lease import Grant
 from lightx2v.stages.encode import EncodeStage
-from lightx2v.stages.run import Control, StageInputs
+from lightx2v.stages.interface import Control, StageInputs
+from lightx2v.types import Conditioning, Latents, Picture, Size
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout

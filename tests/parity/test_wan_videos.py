@@ -11,12 +11,12 @@ from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
 from PIL import Image
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, Size, Video
 from lightx2v.models.reference import make_reference
 from lightx2v.models.request import planning_request
 from lightx2v.models.wan.schedule import Schedule
 from lightx2v.models.wan.spec import read_spec
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import GenerateRequest, Size, Video
 from tests.parity.oracle_wan import reference_generate
 from tests.parity.reference import LATENTS, PIXELS, generate, load_reference, make_image, make_request
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size
 from lightx2v.models.component import Component
 from lightx2v.models.wan.autoencoder import WanAutoencoder
 from lightx2v.models.wan.denoiser import WanDenoiser
 from lightx2v.models.wan.encoder import WanTextEncoder
 from lightx2v.models.wan.refiner import WanRefiner
 from lightx2v.models.wan.spec import read_spec
+from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size
 from tests.checkpoints.wan import UMT5_XXL, write_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
 

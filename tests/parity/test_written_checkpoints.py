@@ -17,8 +17,8 @@ from benchmarks.checkpoint.__main__ import WRITERS
 from benchmarks.checkpoint.shape import Shape
 from benchmarks.pictures import asked
 from lightx2v.config import EngineSettings
-from lightx2v.core import Picture, Size
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import Picture, Size
 
 WIDTHS: dict[str, Any] = {
     "hidden_size": 64,

@@ -9,13 +9,13 @@ import pytest
 import torch
 from diffusers import ZImageImg2ImgPipeline, ZImagePipeline
 
-from lightx2v.core import Conditioning, Latents, Picture, Size
 from lightx2v.errors import InvalidCheckpoint, NonFinite
 from lightx2v.models.z_image.autoencoder import ZImageAutoencoder
 from lightx2v.models.z_image.denoiser import ZImageDenoiser, first_step, noise_levels, times
 from lightx2v.models.z_image.encoder import ZImageTextEncoder
 from lightx2v.models.z_image.spec import read_spec
 from lightx2v.models.z_image.transformer import to_grid, to_tokens
+from lightx2v.types import Conditioning, Latents, Picture, Size
 from tests.parity.reference import LATENTS, PIXELS, bind, load_reference, make_image, make_request
 
 CPU = torch.device("cpu")

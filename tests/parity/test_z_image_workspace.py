@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightx2v.core import Conditioning, GenerateRequest, Size
 from lightx2v.models.z_image.autoencoder import ZImageAutoencoder
 from lightx2v.models.z_image.denoiser import ZImageDenoiser
 from lightx2v.models.z_image.encoder import ZImageTextEncoder
 from lightx2v.models.z_image.spec import read_spec
+from lightx2v.types import Conditioning, GenerateRequest, Size
 from lightx2v.weights.layout import reachable
 from tests.checkpoints.z_image import write_z_image_configurations
 from tests.parity.live import CUDNN, META, LiveBytes

@@ -9,7 +9,7 @@ from ray.serve.deployment import Application
 
 from deployments.app import compose
 from deployments.settings import parse_application
-from deployments.stage import StageServer
+from deployments.stage.server import StageServer
 
 
 class NeverReleases(StageServer):

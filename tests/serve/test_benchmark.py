@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.gpu import Run, parse
 from benchmarks.server import ROOT
-from lightx2v.weights.shared import used_by
+from lightx2v.weights.shared_memory import used_by
 from tests.checkpoints.flux2 import write_klein
 
 

@@ -13,8 +13,8 @@ import pytest
 from benchmarks.pictures import asked, made
 from benchmarks.server import Server, serve, under
 from lightx2v.config import EngineSettings
-from lightx2v.core import STAGES, Size
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import STAGES, Size
 from tests.checkpoints.wan import write_wan
 from tests.serve.test_seed_case import watching
 

@@ -15,11 +15,11 @@ from PIL import Image
 from benchmarks.pictures import asked, noise, png
 from benchmarks.server import Server, serve
 from lightx2v.config import EngineSettings
-from lightx2v.core import Size, Video
 from lightx2v.media.video import encode_video
 from lightx2v.models.reference import make_reference
 from lightx2v.models.wan.spec import read_spec
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import Size, Video
 from tests.checkpoints.wan import write_wan_clip, write_wan_i2v, write_wan_ti2v
 
 PROMPT = "a red circle left of a blue square"

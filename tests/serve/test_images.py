@@ -13,8 +13,8 @@ from PIL import Image
 
 from benchmarks.pictures import asked, made, noise, png
 from benchmarks.server import Server
-from lightx2v.core import Reference, Size
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import Reference, Size
 
 PROMPT = "a red circle left of a blue square on white"
 

@@ -15,8 +15,8 @@ import pytest
 from benchmarks.pictures import asked, made
 from benchmarks.server import Server, serve, under
 from lightx2v.config import EngineSettings
-from lightx2v.core import Size
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import Size
 from tests.checkpoints.qwen_image import write_qwen_image
 
 PROMPT = "a red circle left of a blue square on white"

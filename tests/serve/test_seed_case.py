@@ -15,9 +15,9 @@ import pytest
 from benchmarks.pictures import asked, made, noise, png
 from benchmarks.server import Server, serve, under
 from lightx2v.config import EngineSettings
-from lightx2v.core import Reference, Size
 from lightx2v.pipeline import Pipeline
 from lightx2v.residency.plan import StageSize
+from lightx2v.types import Reference, Size
 from tests.checkpoints.flux2 import write_klein
 
 PROMPT = "a red circle left of a blue square on white"

@@ -15,9 +15,9 @@ import pytest
 from benchmarks.pictures import noise, png
 from benchmarks.server import Server, serve
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, Size, Video
 from lightx2v.media.video import encode_video
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import GenerateRequest, Size, Video
 from tests.checkpoints.wan import write_wan
 
 PROMPT = "a red circle left of a blue square"

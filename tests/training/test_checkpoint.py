@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import Reference
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import Reference
 from training.evaluate import unseen
 from training.gallery import drawn, request
 from training.judge import judge

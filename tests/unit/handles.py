@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import numpy as np
 
-from deployments.ingress import Ingress
-from deployments.models import Served
-from deployments.settings import AppSettings, ServerSettings
-from lightx2v.core import GenerateRequest, Latents, Picture, StageName, Video
+from deployments.http.ingress import Ingress
+from deployments.serving.served_models import ModelDeployment
+from deployments.settings import ModelSettings, ServerSettings
+from lightx2v.types import GenerateRequest, Latents, Picture, StageName, Video
 
 TOKENS: Any = "tokens"
 Behaviour = Callable[..., Awaitable[Any]]
@@ -87,7 +87,7 @@ def handles(*stages: StageName) -> dict[StageName, Handle]:
 
 
 @asynccontextmanager
-async def front(*served: Served[Any], **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def front(*served: ModelDeployment[Any], **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     """HTTP to an ingress, alive as in a replica."""
     written: Any = Ingress.__mro__[1]  # around which Serve puts a class for its replicas
     app = written(served, ServerSettings(**settings)).__serve_build_asgi_app__()
@@ -97,5 +97,7 @@ async def front(*served: Served[Any], **settings: Any) -> AsyncIterator[httpx.As
             yield client
 
 
-def served(model: Path, stages: Mapping[StageName, Any], rehearsed: bool = False, **settings: Any) -> Served[Any]:
-    return Served(AppSettings(model=str(model), **settings), stages, rehearsed)
+def served(
+    model: Path, stages: Mapping[StageName, Any], warmed_up: bool = False, **settings: Any
+) -> ModelDeployment[Any]:
+    return ModelDeployment(ModelSettings(model=str(model), **settings), stages, warmed_up)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightx2v.weights.shared import share
+from lightx2v.weights.shared_memory import share
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lightx2v.core import StageName
 from lightx2v.residency.lease import Event, Granted, Holder, Lease, Need, Shrink
 from lightx2v.residency.ledger import Ledger
+from lightx2v.types import StageName
 
 FAR = 1e9
 

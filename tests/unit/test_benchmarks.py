@@ -17,8 +17,8 @@ from benchmarks.gpu_memory import Watch, contexts
 from benchmarks.load import Series, rate
 from benchmarks.pictures import noise
 from benchmarks.report import HEAD, sizes, summarise, summarise_rate, table
-from lightx2v.core import Size
 from lightx2v.residency.plan import StageSize
+from lightx2v.types import Size
 
 GIB = 2**30
 SIZES = (

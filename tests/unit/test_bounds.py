@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lightx2v.core import StageName
 from lightx2v.residency.bounds import least_moved, least_seconds, most_per_second
 from lightx2v.residency.plan import StageSize
+from lightx2v.types import StageName
 
 GIB = 2**30
 CONTEXTS = int(3 * 0.606 * GIB)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deployments.concurrency import Threads, gathered
+from deployments.serving.concurrency import Threads, gathered
 
 pytestmark = pytest.mark.timeout(30)
 

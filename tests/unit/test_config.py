@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from deployments.settings import AppSettings, Fractions, parse_application
+from deployments.settings import Fractions, ModelSettings, parse_application
 from lightx2v.config import BUNDLED_MODEL, ENVIRONMENT, EngineSettings, did_you_mean, parse_bytes, parse_settings
-from lightx2v.core import STAGES, Policy, StageName
 from lightx2v.errors import InvalidSettings
+from lightx2v.types import STAGES, Policy, StageName
 
 ROOT = Path(__file__).parents[2]
-KINDS = pytest.mark.parametrize("kind", [EngineSettings, AppSettings])
+KINDS = pytest.mark.parametrize("kind", [EngineSettings, ModelSettings])
 Kind = type[EngineSettings]
 THREE: tuple[StageName, ...] = ("encode", "denoise", "decode")
 
@@ -134,7 +134,7 @@ def test_an_unknown_key_names_the_nearest_known(kind: Kind, key: str, meant: str
 
 
 def test_keys_of_the_application() -> None:
-    assert "did you mean 'max_replicas'?" in refused({"max_replica": 1}, AppSettings)
+    assert "did you mean 'max_replicas'?" in refused({"max_replica": 1}, ModelSettings)
     assert "did you mean" not in refused({"max_replicas": 1}, EngineSettings)
     assert did_you_mean("queue_max", ["max_queue", "name"]) == "; did you mean 'max_queue'?"
 
@@ -145,14 +145,14 @@ def test_a_key_that_is_no_text_is_unknown_too() -> None:
 
 
 def test_fractions_are_per_stage() -> None:
-    fractions = parse_settings(AppSettings, {"gpu_fractions": {"encode": 0.1}}).gpu_fractions
+    fractions = parse_settings(ModelSettings, {"gpu_fractions": {"encode": 0.1}}).gpu_fractions
     assert (fractions.encode, fractions.denoise, fractions.decode) == (0.1, 0.6, 0.2)
-    assert "did you mean 'encode'?" in refused({"gpu_fractions": {"encod": 0.1}}, AppSettings)
+    assert "did you mean 'encode'?" in refused({"gpu_fractions": {"encod": 0.1}}, ModelSettings)
 
 
 @pytest.mark.parametrize("value", [0, -0.1, 1.1, float("nan"), "much"])
 def test_fractions_are_of_one_card(value: object) -> None:
-    assert refused({"gpu_fractions": {"denoise": value}}, AppSettings).startswith("gpu_fractions.denoise: ")
+    assert refused({"gpu_fractions": {"denoise": value}}, ModelSettings).startswith("gpu_fractions.denoise: ")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_sets_of_stages_on_a_card(fractions: tuple[float, ...], sets: int) -> No
     """Of those that a model has."""
     stages = STAGES if len(fractions) == 4 else THREE
     values = dict(zip(stages, fractions, strict=True))
-    assert parse_settings(AppSettings, {"gpu_fractions": values}).gpu_fractions.sets_per_card(stages) == sets
+    assert parse_settings(ModelSettings, {"gpu_fractions": values}).gpu_fractions.sets_per_card(stages) == sets
 
 
 def test_two_transformers_share_the_fraction_of_one() -> None:
@@ -248,7 +248,7 @@ def test_a_value_that_is_not_understood_names_its_key(key: str, value: object) -
     ],
 )
 def test_a_value_of_the_application_out_of_bounds_names_its_key(key: str, value: object) -> None:
-    assert refused({key: value}, AppSettings).startswith(f"{key}: ")
+    assert refused({key: value}, ModelSettings).startswith(f"{key}: ")
 
 
 @KINDS
@@ -280,7 +280,7 @@ def test_the_given_values_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_with_nothing_set_the_bundled_model_serves() -> None:
-    settings = parse_settings(AppSettings, {})
+    settings = parse_settings(ModelSettings, {})
     assert settings.model == str(BUNDLED_MODEL)
     assert (BUNDLED_MODEL / "model_index.json").is_file()
     assert settings.model_id == BUNDLED_MODEL.name
@@ -295,11 +295,11 @@ def test_with_nothing_set_the_bundled_model_serves() -> None:
     ],
 )
 def test_the_models_id(values: dict[str, Any], identity: str) -> None:
-    assert parse_settings(AppSettings, values).model_id == identity
+    assert parse_settings(ModelSettings, values).model_id == identity
 
 
 def test_settings_do_not_change() -> None:
-    settings = parse_settings(AppSettings, {})
+    settings = parse_settings(ModelSettings, {})
     for key, value in (("model", "other"), ("gpu_budget", 1), ("max_queue", 1)):
         with pytest.raises(ValidationError):
             setattr(settings, key, value)
@@ -381,7 +381,7 @@ def test_the_example_of_loras() -> None:
     text = (ROOT / "configs/flux2.yaml").read_text()
     (example,) = re.findall(r"^      # (loras:\n(?:      #   .+\n)+)", text, re.MULTILINE)
     loras = yaml.safe_load(example.replace("      # ", ""))
-    assert parse_settings(AppSettings, loras).loras.keys() == {"oil", "sketch"}
+    assert parse_settings(ModelSettings, loras).loras.keys() == {"oil", "sketch"}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from lightx2v.core import Size, VideoSpec
 from lightx2v.limits import Limits
 from lightx2v.models.flux2.spec import Flux2Spec
 from lightx2v.models.qwen_image.spec import QwenImageEditSpec
@@ -13,6 +12,7 @@ from lightx2v.models.reference import REFERENCE_MAX_ASPECT
 from lightx2v.models.spec import ModelSpec
 from lightx2v.models.wan.spec import WanSpec
 from lightx2v.models.z_image.spec import ZImageSpec
+from lightx2v.types import Size, VideoSpec
 
 SQUARE, CLIP = Size(1024, 1024), VideoSpec(81, 4, 16)
 SPECS = {

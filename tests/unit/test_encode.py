@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, Picture, Size
 from lightx2v.residency.lease import Grant
 from lightx2v.stages.encode import EncodeStage
-from lightx2v.stages.run import Control, StageInputs
+from lightx2v.stages.interface import Control, StageInputs
+from lightx2v.types import GenerateRequest, Picture, Size
 from lightx2v.weights.device import CpuDevice
 from tests.unit.toy import REQUEST, WIDTH, Toy, write_toy
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lightx2v.core import StageName
 from lightx2v.residency.lease import Wish
+from lightx2v.types import StageName
 from tests.unit.ledgers import ask, grant, holder, ledger_of, need, shrinks
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lightx2v.core import GenerateRequest, Size
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest
 from lightx2v.models.flux2.spec import Flux2Spec, read_spec
 from lightx2v.models.registry import find_family
+from lightx2v.types import GenerateRequest, Size
 
 
 @pytest.fixture

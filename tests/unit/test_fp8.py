@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest
 from lightx2v.errors import InvalidCheckpoint, InvalidSettings
 from lightx2v.fp8 import MOST, quantise
 from lightx2v.layers.linear import Fp8Linear
 from lightx2v.models.fp8 import keep_in_fp8
 from lightx2v.stages.build import open_device
+from lightx2v.types import GenerateRequest
 from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import CpuDevice
-from lightx2v.weights.host import HostCopy, OnDisk, _identity
+from lightx2v.weights.host_copy import HostCopy, OnDisk, _identity
 from lightx2v.weights.index import TensorRef, read_index
 from lightx2v.weights.layout import Layout, make_layout
 from lightx2v.weights.read import ROWS

@@ -16,10 +16,10 @@ from ray.exceptions import (
 )
 
 from benchmarks.pictures import noise
-from deployments.deadline import Deadline
-from deployments.graph import Graph
-from lightx2v.core import GenerateRequest, Picture, Reference, Size
+from deployments.serving.deadline import Deadline
+from deployments.serving.graph import Graph
 from lightx2v.errors import NonFinite, StageLost
+from lightx2v.types import GenerateRequest, Picture, Reference, Size
 from tests.unit.handles import Handle, handles
 
 SIZE = Size(64, 48)

@@ -16,7 +16,7 @@ PACKAGES = ("lightx2v", "deployments", "training", "benchmarks", "tests")
 MOST_LINES = 500
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"lightx2v.core", "lightx2v.errors"}),
+    frozenset({"lightx2v.types", "lightx2v.errors"}),
     frozenset({"lightx2v.config", "lightx2v.fp8", "lightx2v.limits", "lightx2v.media"}),
     frozenset({"lightx2v.weights", "lightx2v.residency", "lightx2v.layers"}),
     frozenset({"lightx2v.models"}),
@@ -89,13 +89,13 @@ def test_imports_lead_down() -> None:
 @pytest.mark.parametrize(
     ("source", "module", "wrong"),
     [
-        ("from lightx2v.config import EngineSettings", "lightx2v.core", True),
+        ("from lightx2v.config import EngineSettings", "lightx2v.types", True),
         ("from lightx2v import residency", "lightx2v.weights.device", True),
         ("def f():\n    import lightx2v.stages.stage", "lightx2v.models.registry", True),
-        ("from deployments.wire import pack", "lightx2v.__main__", True),
+        ("from deployments.stage.wire import pack", "lightx2v.__main__", True),
         ("from lightx2v import errors", "lightx2v.residency.ledger", False),
         ("from lightx2v.residency.lease import Lease", "lightx2v.residency.ledger", False),
-        ("from lightx2v.pipeline import Pipeline", "deployments.stage", False),
+        ("from lightx2v.pipeline import Pipeline", "deployments.stage.server", False),
     ],
 )
 def test_the_rule_itself(source: str, module: str, wrong: bool) -> None:
@@ -109,7 +109,7 @@ def test_every_module_has_a_layer() -> None:
 
 
 def test_residency_is_pure() -> None:
-    allowed = ("lightx2v.core", "lightx2v.errors", "lightx2v.residency")
+    allowed = ("lightx2v.types", "lightx2v.errors", "lightx2v.residency")
     for module, target in imported("lightx2v/residency"):
         standard = target.partition(".")[0] in sys.stdlib_module_names
         assert standard or any(within(target, name) for name in allowed), (module, target)
@@ -144,8 +144,8 @@ HEAVY = ("torch", "transformers", "diffusers", "safetensors")
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("deployments.ingress", HEAVY),
-        ("deployments.coordinator", HEAVY),
+        ("deployments.http.ingress", HEAVY),
+        ("deployments.card.coordinator", HEAVY),
         ("lightx2v.media.encode", (*HEAVY, "ray", "starlette")),
         ("lightx2v.residency.ledger", (*HEAVY, "ray", "pydantic")),
         ("lightx2v.__main__", (*HEAVY, "ray", "starlette")),

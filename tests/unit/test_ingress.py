@@ -16,9 +16,10 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.schema import DeploymentStatus
 
 from benchmarks.pictures import noise, png
-from deployments import ingress, models, videos
-from lightx2v.core import Size
+from deployments.http import ingress, videos
+from deployments.serving import served_models
 from lightx2v.errors import NonFinite, OutOfMemory
+from lightx2v.types import Size
 from tests.unit.handles import Remote, front, handles, served
 
 SECONDS = 0.1
@@ -71,7 +72,7 @@ async def test_encoding_an_answer_has_the_deadline_too(
 async def test_reading_references_has_the_deadline_too(
     checkpoint: Path, wan_i2v: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch, route: str
 ) -> None:
-    monkeypatch.setattr(models, "decode_picture", stuck)
+    monkeypatch.setattr(served_models, "decode_picture", stuck)
     name, model = ("image", checkpoint) if "images" in route else ("input_reference", wan_i2v)
     async with front(served(model, handles(), request_timeout_seconds=SECONDS)) as http:
         too_late(await http.post(route, data=CIRCLE, files={name: png(noise(Size(64, 64)))}))
@@ -113,7 +114,7 @@ async def test_one_video_is_encoded_at_a_time_whoever_is_deleted(
 async def test_two_references_are_decoded_at_a_time_whoever_hangs_up(
     checkpoint: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "decode_picture", stuck)
+    monkeypatch.setattr(served_models, "decode_picture", stuck)
     files = [("image[]", png(noise(Size(64, 64))))] * 2
     async with front(served(checkpoint, handles())) as http:
         for _ in range(2):

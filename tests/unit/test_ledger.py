@@ -170,13 +170,13 @@ def test_nothing_is_granted_while_a_smaller_budget_is_exceeded() -> None:
 
 
 def test_who_ignores_an_order_is_named() -> None:
-    ledger = ledger_of(100, (holder("a"), 0), (holder("deaf"), 80))
+    ledger = ledger_of(100, (holder("a"), 0), (holder("unresponsive"), 80))
     ask(ledger, "a", need(50))
     ledger.advance(1.0)
     assert ledger.next_deadline() == 11.0
     assert ledger.advance(10.9) == []
     message = str(refusal(ledger.advance(11.0)))
-    assert f"pid {sum(map(ord, 'deaf'))}" in message
+    assert f"pid {sum(map(ord, 'unresponsive'))}" in message
     assert "holds 80" in message
     assert ledger.next_deadline() is None
     ask(ledger, "a", need(50))
@@ -186,7 +186,7 @@ def test_who_ignores_an_order_is_named() -> None:
 
 
 def test_who_can_stream_does_beside_who_ignores_an_order() -> None:
-    ledger = ledger_of(100, (holder("a"), 0), (holder("deaf"), 80))
+    ledger = ledger_of(100, (holder("a"), 0), (holder("unresponsive"), 80))
     ask(ledger, "a", need(50, floor=10, slot=5))
     ledger.advance(0.0)
     (event,) = ledger.advance(10.0)
@@ -195,9 +195,9 @@ def test_who_can_stream_does_beside_who_ignores_an_order() -> None:
 
 
 def test_others_give_way_for_who_ignores_an_order() -> None:
-    ledger = ledger_of(100, (holder("a"), 0), (holder("deaf", "encode"), 50), (holder("good", "decode"), 50))
+    ledger = ledger_of(100, (holder("a"), 0), (holder("unresponsive", "encode"), 50), (holder("good", "decode"), 50))
     ask(ledger, "a", need(30))
-    assert shrinks(ledger, ledger.advance(0.0)) == [("deaf", 30)]
+    assert shrinks(ledger, ledger.advance(0.0)) == [("unresponsive", 30)]
     assert shrinks(ledger, ledger.advance(10.0)) == [("good", 30)]
     ledger.resized("good", 20, "e1")
     assert isinstance(ledger.advance(10.0)[0], Granted)

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lightx2v.core import STAGES, StageName
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
 from lightx2v.residency.account import Account
 from lightx2v.residency.lease import Command, Event, Fetch, Granted, Holder, Lease, Need, Shrink, Wish
 from lightx2v.residency.ledger import Ledger
+from lightx2v.types import STAGES, StageName
 
 
 @dataclass
@@ -156,10 +156,10 @@ class Card(RuleBasedStateMachine):
 
     def refused(self, wants: Need, process: Process) -> None:
         """Only who cannot fit beside the contexts, or needs bytes of one that was given its time."""
-        deaf = any(account.deaf for account in self.ledger.holders.values())
+        unresponsive = any(account.is_unresponsive for account in self.ledger.holders.values())
         contexts = sum(a.holder.context for a in self.ledger.holders.values() if not a.dying)
         fits = wants.fit(self.ledger.budget - contexts, process.holder.reachable) is not None
-        assert deaf or not fits
+        assert unresponsive or not fits
 
     @precondition(lambda self: sum(process.alive for process in self.processes) < 6)
     @rule(
@@ -338,7 +338,7 @@ class Card(RuleBasedStateMachine):
             if not self.waiters and all(process.lease is None for process in self.processes):
                 break
         assert self.ledger.waiting == 0
-        assert not any(account.deaf or account.active for account in self.ledger.holders.values())
+        assert not any(account.is_unresponsive or account.active for account in self.ledger.holders.values())
         self.every_byte_is_counted_once()
         self.at_rest_only_contexts_and_weights_are_granted()
 

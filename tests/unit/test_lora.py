@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from lightx2v import checkpoint
 from lightx2v.checkpoint import resolve_loras
 from lightx2v.config import EngineSettings, parse_settings
-from lightx2v.core import GenerateRequest
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest, InvalidSettings
 from lightx2v.limits import Limits
+from lightx2v.types import GenerateRequest
 from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.layout import same_name

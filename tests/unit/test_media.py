@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lightx2v.core import Picture
 from lightx2v.errors import InvalidRequest
 from lightx2v.media.encode import PICTURE_FORMATS, encode
 from lightx2v.media.picture import MAX_PICTURE_PIXELS, decode_picture
+from lightx2v.types import Picture
 
 NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 BASE = Image.fromarray(NOISE)

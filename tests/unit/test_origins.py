@@ -10,7 +10,7 @@ import pytest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from deployments.origins import OriginCheck
+from deployments.http.origins import OriginCheck
 from tests.unit.handles import front, handles, served
 
 LOOPBACK, POD = "127.0.0.1", "10.0.0.5"

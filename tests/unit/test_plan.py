@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightx2v.core import STAGES, Policy, StageName
 from lightx2v.errors import OutOfMemory
 from lightx2v.residency.plan import (
     Share,
@@ -26,6 +25,7 @@ from lightx2v.residency.plan import (
     streamed,
     whole,
 )
+from lightx2v.types import STAGES, Policy, StageName
 
 GIB = 2**30
 KLEIN = (

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightx2v.core import StageName
 from lightx2v.residency.lease import Command, Fetch, Granted, Shrink, Wish
 from lightx2v.residency.ledger import Ledger
+from lightx2v.types import StageName
 from tests.unit.ledgers import ask, grant, holder, need, shrinks
 
 ONCE: tuple[StageName, ...] = ("encode", "denoise", "decode")

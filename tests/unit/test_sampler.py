@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import torch
 
-from lightx2v.core import GenerateRequest, Size
 from lightx2v.models.flow import noise
 from lightx2v.models.sampler import Euler, SamplingState, sample
+from lightx2v.types import GenerateRequest, Size
 
 LEVELS = torch.tensor([1.0, 0.8, 0.5, 0.0])
 

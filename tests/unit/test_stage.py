@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from lightx2v.config import EngineSettings, Granularity
-from lightx2v.core import GenerateRequest, Latents, Picture
 from lightx2v.errors import OutOfMemory
 from lightx2v.models.component import Autoencoder
 from lightx2v.residency.lease import Grant
 from lightx2v.stages.decode import DecodeStage
-from lightx2v.stages.run import Control, StageInputs
+from lightx2v.stages.interface import Control, StageInputs
 from lightx2v.stages.stage import Stage
+from lightx2v.types import GenerateRequest, Latents, Picture
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.emulated_card import EmulatedCard
 from tests.unit.toy import REQUEST, WIDTH, Toy, expected, load_toy, write_toy

@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from lightx2v.core import Size, Video
 from lightx2v.media.video import encode_video
+from lightx2v.types import Size, Video
 
 
 def quarters(frames: int, size: Size) -> np.ndarray:

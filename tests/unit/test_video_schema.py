@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from openai.types import Video, VideoDeleteResponse
 
-from deployments.jobs import Jobs
-from deployments.parsing import parse_form, parse_json
-from deployments.video_schema import VideoRequest, check_model, deleted_body, to_request, video_body
-from lightx2v.core import GenerateRequest, Size, VideoSpec
+from deployments.http.parsing import parse_form, parse_json
+from deployments.http.video_jobs import VideoJobs
+from deployments.http.video_schema import VideoRequest, check_model, deleted_body, to_request, video_body
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
 from lightx2v.models.flux2.spec import Flux2Spec
 from lightx2v.models.wan.spec import WanSpec
+from lightx2v.types import GenerateRequest, Size, VideoSpec
 
 WAN = WanSpec(Size(832, 480), 50, 5.0, 16, VideoSpec(81, 4, 16))
 FLUX = Flux2Spec(distilled=True, size=Size(64, 48), steps=4, guidance=1.0, multiple=16)
@@ -122,7 +122,7 @@ async def test_openai_reads_the_answers() -> None:
     async def work() -> bytes:
         return b"mp4"
 
-    job = Jobs().start("wan", made(seconds="2.5", size="720x1280", seed=3), WAN.clip, work())
+    job = VideoJobs().start("wan", made(seconds="2.5", size="720x1280", seed=3), WAN.clip, work())
     await asyncio.wait([job.task])
     video = Video.model_validate(video_body(job), strict=True)
     assert (video.id, video.status, video.progress, video.seconds) == (job.id, "completed", 100, "2.5")

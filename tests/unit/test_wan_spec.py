@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deployments.parsing import parse_json
-from deployments.schema import ImageRequest, to_requests
+from deployments.http.images import ImageRequest, to_requests
+from deployments.http.parsing import parse_json
 from lightx2v.checkpoint import read_stages
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, Size, VideoSpec
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest, InvalidSettings
 from lightx2v.limits import Limits
 from lightx2v.models.registry import find_family
 from lightx2v.models.request import check_request
 from lightx2v.models.wan.spec import WanSpec, read_spec
 from lightx2v.models.wan.variant import ImageEncoderSpec
+from lightx2v.types import GenerateRequest, Size, VideoSpec
 
 SPEC = WanSpec(Size(832, 480), 50, 5.0, 16, VideoSpec(81, 4, 16))
 I2V = replace(SPEC, steps=40, max_references=1, min_references=1)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.packed import Packed
-from deployments.wire import pack, unpack
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size
+from deployments.stage.wire import pack, unpack
+from deployments.tensor_bytes import TensorBytes
+from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size
 
 # Every 16-bit pattern: NaNs with payloads, infinities, subnormals and both zeros among them.
 PATTERNS = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
@@ -46,7 +46,7 @@ def sent(value: Any) -> Any:
     assert tensors(packed) == []
     arrived = pickle.loads(pickle.dumps(packed))
     for part in arrived if isinstance(arrived, tuple) else (arrived,):
-        if isinstance(part, Packed):
+        if isinstance(part, TensorBytes):
             part.data.flags.writeable = False
     return unpack(arrived)
 
@@ -139,5 +139,5 @@ def test_tensors_are_found_at_any_depth() -> None:
 
 def test_a_tensor_of_two_bytes_a_value_travels_as_two() -> None:
     packed = pack(torch.zeros(1000, dtype=torch.bfloat16))
-    assert isinstance(packed, Packed)
+    assert isinstance(packed, TensorBytes)
     assert (packed.data.dtype.name, packed.data.nbytes) == ("uint8", 2000)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightx2v.core import GenerateRequest, Size
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest
 from lightx2v.models.registry import find_family
 from lightx2v.models.z_image.spec import ZImageSpec, read_spec
+from lightx2v.types import GenerateRequest, Size
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lightx2v.core import GenerateRequest, Size
 from lightx2v.models.component import Component
+from lightx2v.types import GenerateRequest, Size
 from lightx2v.weights.device import Device
-from lightx2v.weights.host import HostCopy, OnDisk
+from lightx2v.weights.host_copy import HostCopy, OnDisk
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import WeightMap, make_layout
 from lightx2v.weights.weight_residency import WeightResidency

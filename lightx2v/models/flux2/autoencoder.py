@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
 
-from lightx2v.core import GenerateRequest, Latents, Picture, Size
 from lightx2v.models.autoencoder import PATCH, KLAutoencoder
+from lightx2v.types import GenerateRequest, Latents, Picture, Size
 
 
 class Flux2Autoencoder(KLAutoencoder):

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import Rope, rope_table
 from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.flow import TRAIN_TIMESTEPS, noise
@@ -20,6 +19,7 @@ from lightx2v.models.flux2.spec import MAX_TOKENS
 from lightx2v.models.flux2.transformer import Flux2Transformer, read_shape
 from lightx2v.models.sampler import Euler, SamplingState
 from lightx2v.models.spec import ModelSpec
+from lightx2v.types import Conditioning, GenerateRequest, Latents
 from lightx2v.weights.layout import WeightMap
 
 REFERENCE_SPACING = 10

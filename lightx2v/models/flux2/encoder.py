@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from lightx2v.core import Picture
 from lightx2v.models.flux2.spec import MAX_TOKENS
 from lightx2v.models.language import LanguageEncoder
+from lightx2v.types import Picture
 
 
 class Flux2TextEncoder(LanguageEncoder):

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from transformers import MistralConfig
 from transformers.models.mistral.modeling_mistral import MistralModel
 
-from lightx2v.core import Picture
 from lightx2v.layers.attention import exact_masks
 from lightx2v.models.configuration import require
 from lightx2v.models.flux2.encoder import Flux2TextEncoder
+from lightx2v.types import Picture
 
 SYSTEM_MESSAGE = (
     "You are an AI that reasons about image descriptions. You give structured responses focusing on object "

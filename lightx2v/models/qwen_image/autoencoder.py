@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from lightx2v.core import GenerateRequest, Latents, Picture, Size
 from lightx2v.errors import InvalidRequest
 from lightx2v.models.autoencoder import latent_statistics, to_levels, to_picture
 from lightx2v.models.component import Autoencoder, on_meta
@@ -17,6 +16,7 @@ from lightx2v.models.qwen_image.decoder import StillDecoder, read_shape
 from lightx2v.models.qwen_image.spec import PATCH
 from lightx2v.models.qwen_image.still_encoder import StillAutoencoder
 from lightx2v.models.spec import ModelSpec
+from lightx2v.types import GenerateRequest, Latents, Picture, Size
 from lightx2v.weights.layout import WeightMap
 
 TIME = 2

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 
-from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import rope_table
 from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.flow import guide, noise
@@ -20,6 +19,7 @@ from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, MAX_TOKENS, PATCH, 
 from lightx2v.models.qwen_image.transformer import QwenImageTransformer, Ropes, read_shape
 from lightx2v.models.sampler import Euler, SamplingState
 from lightx2v.models.spec import ModelSpec
+from lightx2v.types import Conditioning, GenerateRequest, Latents
 from lightx2v.weights.layout import WeightMap
 
 ROPE_THETA = 10000.0

@@ -11,7 +11,6 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVi
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from transformers.vision_utils import get_vision_position_ids
 
-from lightx2v.core import GenerateRequest, Picture
 from lightx2v.layers.compiled import compile_blocks
 from lightx2v.models.component import on_meta
 from lightx2v.models.configuration import read_configuration, require
@@ -20,6 +19,7 @@ from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
 from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, SEEN_TOKENS
 from lightx2v.models.qwen_image.vision import Grid, Mixed, mix, to_patches
 from lightx2v.models.spec import ModelSpec
+from lightx2v.types import GenerateRequest, Picture
 
 TEMPLATE = (
     "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, "

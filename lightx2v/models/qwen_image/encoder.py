@@ -10,9 +10,9 @@ import torch
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
-from lightx2v.core import GenerateRequest, Picture
 from lightx2v.models.language import LanguageEncoder
 from lightx2v.models.qwen_image.spec import MAX_TOKENS, NEGATIVE
+from lightx2v.types import GenerateRequest, Picture
 
 TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightx2v.core import Size
 from lightx2v.models.configuration import read_configuration, require
 from lightx2v.models.reference import check_reference
 from lightx2v.models.spec import ModelSpec, override
+from lightx2v.types import Size
 
 if TYPE_CHECKING:
     from PIL import Image

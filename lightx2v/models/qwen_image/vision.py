@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from PIL.Image import Resampling
 
-from lightx2v.core import Picture
 from lightx2v.models.colours import to_colours
+from lightx2v.types import Picture
 
 
 class Grid(NamedTuple):

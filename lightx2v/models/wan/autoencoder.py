@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-from lightx2v.core import GenerateRequest, Latents, Picture, Video
 from lightx2v.errors import InvalidRequest, NonFinite
 from lightx2v.models.autoencoder import latent_statistics, resize, to_levels
 from lightx2v.models.component import Autoencoder, on_meta
@@ -18,6 +17,7 @@ from lightx2v.models.configuration import read_configuration
 from lightx2v.models.wan.latents import to_grid, to_latents
 from lightx2v.models.wan.spec import TEXT_ALONE, WanSpec
 from lightx2v.models.wan.variant import VAE
+from lightx2v.types import GenerateRequest, Latents, Picture, Video
 from lightx2v.weights.layout import WeightMap
 
 ENCODER = ("encoder.", "quant_conv.")

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import Rope, rope_table
 from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.configuration import read_configuration
@@ -23,6 +22,7 @@ from lightx2v.models.wan.schedule import Schedule, UniPC
 from lightx2v.models.wan.spec import MAX_TOKENS, WanSpec
 from lightx2v.models.wan.transformer import WanTransformer, read_shape
 from lightx2v.models.wan.variant import VAE
+from lightx2v.types import Conditioning, GenerateRequest, Latents
 from lightx2v.weights.layout import WeightMap
 
 ROPE_THETA = 10000.0

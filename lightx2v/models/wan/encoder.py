@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from transformers import UMT5Config
 from transformers.models.umt5.modeling_umt5 import UMT5Stack
 
-from lightx2v.core import GenerateRequest, Picture
 from lightx2v.models.component import TextEncoder, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.language import CONFIG, EMBEDDING, read_tokenizer
 from lightx2v.models.wan.spec import MAX_TOKENS, WanSpec
 from lightx2v.models.wan.variant import IMAGE_ENCODER
 from lightx2v.models.wan.vision import build_vision, see
+from lightx2v.types import GenerateRequest, Picture
 from lightx2v.weights.layout import WeightMap
 
 VISION = "vision"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lightx2v.core import Latents
+from lightx2v.types import Latents
 
 
 def to_grid(latents: Latents) -> torch.Tensor:

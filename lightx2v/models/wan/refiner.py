@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.models.component import Refiner
 from lightx2v.models.sampler import SamplingState
 from lightx2v.models.wan.denoiser import WanConditions, WanDenoiser
 from lightx2v.models.wan.latents import to_grid
+from lightx2v.types import Conditioning, GenerateRequest, Latents
 
 
 class WanRefiner(WanDenoiser, Refiner[WanConditions]):

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightx2v.core import Size, VideoSpec
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest
 from lightx2v.models.configuration import read_configuration, require
 from lightx2v.models.reference import centre_crop, fit_to_area
 from lightx2v.models.spec import OVERRIDES, ModelSpec, override
 from lightx2v.models.wan.variant import TRANSFORMER, VAE, ImageEncoderSpec, read_variant
+from lightx2v.types import Size, VideoSpec
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightx2v.core import Size
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.models.configuration import has_part, read_configuration, require
+from lightx2v.types import Size
 
 INDEX, TRANSFORMER, VAE = "model_index.json", "transformer/config.json", "vae/config.json"
 IMAGE_ENCODER = "image_encoder"

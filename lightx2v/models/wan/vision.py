@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from lightx2v.core import Picture
 from lightx2v.models.colours import to_colours
 from lightx2v.models.component import on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.wan.variant import IMAGE_ENCODER
+from lightx2v.types import Picture
 
 
 def build_vision(checkpoint: Path, dtype: torch.dtype) -> CLIPVisionModel:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-from lightx2v.core import GenerateRequest, Latents, Picture, Size
 from lightx2v.models.autoencoder import PATCH, KLAutoencoder, resize
 from lightx2v.models.flow import noise
 from lightx2v.models.z_image.transformer import to_grid, to_tokens
+from lightx2v.types import GenerateRequest, Latents, Picture, Size
 
 
 class ZImageAutoencoder(KLAutoencoder):

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import Rope, rope_table
 from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.flow import TRAIN_TIMESTEPS, noise
@@ -26,6 +25,7 @@ from lightx2v.models.z_image.transformer import (
     read_shape,
     to_tokens,
 )
+from lightx2v.types import Conditioning, GenerateRequest, Latents
 from lightx2v.weights.layout import WeightMap
 
 WIDTHS_PER_TOKEN = 13

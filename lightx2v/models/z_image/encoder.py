@@ -8,9 +8,9 @@ import torch
 from transformers import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
-from lightx2v.core import Picture
 from lightx2v.models.language import LanguageEncoder, chat
 from lightx2v.models.z_image.spec import MAX_TOKENS
+from lightx2v.types import Picture
 
 
 class ZImageTextEncoder(LanguageEncoder):

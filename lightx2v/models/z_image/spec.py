@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightx2v.core import GenerateRequest, Size
 from lightx2v.models.configuration import read_configuration, require
 from lightx2v.models.reference import fit_to_area, scale_to_area
 from lightx2v.models.spec import ModelSpec, override, read_grid
+from lightx2v.types import GenerateRequest, Size
 
 if TYPE_CHECKING:
     from PIL import Image

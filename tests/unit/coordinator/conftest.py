@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from deployments import coordinator as module
+from deployments.card import coordinator as module
 from tests.unit.coordinator.members import FakeCard, Processes
 
 

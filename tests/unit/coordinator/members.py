@@ -11,14 +11,14 @@ import subprocess
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from deployments.calls import Holdings
-from deployments.coordinator import Coordinator
+from deployments.card.calls import Holdings
+from deployments.card.coordinator import Coordinator
+from deployments.card.members import Member
+from deployments.card.transfer import TransferBytes
 from deployments.messages import Terms
-from deployments.moved import TransferBytes
-from deployments.tenants import Member
-from lightx2v.core import Policy, StageName
 from lightx2v.residency.lease import Fetch, Holder, Lease, Shrink
 from lightx2v.residency.plan import StageSize
+from lightx2v.types import Policy, StageName
 
 T = TypeVar("T")
 Processes = Callable[[], subprocess.Popen[bytes]]

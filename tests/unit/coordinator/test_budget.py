@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from deployments import coordinator as module
-from deployments.coordinator import Coordinator
-from lightx2v.core import Policy
+from deployments.card import coordinator as module
+from deployments.card.coordinator import Coordinator
 from lightx2v.errors import OutOfMemory, StaleEpoch
+from lightx2v.types import Policy
 from tests.unit.coordinator.members import (
     LONG_SECONDS,
     FakeCard,

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from deployments import coordinator as module
-from deployments.coordinator import Coordinator
+from deployments.card import coordinator as module
+from deployments.card.coordinator import Coordinator
 from deployments.messages import Terms
-from lightx2v.core import Policy, Progress
 from lightx2v.errors import DeadlineExceeded, StaleEpoch
 from lightx2v.residency.lease import Lease
+from lightx2v.types import Policy, Progress
 from tests.unit.coordinator.members import (
     LONG_SECONDS,
     NOTHING,

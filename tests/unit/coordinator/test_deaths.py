@@ -7,11 +7,11 @@ from contextlib import suppress
 
 import pytest
 
-from deployments import coordinator as module
-from deployments.coordinator import Coordinator
+from deployments.card import coordinator as module
+from deployments.card.coordinator import Coordinator
 from deployments.messages import Terms
-from lightx2v.core import Progress
 from lightx2v.errors import StageLost, StaleEpoch
+from lightx2v.types import Progress
 from tests.unit.coordinator.members import (
     LONG_SECONDS,
     FakeCard,

@@ -7,13 +7,13 @@ import random
 
 import pytest
 
-from deployments import coordinator as module
-from deployments.coordinator import Coordinator
+from deployments.card import coordinator as module
+from deployments.card.coordinator import Coordinator
+from deployments.card.members import Member
 from deployments.messages import Terms
-from deployments.tenants import Member
-from lightx2v.core import STAGES, Progress
 from lightx2v.errors import OutOfMemory, StaleEpoch
 from lightx2v.residency.lease import Fetch
+from lightx2v.types import STAGES, Progress
 from tests.unit.coordinator.members import (
     LONG_SECONDS,
     FakeCard,
@@ -134,10 +134,10 @@ async def test_who_does_not_give_way_is_named_to_the_waiter(
     card: FakeCard, processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.05)
-    coordinator, deaf, waiter = Coordinator("card"), member(processes(), "encode"), member(processes())
-    await join(coordinator, deaf, waiter)
-    await release(coordinator, await within(await ask(coordinator, deaf)), 60)
-    with pytest.raises(OutOfMemory, match=rf"pid {deaf.holder.pid}\) holds 60 and did not give way"):
+    coordinator, unresponsive, waiter = Coordinator("card"), member(processes(), "encode"), member(processes())
+    await join(coordinator, unresponsive, waiter)
+    await release(coordinator, await within(await ask(coordinator, unresponsive)), 60)
+    with pytest.raises(OutOfMemory, match=rf"pid {unresponsive.holder.pid}\) holds 60 and did not give way"):
         await within(await ask(coordinator, waiter))
 
 

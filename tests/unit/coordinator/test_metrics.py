@@ -7,7 +7,7 @@ from collections import defaultdict
 import pytest
 from ray.util.metrics import Counter, Gauge
 
-from deployments.coordinator import Coordinator
+from deployments.card.coordinator import Coordinator
 from tests.unit.coordinator.members import FakeCard, Processes, ask, held, join, member, release, shrink, within
 
 pytestmark = pytest.mark.timeout(30)

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from deployments import stage as module
-from deployments.calls import RemoteCoordinator
-from deployments.context import STARTING_BYTES
-from deployments.coordinator import Coordinator
-from deployments.stage import StageServer
-from deployments.wire import unpack
+from deployments.card.calls import RemoteCoordinator
+from deployments.card.coordinator import Coordinator
+from deployments.stage import server as module
+from deployments.stage.process_memory import STARTING_BYTES
+from deployments.stage.server import StageServer
+from deployments.stage.wire import unpack
 from lightx2v.config import EngineSettings
-from lightx2v.core import GenerateRequest, Size
 from lightx2v.errors import InvalidRequest
-from lightx2v.stages.run import Control, StageInputs
+from lightx2v.stages.interface import Control, StageInputs
+from lightx2v.types import GenerateRequest, Size
 from lightx2v.weights.device import CpuDevice
 from tests.unit.coordinator.members import (
     FakeCard,
@@ -34,7 +34,7 @@ from tests.unit.coordinator.members import (
     shrink,
     within,
 )
-from tests.unit.coordinator.test_lessee import TERMS, Remote, rests
+from tests.unit.coordinator.test_coordinator_client import TERMS, Remote, rests
 
 REQUEST = GenerateRequest("a", "a red circle", Size(64, 64), 1, 0)
 

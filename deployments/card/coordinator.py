@@ -1,0 +1,248 @@
+"""The actor around the ledger of one card: it waits and carries messages; the ledger decides."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from typing import Any
+
+import ray
+
+from deployments.card.calls import CoordinatorCalls, Holdings
+from deployments.card.command_queues import CommandQueues
+from deployments.card.host_copies import HostCopies
+from deployments.card.members import CardMembers, Member
+from deployments.card.metrics import CardMetrics
+from deployments.card.probes import open_probe
+from deployments.card.progress import ProgressBoard
+from deployments.card.report import card_report
+from deployments.card.tickets import Tickets
+from deployments.card.transfer import Transfers
+from deployments.card.watcher import ProcessWatcher
+from deployments.logs import configure_logging
+from deployments.messages import Terms
+from lightx2v.errors import OutOfMemory, StageLost, StaleEpoch
+from lightx2v.residency.lease import Command, Event, Holder, Lease, Refused
+from lightx2v.residency.ledger import Ledger
+from lightx2v.types import Progress
+
+SETTLE_SECONDS = 2.0
+"""A new epoch grants nothing before that: whoever holds memory from the epoch before joins first."""
+IDLE_SECONDS = 30.0
+"""The actor ends itself after that time without any holder: it is detached, and nobody else would end it. It keeps the
+host copies of a process that died as long, for a successor to attach to."""
+PATIENCE_SECONDS = 10.0
+"""A command that is not answered within that time is overdue."""
+
+log = logging.getLogger(__name__)
+
+
+class Coordinator(CoordinatorCalls):
+    """One card. A restart begins a new epoch."""
+
+    def __init__(self, card_id: str) -> None:
+        configure_logging()
+        self._card_id = card_id
+        probe = open_probe(card_id)
+        self._total = probe.total()
+        self._epoch = uuid.uuid4().hex
+        opens_at = time.monotonic() + SETTLE_SECONDS
+        self._ledger = Ledger(self._total, self._epoch, opens_at=opens_at, patience=PATIENCE_SECONDS)
+        self._settled = False
+        self._members = CardMembers()
+        self._transfers = Transfers()
+        self._metrics = CardMetrics(card_id)
+        self._tickets = Tickets()
+        self._commands = CommandQueues(lambda holder_id: self._ledger.holders[holder_id].command)
+        self._watcher = ProcessWatcher(probe)
+        self._host_copies = HostCopies()
+        self._progress = ProgressBoard()
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._leave)
+
+    async def join(self, member: Member, holdings: Holdings, lease: Lease | None) -> str:
+        """Registers a process; joining twice changes nothing. Raises ProcessLookupError if the process is dead."""
+        holder, began = member.holder, time.monotonic()
+        if holder.id not in self._members.members:
+            self._watcher.watch(holder.pid, lambda: self._bury(holder))
+            self._host_copies.hold(holder.pid)
+            self._members.add(member)
+            self._ledger.join(holder, holdings.weights, lease)
+            self._idle.cancel()
+            self._replan()
+            self._ledger.opens_at += time.monotonic() - began  # nobody was heard while it was planned
+        self._transfers.note(holder.id, holdings.transferred)
+        self._pump()
+        return self._epoch
+
+    async def lease(self, epoch: str, holder_id: str, activation_bytes: int, terms: Terms) -> Lease:
+        """Waits for the right to run. The request that was admitted first is served first."""
+        self._fence(epoch, holder_id)
+        deadline = time.monotonic() + terms.seconds
+        self._forget(holder_id)
+        await self.ready(epoch, holder_id)
+        need = self._members.need(holder_id, activation_bytes)
+        ticket = self._ledger.request(holder_id, need, terms.admitted_at, deadline, epoch)
+        self._tickets.open(ticket, holder_id)
+        self._pump()
+        try:
+            return await self._tickets.outcome(ticket)
+        except asyncio.CancelledError:
+            self._ledger.cancel(ticket, epoch)
+            self._pump()
+            raise
+
+    async def release(self, epoch: str, holder_id: str, lease_id: str, holdings: Holdings) -> None:
+        """Ends a run. An unknown lease is one that has been returned already."""
+        self._fence(epoch, holder_id)
+        self._count(holder_id, holdings)
+        self._progress.forget(holder_id)
+        try:
+            self._ledger.release(lease_id, holdings.weights, epoch)
+        finally:
+            self._pump()
+        if not any(account.active for account in self._ledger.holders.values()):
+            self._ledger.check()
+
+    async def abandon(self, epoch: str, holder_id: str) -> None:
+        """Does nothing if what the caller asked for last is over."""
+        self._fence(epoch, holder_id)
+        self._forget(holder_id)
+        self._pump()
+
+    async def next_command(self, epoch: str, holder_id: str) -> Command:
+        """Waits for a command. Ends an earlier call of the same holder, which nobody waits for any more."""
+        self._fence(epoch, holder_id)
+        return await self._commands.next(holder_id)
+
+    async def resized(self, epoch: str, holder_id: str, command_id: str, holdings: Holdings) -> None:
+        """Takes the answer to a command; one to a command that has lapsed, or has been answered, is ignored."""
+        self._fence(epoch, holder_id)
+        self._count(holder_id, holdings)
+        self._ledger.resized(holder_id, holdings.weights, epoch, command_id)
+        self._pump()
+
+    async def introduce(self, epoch: str, holder_id: str, member: Member) -> None:
+        """Ends the lease of the start and counts the process instead, before anybody else can have the bytes."""
+        self._fence(epoch, holder_id)
+        self._forget(holder_id)
+        await self.update(epoch, holder_id, member)
+
+    async def update(self, epoch: str, holder_id: str, member: Member) -> None:
+        """Plans everything anew with what the process says of itself now."""
+        self._fence(epoch, holder_id)
+        log.info("%s: %d MiB are set aside for the process", member.holder, member.holder.context >> 20)
+        self._members.add(member)
+        self._ledger.weigh(member.holder)
+        self._replan()
+        self._pump()
+
+    async def advance(self, epoch: str, holder_id: str, request_id: str, progress: Progress) -> None:
+        """Notes the progress of a run, until the run ends."""
+        self._fence(epoch, holder_id)
+        if self._ledger.holders[holder_id].active:
+            self._progress.note(holder_id, request_id, progress)
+
+    async def progress(self, request_id: str) -> Progress | None:
+        """How far a request is that runs on this card."""
+        return self._progress.find(request_id)
+
+    async def max_replicas(self, epoch: str, holder_id: str) -> int:
+        """Replicas of the caller's stage, at least 1, beside all others as they are."""
+        self._fence(epoch, holder_id)
+        return self._members.max_replicas(holder_id, self._ledger.budget)
+
+    async def ready(self, epoch: str, holder_id: str) -> None:
+        """Plans anew before it gives a model up: a process of somebody else may have left the card."""
+        self._fence(epoch, holder_id)
+        try:
+            self._members.check(holder_id)
+        except OutOfMemory:
+            self._replan()
+            self._pump()
+            self._members.check(holder_id)
+
+    async def report(self) -> dict[str, Any]:
+        """The card's entry of GET /v1/residency."""
+        figures = card_report(self._ledger, self._members, self._transfers.total)
+        return {"id": self._card_id, **figures, "epoch": self._epoch, "coordinator_pid": os.getpid()}
+
+    def _replan(self) -> None:
+        """Budgets and shares anew, after somebody came or went. Strangers on the card count once it has settled: until
+        then, they may be stages that have not joined yet."""
+        foreign = self._watcher.foreign_bytes(self._members.pids) if self._settled else 0
+        self._ledger.resize(min([self._total - foreign, *self._members.caps]))
+        self._members.plan(self._ledger.budget)
+        for holder_id, member in self._members.members.items():
+            self._ledger.expect(holder_id, self._members.wish(member))
+
+    def _pump(self) -> None:
+        """Carries out what the ledger decides, and comes back when it next has something to decide by itself."""
+        now = time.monotonic()
+        if not self._settled and now >= self._ledger.opens_at:
+            self._settled = True
+            self._replan()
+        for event in self._ledger.advance(now):
+            self._carry_out(event)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if (due := self._ledger.next_deadline()) is not None:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._pump)
+        self._metrics.update(self._ledger)
+
+    def _carry_out(self, event: Event) -> None:
+        if isinstance(event, Command):
+            self._commands.put(event)
+        elif isinstance(event, Refused):
+            self._tickets.refuse(event.ticket, event.error)
+        else:
+            self._tickets.grant(event.ticket, event.lease)
+
+    async def _bury(self, holder: Holder) -> None:
+        """The bytes of a dead process return when the driver has let go of them."""
+        log.warning("%s died; its memory returns when the driver lets go of it", holder)
+        self._void(self._ledger.dead(holder.id), holder)
+        self._pump()
+        await self._watcher.released(holder.pid)
+        self._void(self._ledger.gone(holder.id), holder)
+        self._members.remove(holder.id)
+        self._commands.close(holder.id)
+        self._tickets.forget(holder.id)
+        self._progress.forget(holder.id)
+        self._transfers.bury(holder.id)
+        loop = asyncio.get_running_loop()
+        loop.call_later(IDLE_SECONDS, self._release_copies)
+        if self._members.members:
+            self._replan()
+            self._pump()
+        else:
+            self._idle = loop.call_later(IDLE_SECONDS, self._leave)
+
+    def _count(self, holder_id: str, holdings: Holdings) -> None:
+        copied = self._transfers.note(holder_id, holdings.transferred)
+        self._metrics.count(self._members.members[holder_id].holder, copied)
+
+    def _release_copies(self) -> None:
+        self._host_copies.release(self._members.pids)
+
+    def _forget(self, holder_id: str) -> None:
+        """Voids what the holder asked for last; if that is over, nothing."""
+        if (ticket := self._tickets.forget(holder_id)) is not None:
+            self._ledger.cancel(ticket, self._epoch)
+            self._tickets.refuse(ticket, StaleEpoch(f"{holder_id} no longer wants this lease"))
+
+    def _void(self, tickets: list[str], holder: Holder) -> None:
+        for ticket in tickets:
+            self._tickets.refuse(ticket, StageLost(f"{holder} died while it waited"))
+
+    def _fence(self, epoch: str, holder_id: str) -> None:
+        if epoch != self._epoch or holder_id not in self._members.members:
+            raise StaleEpoch(f"{holder_id} is not registered in this epoch; join again")
+
+    def _leave(self) -> None:
+        log.info("nobody holds memory of %s; leaving", self._card_id)
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)

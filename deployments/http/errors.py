@@ -1,0 +1,111 @@
+"""Errors as OpenAI spells them over HTTP. The only place that knows which typed error is which status."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from types import MappingProxyType
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from lightx2v import errors
+from lightx2v.errors import LightError
+
+STATUS: Mapping[type[LightError], int] = MappingProxyType(
+    {
+        errors.InvalidRequest: 400,
+        errors.OriginNotAllowed: 403,
+        errors.ModelNotFound: 404,
+        errors.VideoNotFound: 404,
+        errors.VideoNotReady: 409,
+        errors.PayloadTooLarge: 413,
+        errors.HostNotAllowed: 421,
+        errors.Cancelled: 499,
+        errors.NonFinite: 500,
+        errors.QueueFull: 503,
+        errors.OutOfMemory: 503,
+        errors.StageLost: 503,
+        errors.StaleEpoch: 503,
+        errors.WarmUpFailed: 503,
+        errors.DeadlineExceeded: 504,
+    }
+)
+FINAL = (errors.NonFinite, errors.OutOfMemory, errors.DeadlineExceeded)
+"""What would fail in the same way again, or has cost enough. OpenAI's clients repeat what has a status of 500 or more,
+unless they are told."""
+NEUTRAL = "The server failed to answer this request."
+
+Handler = Callable[[Request], Awaitable[Response]]
+log = logging.getLogger(__name__)
+
+
+def with_error_responses(handler: Handler) -> Handler:
+    """Errors become answers; an unexpected one is logged with its traceback, of which the caller is told nothing."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except LightError as error:
+            log.info("%s %s: %s: %s", request.method, request.url.path, error.code, error)
+            return error_response(error)
+        except HTTPException:
+            raise
+        except Exception as error:
+            log.exception("%s %s failed", request.method, request.url.path)
+            return error_response(error)
+
+    return answer
+
+
+def error_response(error: BaseException) -> JSONResponse:
+    """The answer that says what went wrong."""
+    error = cause(error)
+    headers = error.headers if isinstance(error, HTTPException) else _retry_headers(error)
+    return JSONResponse({"error": error_body(error)}, _status(error), headers)
+
+
+def error_body(error: BaseException) -> dict[str, str | None]:
+    """`message`, `type`, `param` and `code`.
+
+    Only errors listed above, and starlette's own, may configure_logging; any other is answered without its message.
+    """
+    error = cause(error)
+    message, code = NEUTRAL, LightError.code
+    if isinstance(error, HTTPException):
+        message, code = str(error.detail), HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    elif isinstance(error, LightError) and type(error) in STATUS:
+        message, code = str(error), error.code
+    param = error.param if isinstance(error, errors.InvalidRequest) else None
+    kind = "invalid_request_error" if _status(error) < 500 else "server_error"
+    return {"message": _writable(message), "type": kind, "param": param and _writable(param), "code": code}
+
+
+def cause(error: BaseException) -> BaseException:
+    """What a remote call failed of: the error as it was raised there, without the traceback that Ray puts around it."""
+    while isinstance(inner := vars(error).get("cause"), BaseException):
+        error = inner
+    return error
+
+
+def _status(error: BaseException) -> int:
+    if isinstance(error, HTTPException):
+        return error.status_code
+    return STATUS.get(type(error), 500) if isinstance(error, LightError) else 500
+
+
+def _retry_headers(error: BaseException) -> dict[str, str]:
+    """When a client should repeat its request, or that it should not."""
+    if isinstance(error, FINAL):
+        return {"X-Should-Retry": "false"}
+    if isinstance(error, errors.QueueFull):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    return {}
+
+
+def _writable(text: str) -> str:
+    """Without lone surrogates, which JSON may carry into a message but UTF-8 cannot carry out."""
+    return text.encode(errors="replace").decode()

@@ -1,0 +1,153 @@
+"""The way of one request through the stages, in the order of `lightx2v.stages.flow`; what is lost on the way is made
+once more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from inspect import isawaitable
+from typing import Any
+
+from ray.exceptions import ObjectLostError, RayTaskError
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+
+from deployments.messages import Terms
+from deployments.remote import LOST
+from deployments.serving.concurrency import first, gathered
+from deployments.serving.deadline import Deadline
+from lightx2v.errors import LightError, StageLost
+from lightx2v.stages.flow import Step, brought, steps
+from lightx2v.types import GenerateRequest, Picture, Reference, StageName, Video
+
+log = logging.getLogger(__name__)
+
+
+class InputLost(Exception):
+    """The node that held an input of a call is gone. Ray raises this in the stage that fetches it."""
+
+
+class Graph:
+    """A model's stage deployments. What a stage returns is sent to the next by reference, not from here."""
+
+    def __init__(self, stages: Mapping[StageName, DeploymentHandle]) -> None:
+        self._stages = stages
+
+    async def generate(
+        self, requests: Sequence[GenerateRequest], references: Sequence[Reference], deadline: Deadline
+    ) -> list[Picture | Video]:
+        """One picture or video per request; all have the same prompt and references, which are encoded once.
+
+        The caller enforces `deadline`; stages read from it how long they may wait. Raises StageLost if a step was lost
+        twice, or what a stage raised.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                run = GraphRun(self._stages, requests[0], brought(references), deadline, tasks)
+                made = [tasks.create_task(run.make(request)) for request in requests]
+        except ExceptionGroup as group:
+            raise first(group) from None
+        return [task.result() for task in made]
+
+    async def ready(self) -> None:
+        """Returns when every stage answers that it can serve; raises what keeps one from it."""
+        await gathered(_result(stage.ready.remote()) for stage in self._stages.values())
+
+
+class GraphRun:
+    """The steps of requests that share a prompt. Each output is made once; `tasks` end all when one fails."""
+
+    def __init__(
+        self,
+        stages: Mapping[StageName, DeploymentHandle],
+        leader: GenerateRequest,
+        given: Mapping[str, Any],
+        deadline: Deadline,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        """`leader`: for whom what all share is made. `given`: the inputs that no step makes."""
+        self._stages, self._leader, self._given, self._deadline, self._tasks = stages, leader, given, deadline, tasks
+        self._steps = {step.output: step for step in steps(stages)}
+        self._outputs: dict[tuple[str, GenerateRequest], asyncio.Task[Any]] = {}
+        self._admitted_at = time.time()
+
+    async def make(self, request: GenerateRequest) -> Picture | Video:
+        """What the last step makes."""
+        *_, last = self._steps
+        made: Picture | Video = await (await self._output(last, request))
+        return made
+
+    def _output(self, name: str, request: GenerateRequest) -> asyncio.Task[Any]:
+        """The response of a step, which is begun if nobody has asked for it yet."""
+        step = self._steps[name]
+        owner = self._leader if step.is_shared else request
+        if (name, owner) not in self._outputs:
+            self._outputs[name, owner] = self._tasks.create_task(self._make(step, owner))
+        return self._outputs[name, owner]
+
+    async def _make(self, step: Step, request: GenerateRequest) -> Any:
+        """One step. Where an input is lost, what made it is called again, and then this step."""
+        inputs = self._inputs(step, request)
+        try:
+            return await self._call(step, request, inputs)
+        except InputLost as error:
+            log.warning("request %s: an input of %s is lost and made again: %s", request.id, step.stage, error)
+        self._forget(inputs)
+        try:
+            return await self._call(step, request, self._inputs(step, request))
+        except InputLost as error:
+            raise StageLost(f"the inputs of the {step.stage} stage were lost under this request, and again") from error
+
+    def _inputs(self, step: Step, request: GenerateRequest) -> dict[str, Any]:
+        """By field of StageInputs: a value, or the task of the step that makes it."""
+        return {
+            field: self._given[name] if name in self._given else self._output(name, request)
+            for field, name in step.inputs.items()
+        }
+
+    def _forget(self, inputs: Mapping[str, Any]) -> None:
+        """Forgets outputs that are lost, unless another request that shares them has done so."""
+        self._outputs = {key: task for key, task in self._outputs.items() if task not in inputs.values()}
+
+    async def _call(self, step: Step, request: GenerateRequest, inputs: Mapping[str, Any]) -> Any:
+        """The finished response, or the last input. A stage whose process died is called once more."""
+        arguments = {name: await one if isinstance(one, asyncio.Task) else one for name, one in inputs.items()}
+        *_, last = arguments.values()
+        if step.only_if is not None and not step.only_if(await _value(last)):
+            return last
+        try:
+            return await self._attempt(step, request, arguments)
+        except LOST as error:
+            log.warning("request %s: the process of its %s stage died: %s", request.id, step.stage, error)
+        try:
+            return await self._attempt(step, request, arguments)
+        except LOST as error:
+            raise StageLost(f"the {step.stage} stage died under this request, and again") from error
+
+    async def _attempt(self, step: Step, request: GenerateRequest, arguments: Mapping[str, Any]) -> DeploymentResponse:
+        terms = Terms(self._admitted_at, self._deadline.left)
+        response = self._stages[step.stage].call.remote(step.method, request, terms, **arguments)
+        await _result(response)
+        return response
+
+
+async def _value(made: Any) -> Any:
+    """What a step returned, or what it passed on. Raises InputLost."""
+    try:
+        return await made if isawaitable(made) else made
+    except ObjectLostError as error:
+        raise InputLost(str(error)) from None
+
+
+async def _result(response: DeploymentResponse) -> Any:
+    """The response's value. Cancels the call when the caller goes away; raises what the stage raised."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+    except RayTaskError as error:
+        if isinstance(error.cause, ObjectLostError):
+            raise InputLost(str(error.cause)) from None
+        raise error.cause if isinstance(error.cause, LightError) else error from None

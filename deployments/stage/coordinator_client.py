@@ -1,0 +1,184 @@
+"""A stage's side of the coordinator: it joins, asks for memory, gives way when told, and survives a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from contextvars import Context, copy_context
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+from ray.exceptions import RayActorError
+
+from deployments.card.calls import CoordinatorCalls, Holdings
+from deployments.card.members import Member
+from deployments.card.transfer import TransferBytes
+from deployments.messages import Terms
+from lightx2v.errors import StaleEpoch
+from lightx2v.residency.lease import Fetch, Lease
+from lightx2v.types import Progress
+
+T = TypeVar("T")
+
+RETRY_SECONDS = 0.2
+log = logging.getLogger(__name__)
+
+
+class Weights(Protocol):
+    """The weights of one stage on the device. They are never dropped or fetched while a lease is running."""
+
+    async def drop(self, limit: int) -> int:
+        """Keeps at most `limit` bytes; returns what is left."""
+
+    async def fetch(self, limit: int) -> int:
+        """Brings weights until there are at most `limit` bytes; returns what is there or on its way."""
+
+    def transferred(self) -> TransferBytes:
+        """What the process has copied so far."""
+
+
+class CoordinatorClient:
+    """One stage process and its card's coordinator. `find` gives the coordinator, anew after it died."""
+
+    def __init__(self, member: Member, find: Callable[[], CoordinatorCalls], weights: Weights) -> None:
+        self._member, self._find, self._weights = member, find, weights
+        self._held = 0
+        self._lease: Lease | None = None
+        self._epoch = ""
+        self._joining = asyncio.Lock()
+        self._variables = Context()
+        self._news: tuple[str, Progress] | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._apart: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> asyncio.Task[None]:
+        """Joins, and obeys from then on in the task that is returned."""
+        self._variables = copy_context()
+        await self._join("")
+        return asyncio.create_task(self._obey())
+
+    @asynccontextmanager
+    async def lease(self, activation_bytes: int, terms: Terms) -> AsyncIterator[Lease]:
+        """The right to run. The body says by `holds` what it left resident."""
+        self._lease = lease = await self._ask(activation_bytes, terms)
+        self._held = lease.weights
+        try:
+            yield lease
+        finally:
+            self._lease = None
+            await asyncio.shield(self.apart(self._release(lease.id, self._holdings())))
+
+    def holds(self, nbytes: int) -> None:
+        """Notes what the stage has resident after its run."""
+        self._held = nbytes
+
+    def advance(self, request_id: str, progress: Progress) -> None:
+        """Lets the coordinator know how far a run is: the latest, one message at a time, and nobody waits for it."""
+        self._news = request_id, progress
+        if self._telling is None or self._telling.done():
+            self._telling = self.apart(self._tell())
+
+    async def weigh(self, context: int) -> None:
+        """Says what the process itself takes on the card, if that has changed."""
+        if context != self._member.holder.context:
+            self._member = replace(self._member, holder=replace(self._member.holder, context=context))
+            await self._call(lambda coordinator, epoch: coordinator.update(epoch, self._id, self._member))
+
+    async def introduce(self, member: Member) -> None:
+        """Replaces what the process said of itself when it joined, now that its stage is loaded."""
+        self._member = member
+        await self._call(lambda coordinator, epoch: coordinator.introduce(epoch, self._id, member))
+
+    def apart(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs `work` to its end, whatever becomes of the request that it is for. Ray takes what a request calls down
+        with it, and tells whose call it is by the context variables: so this runs in those of the start."""
+        task = asyncio.get_running_loop().create_task(work, context=self._variables)
+        self._apart.add(task)  # the loop alone would forget it
+        task.add_done_callback(self._apart.discard)
+        return task
+
+    async def max_replicas(self) -> int:
+        """Replicas of this stage that the card has room for."""
+        return await self._call(lambda coordinator, epoch: coordinator.max_replicas(epoch, self._id))
+
+    async def ready(self) -> None:
+        """Raises OutOfMemory if this model cannot run within the budget."""
+        await self._call(lambda coordinator, epoch: coordinator.ready(epoch, self._id))
+
+    @property
+    def _id(self) -> str:
+        return self._member.holder.id
+
+    def _holdings(self) -> Holdings:
+        return Holdings(self._held, self._weights.transferred())
+
+    async def _ask(self, activation_bytes: int, terms: Terms) -> Lease:
+        asked = asyncio.ensure_future(
+            self._call(lambda coordinator, epoch: coordinator.lease(epoch, self._id, activation_bytes, terms))
+        )
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            asked.cancel()
+            await asyncio.shield(self.apart(self._abandon()))
+            raise
+
+    async def _abandon(self) -> None:
+        await self._call(lambda coordinator, epoch: coordinator.abandon(epoch, self._id))
+
+    async def _release(self, lease_id: str, holdings: Holdings) -> None:
+        await self._call(lambda coordinator, epoch: coordinator.release(epoch, self._id, lease_id, holdings))
+
+    async def _tell(self) -> None:
+        while self._lease is not None and self._news is not None:
+            (request_id, progress), self._news = self._news, None
+            await self._advance(request_id, progress)
+
+    async def _advance(self, request_id: str, progress: Progress) -> None:
+        await self._call(lambda coordinator, epoch: coordinator.advance(epoch, self._id, request_id, progress))
+
+    async def _obey(self) -> None:
+        while True:
+            command = await self._call(lambda coordinator, epoch: coordinator.next_command(epoch, self._id))
+            if self._lease is not None:  # only the idle are told something: this one has lapsed on its way
+                continue
+            if isinstance(command, Fetch):
+                self._held = command.weights
+                self._held = await self._weights.fetch(command.weights)
+            else:
+                self._held = await self._weights.drop(command.weights)
+            await self._resized(command.id)
+
+    async def _resized(self, command_id: str) -> None:
+        holdings = self._holdings()
+        await self._call(lambda coordinator, epoch: coordinator.resized(epoch, self._id, command_id, holdings))
+
+    async def _call(self, call: Callable[[CoordinatorCalls, str], Awaitable[T]]) -> T:
+        """Calls the coordinator; if it has restarted, joins the new epoch with what is held and calls again."""
+        while True:
+            epoch = self._epoch
+            try:
+                return await call(self._coordinator, epoch)
+            except RayActorError as error:
+                log.warning("the coordinator is gone, joining its successor: %s", error)
+            except StaleEpoch:
+                log.info("the coordinator has begun a new epoch")
+            await self._join(epoch)
+
+    async def _join(self, stale: str) -> None:
+        """Registers with the present coordinator, unless another task has done so since `stale`."""
+        async with self._joining:
+            if self._epoch != stale:
+                return
+            while True:
+                self._coordinator = self._find()
+                try:
+                    self._epoch = await self._coordinator.join(self._member, self._holdings(), self._lease)
+                    return
+                except RayActorError as error:
+                    if getattr(error, "actor_init_failed", False):
+                        raise
+                    log.warning("the coordinator died while it was joined; trying again: %s", error)
+                    await asyncio.sleep(RETRY_SECONDS)
