@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from benchmarks.pictures import noise, png
 from lightx2v.core import GenerateRequest, Reference, Size
-from lightx2v.models.recipe import make_reference
-from lightx2v.models.registry import Recipe
-from tests.pictures import noise, png
+from lightx2v.models.reference import make_reference
+from lightx2v.models.spec import ModelSpec
 
 TEXT = "text"
 ANYWHERE = "http://127.0.0.1"
@@ -63,21 +63,21 @@ class Ask:
         form = {key: str(value) for key, value in fields.items()}
         return httpx.Request("POST", f"{ANYWHERE}/v1/images/edits", data=form, files=files)
 
-    def request(self, recipe: Recipe, number: int, references: Sequence[Reference]) -> GenerateRequest:
+    def request(self, spec: ModelSpec, number: int, references: Sequence[Reference]) -> GenerateRequest:
         """The same for the engine; `references` are those of `pictures`."""
         return GenerateRequest(
             id=str(number),
             prompt=_prompt(number),
             size=self.size,
-            steps=recipe.steps if self.steps is None else self.steps,
+            steps=spec.steps if self.steps is None else self.steps,
             seed=number,
-            guidance=recipe.guidance if self.guidance is None else self.guidance,
+            guidance=spec.guidance if self.guidance is None else self.guidance,
             references=tuple(reference.fitted.size for reference in references),
         )
 
-    def pictures(self, recipe: Recipe) -> tuple[Reference, ...]:
+    def pictures(self, spec: ModelSpec) -> tuple[Reference, ...]:
         drawn = (noise(self.size, seed) for seed in range(self.references))
-        return tuple(make_reference(Image.fromarray(picture.pixels), recipe) for picture in drawn)
+        return tuple(make_reference(Image.fromarray(picture.pixels), spec) for picture in drawn)
 
     @cached_property
     def _files(self) -> tuple[bytes, ...]:

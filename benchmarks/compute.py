@@ -19,10 +19,10 @@ import torch
 
 from benchmarks.ask import Ask, numbers
 from benchmarks.splits import measure_splits
-from lightx2v.checkpoint import read_recipe
+from lightx2v.checkpoint import read_spec
 from lightx2v.config import EngineSettings
 from lightx2v.core import Size, StageName
-from lightx2v.models.registry import Recipe
+from lightx2v.models.spec import ModelSpec
 from lightx2v.pipeline import Pipeline
 
 WARMUP, TIMES = 2, 5
@@ -34,14 +34,14 @@ def measure(settings: EngineSettings, asks: list[Ask], splits: bool) -> dict[str
     """The card, the link's rate, and of each kind of request the stages' sizes and seconds; with `splits`, the
     transformer's with a part of its blocks resident, too."""
     cuda = settings.device == "cuda"
-    pipeline, recipe, counter = Pipeline(settings), read_recipe(settings), numbers()
+    pipeline, spec, counter = Pipeline(settings), read_spec(settings), numbers()
     clock, link = Clock(pipeline), link_rate(cuda)
     try:
-        kinds = {ask.kind: measure_kind(pipeline, clock, ask, recipe, counter) for ask in asks}
+        kinds = {ask.kind: measure_kind(pipeline, clock, ask, spec, counter) for ask in asks}
     except RuntimeError:
         pipeline.close()
         raise
-    text = asks[0].request(recipe, next(counter), ())
+    text = asks[0].request(spec, next(counter), ())
     return {
         "gpu": torch.cuda.get_device_name() if cuda else "cpu",
         "torch": torch.__version__,
@@ -79,14 +79,14 @@ class Clock:
         return run
 
 
-def measure_kind(pipeline: Pipeline, clock: Clock, ask: Ask, recipe: Recipe, counter: Iterator[int]) -> dict[str, Any]:
+def measure_kind(pipeline: Pipeline, clock: Clock, ask: Ask, spec: ModelSpec, counter: Iterator[int]) -> dict[str, Any]:
     """Each stage's shortest time of a few warm requests. Raises RuntimeError if weights moved meanwhile."""
-    references = ask.pictures(recipe)
+    references = ask.pictures(spec)
     runs, whole = [], []
     for turn in range(WARMUP + TIMES):
         if turn == WARMUP:
             moved = pipeline._device.h2d_bytes
-        request = ask.request(recipe, next(counter), references)
+        request = ask.request(spec, next(counter), references)
         start = time.perf_counter()
         pipeline.generate(request, references)
         whole.append(time.perf_counter() - start)

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from lightx2v.checkpoint import read_recipe
+from lightx2v.checkpoint import read_spec
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest
 from lightx2v.pipeline import Pipeline
@@ -39,14 +39,14 @@ class Made:
 def make(tasks: Sequence[Task], *, fp8: bool) -> Iterator[Made]:
     """Each at the model's defaults, with a seed of its own."""
     settings = EngineSettings(dtype="float32", device="cpu", fp8=fp8)
-    recipe = read_recipe(settings)
+    spec = read_spec(settings)
     said: list[torch.Tensor] = []
     with closing(Pipeline(settings)) as pipeline:
         transformer = pipeline._stages["denoise"].component.module
         transformer.register_forward_hook(lambda _module, _inputs, output: said.append(output))
         for seed, task in enumerate(tasks):
             said.clear()
-            request = GenerateRequest("fp8", task.caption, recipe.size, recipe.steps, seed, recipe.guidance)
+            request = GenerateRequest("fp8", task.caption, spec.size, spec.steps, seed, spec.guidance)
             pixels = torch.from_numpy(pipeline.generate(request).pixels)
             yield Made(said[0], pixels.permute(2, 0, 1) / 255)
 

@@ -26,16 +26,16 @@ import httpx
 import yaml
 
 from benchmarks.ask import Ask, numbers
-from benchmarks.card import Watch, contexts
+from benchmarks.gpu_memory import Watch, contexts
 from benchmarks.load import run_series, saturate
 from benchmarks.report import splits_table, summarise, summarise_rate, table
+from benchmarks.server import ROOT, Server, serve
 from deployments.keeper import Keeper
 from deployments.probes import open_probe
 from deployments.settings import AppSettings
 from lightx2v.config import parse_bytes, parse_settings
 from lightx2v.core import Size
 from lightx2v.errors import InvalidSettings
-from tests.server import ROOT, Server, serve
 
 READY_SECONDS = 400.0
 BASELINE_SECONDS = 240.0

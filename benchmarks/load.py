@@ -15,7 +15,7 @@ from itertools import islice
 from urllib.parse import urlsplit
 
 from benchmarks.ask import Ask
-from tests.server import Server
+from benchmarks.server import Server
 
 PER_CLIENT = 4
 """Requests that each client sends when the server is saturated."""

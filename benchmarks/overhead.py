@@ -22,16 +22,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.pictures import noise
 from benchmarks.request import WARMUP, quantiles, timed
+from benchmarks.server import serve
 from deployments.app import compose
 from deployments.schema import ImageRequest, images_body
-from deployments.settings import parse_models
+from deployments.settings import parse_application
 from deployments.stage import StageServer
 from deployments.wire import unpack
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size, StageName
 from lightx2v.media.encode import encode
-from tests.pictures import noise
-from tests.server import serve
 
 SIZE = Size(1024, 1024)
 TOKENS, WIDTH, CHANNELS = 512, 12288, 128
@@ -48,7 +48,7 @@ class Idle(StageServer):
 
 
 def idle(args: dict[str, Any]) -> Any:
-    return compose(parse_models(args), Idle)
+    return compose(parse_application(args), Idle)
 
 
 @cache

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightx2v.checkpoint import read_recipe
+from benchmarks.server import Server, serve
+from lightx2v.checkpoint import read_spec
 from lightx2v.config import BUNDLED_MODEL, EngineSettings
 from lightx2v.core import GenerateRequest
 from lightx2v.pipeline import Pipeline
-from tests.server import Server, serve
 
 WARMUP = 3
 
@@ -36,12 +36,12 @@ def timed(make: Callable[[], Any]) -> float:
 def measure(model: str, requests: int) -> dict[str, Any]:
     """The medians of both, their ratio and their difference."""
     settings = EngineSettings(model=model, device="cpu")
-    pipeline, recipe = Pipeline(settings), read_recipe(settings)
+    pipeline, spec = Pipeline(settings), read_spec(settings)
     served: list[float] = []
     direct: list[float] = []
     with serve({"model": model, "device": "cpu", "max_replicas": 1}) as server:
         for turn in range(WARMUP + requests):
-            request = GenerateRequest("turn", f"circle {turn}", recipe.size, recipe.steps, turn, recipe.guidance)
+            request = GenerateRequest("turn", f"circle {turn}", spec.size, spec.steps, turn, spec.guidance)
             direct.append(timed(lambda request=request: pipeline.generate(request)))
             served.append(timed(lambda request=request: succeed(server, request)))
     return summary(model, direct[WARMUP:], served[WARMUP:])

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 from matplotlib.figure import Figure
 
-from tests.server import Server, serve
+from benchmarks.server import Server, serve
 
 LOAD = ((10.0, 1), (30.0, 8), (10.0, 1), (40.0, 0))
 """Seconds, and callers that each send one request after another meanwhile."""

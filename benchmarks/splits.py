@@ -8,9 +8,9 @@ from typing import Any
 
 from lightx2v.core import GenerateRequest
 from lightx2v.pipeline import Pipeline
+from lightx2v.residency.lease import Grant
 from lightx2v.residency.plan import StageSize
-from lightx2v.stages.denoise import ignore
-from lightx2v.stages.stage import Grant
+from lightx2v.stages.run import Control, StageInputs
 
 PARTS, TIMES = 8, 3
 
@@ -20,18 +20,18 @@ def measure_splits(
 ) -> list[dict[str, Any]]:
     """From all blocks resident to none. `seconds`: of the transformer's last run; `link`: bytes per second."""
     stage = pipeline._stages["denoise"]
-    conditioning = pipeline._run("encode", "run", request, (), never)
+    conditioning = pipeline.run_stage("encode", "run", request, StageInputs())
     size = stage.size(request)
     compute, found = 0.0, []
     for blocks in counts(len(size.units)):
         grant = grant_of(size, blocks)
         runs = []
         for _ in range(TIMES):
-            stage.perform(grant, stage.run, request, conditioning, (), never, ignore)  # type: ignore[attr-defined]
+            stage.perform(grant, stage.run, request, StageInputs(conditioning=conditioning), Control())
             runs.append(seconds())
-        streamed = size.total - grant.weights
+        streamed = size.reachable - grant.weights
         compute = compute or min(runs)
-        bound = max(compute, size.uses * streamed / link)
+        bound = max(compute, size.planned_passes * streamed / link)
         figures = {"resident_blocks": blocks, "streamed_bytes_per_step": streamed, "seconds": min(runs)}
         found.append(figures | {"bound_seconds": bound, "over_bound": min(runs) / bound})
     return found
@@ -45,8 +45,4 @@ def counts(blocks: int) -> list[int]:
 def grant_of(size: StageSize, blocks: int) -> Grant:
     """For a run with so many blocks resident, the others streamed."""
     weights = size.prefixes()[blocks]
-    return Grant(weights, size.workspace + (size.slot if weights < size.total else 0), weights)
-
-
-def never() -> bool:
-    return False
+    return Grant(weights, size.activation_bytes, size.slot_bytes if weights < size.reachable else 0, weights)

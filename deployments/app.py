@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from ray import serve
@@ -14,9 +13,9 @@ from deployments.ingress import Ingress
 from deployments.models import Served
 from deployments.scaling import QueueDepth, gpus
 from deployments.schema import MAX_PICTURES
-from deployments.settings import AppSettings, parse_models
+from deployments.settings import ApplicationSettings, AppSettings, parse_application
 from deployments.stage import StageServer
-from lightx2v.checkpoint import read_recipe, read_stages
+from lightx2v.checkpoint import read_spec, read_stages
 from lightx2v.core import StageName
 
 HEALTH_PERIOD_SECONDS = 1.0
@@ -25,26 +24,27 @@ HEALTH_PERIOD_SECONDS = 1.0
 
 def build(args: dict[str, Any]) -> Application:
     """An ingress before the stages of each model. Raises InvalidSettings or InvalidCheckpoint."""
-    return compose(parse_models(args), StageServer)
+    return compose(parse_application(args), StageServer)
 
 
-def compose(models: Sequence[AppSettings], server: type[StageServer]) -> Application:
+def compose(application: ApplicationSettings, server: type[StageServer]) -> Application:
     """As `build`, with any stage server; what cannot work is refused here, before a process is started."""
+    models = application.models
     for settings in models:
-        read_recipe(settings)
+        read_spec(settings)
     served = [_serve(settings, server, len(models)) for settings in models]
     ingress = serve.deployment(Ingress).options(
         name="ingress",
         num_replicas=1,  # the jobs of `deployments.jobs` are in its memory
-        max_ongoing_requests=4 * sum(settings.max_queue for settings in models),
+        max_ongoing_requests=4 * application.max_queue,
         health_check_period_s=HEALTH_PERIOD_SECONDS,
-        graceful_shutdown_timeout_s=max(settings.request_timeout_seconds for settings in models),
+        graceful_shutdown_timeout_s=application.request_timeout_seconds,
         ray_actor_options={"num_cpus": 0},
     )
-    return ingress.bind(served)
+    return ingress.bind(served, application.server)
 
 
-def _serve(settings: AppSettings, server: type[StageServer], models: int) -> Served:
+def _serve(settings: AppSettings, server: type[StageServer], models: int) -> Served[Application]:
     """One of so many models. On GPUs its first requests would be slow, so they are rehearsed."""
     cuda = settings.device == "cuda" or (settings.device == "auto" and gpus() > 0)
     return Served(settings, _stages(settings, server, models, cuda), cuda or settings.compiles(cuda))

@@ -1,4 +1,4 @@
-"""What a process takes on a GPU beside its weights: by the driver's count, and with room to grow."""
+"""The memory that a process takes on a GPU besides weights: by the driver's count, and with room to grow."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ FIRST_GROWTH = 256 << 20
 """Bytes by which a CUDA context grows before its first run has ended: kernels are loaded when they are first used."""
 
 LATER_GROWTH = 64 << 20
-"""The same after it: another size of picture loads other kernels."""
+"""Bytes by which it grows after the first run: another size of picture loads other kernels."""
 
 GRAIN = 32 << 20
-"""Bytes to which it is rounded up: whenever it changes, everything is planned anew."""
+"""Bytes to which a measurement is rounded up: whenever it changes, everything is planned anew."""
 
 
-class Context:
-    """Of this process on one card. Torch's cache is empty whenever it is measured."""
+class ProcessMemory:
+    """The memory of this process on one card. Torch's cache must be empty whenever it is measured."""
 
     def __init__(self, card_id: str) -> None:
         self._probe = open_probe(card_id)

@@ -1,4 +1,4 @@
-"""The actor around the ledger of one card: it waits, watches processes and carries messages; the ledger decides."""
+"""The actor around the ledger of one card: it waits and carries messages; the ledger decides."""
 
 from __future__ import annotations
 
@@ -7,85 +7,86 @@ import logging
 import os
 import time
 import uuid
-from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import ray
 
-from deployments.inbox import Command, Inbox
+from deployments.calls import CoordinatorCalls, Holdings
+from deployments.card_report import card_report
+from deployments.inbox import CommandQueues
 from deployments.keeper import Keeper
 from deployments.logs import speak
-from deployments.moved import Moved
+from deployments.messages import Terms
+from deployments.metrics import CardMetrics
+from deployments.moved import Transfers
 from deployments.probes import open_probe
-from deployments.tenants import Member, Tenants
+from deployments.progress import ProgressBoard
+from deployments.tenants import CardMembers, Member
 from deployments.tickets import Tickets
-from lightx2v.core import Progress, StageName
+from deployments.watcher import ProcessWatcher
+from lightx2v.core import Progress
 from lightx2v.errors import OutOfMemory, StageLost, StaleEpoch
-from lightx2v.residency.lease import Event, Holder, Lease, Refused
+from lightx2v.residency.lease import Command, Event, Holder, Lease, Refused
 from lightx2v.residency.ledger import Ledger
 
 SETTLE_SECONDS = 2.0
-"""A new epoch grants nothing for so long: whoever holds memory from the one before joins first."""
+"""A new epoch grants nothing before that: whoever holds memory from the epoch before joins first."""
 IDLE_SECONDS = 30.0
-"""Without any holder for so long, the actor ends itself; it is detached and nobody else would. As long it keeps the
-host copy of a process that died, for its successor to attach to."""
-PROBE_SECONDS = 0.02
-"""Between two looks at the driver while a dead process is still listed there; it has no event for that."""
+"""The actor ends itself after that time without any holder: it is detached, and nobody else would end it. It keeps the
+host copies of a process that died as long, for a successor to attach to."""
 PATIENCE_SECONDS = 10.0
+"""A command that is not answered within that time is overdue."""
 
 log = logging.getLogger(__name__)
 
 
-class Coordinator:
-    """One card. Every call of a stage names the epoch it joined; a restart begins a new one."""
+class Coordinator(CoordinatorCalls):
+    """One card. A restart begins a new epoch."""
 
     def __init__(self, card_id: str) -> None:
         speak()
         self._card_id = card_id
-        self._probe = open_probe(card_id)
+        probe = open_probe(card_id)
+        self._total = probe.total()
         self._epoch = uuid.uuid4().hex
-        now = time.monotonic()
-        self._total = self._probe.total()
-        opens_at = now + SETTLE_SECONDS
+        opens_at = time.monotonic() + SETTLE_SECONDS
         self._ledger = Ledger(self._total, self._epoch, opens_at=opens_at, patience=PATIENCE_SECONDS)
         self._settled = False
-        self._tenants = Tenants()
-        self._moved: defaultdict[str, Moved] = defaultdict(Moved)
+        self._members = CardMembers()
+        self._transfers = Transfers()
+        self._metrics = CardMetrics(card_id)
         self._tickets = Tickets()
-        self._inbox = Inbox()
-        self._timer: asyncio.TimerHandle | None = None
-        self._watches: set[asyncio.Task[None]] = set()
-        self._idle: asyncio.TimerHandle | None = None
+        self._commands = CommandQueues(lambda holder_id: self._ledger.holders[holder_id].command)
+        self._watcher = ProcessWatcher(probe)
         self._keeper = Keeper()
-        self._progress: dict[str, tuple[str, Progress]] = {}
+        self._progress = ProgressBoard()
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._leave)
 
-    async def join(self, member: Member, weights: int, lease: Lease | None, moved: Moved) -> str:
-        """Registers a process with what it holds; the epoch that it joined. Joining twice changes nothing."""
+    async def join(self, member: Member, holdings: Holdings, lease: Lease | None) -> str:
+        """Registers a process; joining twice changes nothing. Raises ProcessLookupError if the process is dead."""
         holder, began = member.holder, time.monotonic()
-        if holder.id not in self._tenants.members:
-            self._watch(holder)
+        if holder.id not in self._members.members:
+            self._watcher.watch(holder.pid, lambda: self._bury(holder))
             self._keeper.hold(holder.pid)
-            self._tenants.add(member)
-            self._ledger.join(holder, weights, lease)
-            if self._idle is not None:
-                self._idle.cancel()
+            self._members.add(member)
+            self._ledger.join(holder, holdings.weights, lease)
+            self._idle.cancel()
             self._replan()
             self._ledger.opens_at += time.monotonic() - began  # nobody was heard while it was planned
-        self._moved[holder.id] = moved
+        self._transfers.note(holder.id, holdings.transferred)
         self._pump()
         return self._epoch
 
-    async def lease(self, epoch: str, holder_id: str, workspace: int, age: float, seconds: float) -> Lease:
-        """Waits for the right to run. Raises OutOfMemory, DeadlineExceeded or StaleEpoch.
-
-        `age` is when the user's request was admitted: the oldest is served first. `seconds` are left to it.
-        """
+    async def lease(self, epoch: str, holder_id: str, activation_bytes: int, terms: Terms) -> Lease:
+        """Waits for the right to run. The request that was admitted first is served first."""
         self._fence(epoch, holder_id)
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + terms.seconds
         self._forget(holder_id)
-        await self.ready(self._tenants.members[holder_id].holder.model)
-        need = self._tenants.need(holder_id, workspace)
-        ticket = self._ledger.request(holder_id, need, age, deadline, epoch)
+        await self.ready(epoch, holder_id)
+        need = self._members.need(holder_id, activation_bytes)
+        ticket = self._ledger.request(holder_id, need, terms.admitted_at, deadline, epoch)
         self._tickets.open(ticket, holder_id)
         self._pump()
         try:
@@ -95,119 +96,85 @@ class Coordinator:
             self._pump()
             raise
 
-    async def release(self, epoch: str, lease_id: str, weights: int, holder_id: str, moved: Moved) -> None:
-        """The run is over; the process holds `weights` now."""
+    async def release(self, epoch: str, holder_id: str, lease_id: str, holdings: Holdings) -> None:
+        """Ends a run. An unknown lease is one that has been returned already."""
         self._fence(epoch, holder_id)
-        self._moved[holder_id] = moved
-        self._progress.pop(holder_id, None)
+        self._count(holder_id, holdings)
+        self._progress.forget(holder_id)
         try:
-            self._ledger.release(lease_id, weights, epoch)
+            self._ledger.release(lease_id, holdings.weights, epoch)
         finally:
             self._pump()
         if not any(account.active for account in self._ledger.holders.values()):
             self._ledger.check()
 
     async def abandon(self, epoch: str, holder_id: str) -> None:
-        """The caller of `lease` went away and cannot know whether it was granted; either way it is void."""
+        """Does nothing if what the caller asked for last is over."""
         self._fence(epoch, holder_id)
         self._forget(holder_id)
         self._pump()
 
-    async def orders(self, epoch: str, holder_id: str) -> Command:
-        """Waits until this process has to give way, or may fetch what it needs next."""
+    async def next_command(self, epoch: str, holder_id: str) -> Command:
+        """Waits for a command. Ends an earlier call of the same holder, which nobody waits for any more."""
         self._fence(epoch, holder_id)
-        return await self._inbox.next(holder_id)
+        return await self._commands.next(holder_id)
 
-    async def shrunk(self, epoch: str, holder_id: str, weights: int, order: str) -> None:
-        """The process followed `order` and holds `weights` now."""
-        self._ledger.shrunk(holder_id, weights, epoch, order)
+    async def resized(self, epoch: str, holder_id: str, command_id: str, holdings: Holdings) -> None:
+        """Takes the answer to a command; one to a command that has lapsed, or has been answered, is ignored."""
+        self._fence(epoch, holder_id)
+        self._count(holder_id, holdings)
+        self._ledger.resized(holder_id, holdings.weights, epoch, command_id)
         self._pump()
 
-    async def weigh(self, epoch: str, member: Member) -> None:
-        """The process itself takes more of the card than it said when it joined, or less."""
-        self._fence(epoch, member.holder.id)
-        log.info("%s: %d MiB are set aside for the process", member.holder, member.holder.context >> 20)
-        self._tenants.add(member)
-        self._ledger.weigh(member.holder)
+    async def weigh(self, epoch: str, holder_id: str, context: int) -> None:
+        """Plans everything anew with the new size of the process."""
+        self._fence(epoch, holder_id)
+        member = self._members.members[holder_id]
+        holder = replace(member.holder, context=context)
+        log.info("%s: %d MiB are set aside for the process", holder, context >> 20)
+        self._members.add(replace(member, holder=holder))
+        self._ledger.weigh(holder)
         self._replan()
         self._pump()
 
     async def advance(self, epoch: str, holder_id: str, request_id: str, progress: Progress) -> None:
-        """How far the run of this process is; forgotten when it ends, so that there is one per process at most."""
+        """Notes the progress of a run, until the run ends."""
         self._fence(epoch, holder_id)
         if self._ledger.holders[holder_id].active:
-            self._progress[holder_id] = request_id, progress
+            self._progress.note(holder_id, request_id, progress)
 
     async def progress(self, request_id: str) -> Progress | None:
         """How far a request is that runs on this card."""
-        return next((progress for running, progress in self._progress.values() if running == request_id), None)
+        return self._progress.find(request_id)
 
-    async def room(self, model: str, stage: StageName) -> int:
-        """How many replicas of a stage the card has room for, beside all others as they are."""
-        return self._tenants.room(model, stage, self._ledger.budget)
+    async def max_replicas(self, epoch: str, holder_id: str) -> int:
+        """Replicas of the caller's stage, at least 1, beside all others as they are."""
+        self._fence(epoch, holder_id)
+        return self._members.max_replicas(holder_id, self._ledger.budget)
 
-    async def ready(self, model: str) -> None:
-        """Raises OutOfMemory if the budget is too small for this model however its weights are moved."""
+    async def ready(self, epoch: str, holder_id: str) -> None:
+        """Plans anew before it gives a model up: a process of somebody else may have left the card."""
+        self._fence(epoch, holder_id)
         try:
-            self._tenants.check(model)
-        except OutOfMemory:  # a stranger may have left
+            self._members.check(holder_id)
+        except OutOfMemory:
             self._replan()
             self._pump()
-            self._tenants.check(model)
+            self._members.check(holder_id)
 
     async def report(self) -> dict[str, Any]:
         """The card's entry of GET /v1/residency."""
-        ledger = self._ledger
-        return {
-            "id": self._card_id,
-            "budget_bytes": ledger.budget,
-            "granted_bytes": ledger.granted,
-            "peak_granted_bytes": ledger.peak_granted,
-            "h2d_bytes_total": sum(moved.h2d for moved in self._moved.values()),
-            "d2h_bytes_total": sum(moved.d2h for moved in self._moved.values()),
-            "grants_total": ledger.grants_total,
-            "shrinks_total": ledger.shrinks_total,
-            "evictions_total": ledger.evictions_total,
-            "fetches_total": ledger.fetches_total,
-            "waiting": ledger.waiting,
-            "epoch": self._epoch,
-            "coordinator_pid": os.getpid(),
-            "stages": [self._stage_report(holder_id) for holder_id in ledger.holders],
-        }
-
-    def _stage_report(self, holder_id: str) -> dict[str, Any]:
-        account = self._ledger.holders[holder_id]
-        return {
-            "model": account.holder.model,
-            "stage": account.holder.stage,
-            "pid": account.holder.pid,
-            "running": account.active,
-            "context_bytes": account.holder.context,
-            "resident_bytes": account.weights,
-            "planned_bytes": self._tenants.planned(account.holder),
-            "reachable_bytes": account.holder.reachable,
-        }
+        figures = card_report(self._ledger, self._members, self._transfers.total)
+        return {"id": self._card_id, **figures, "epoch": self._epoch, "coordinator_pid": os.getpid()}
 
     def _replan(self) -> None:
-        """Budgets and shares anew, after somebody came or went."""
-        self._ledger.resize(min([self._total - self._foreign(), *self._tenants.caps]))
-        self._tenants.plan(self._ledger.budget)
-        for holder_id, member in self._tenants.members.items():
-            self._ledger.expect(holder_id, self._tenants.wish(member))
-
-    def _foreign(self) -> int:
-        """Bytes of processes that are not ours. 0 where the driver lists other pids than this namespace's, and while
-        those that are ours may not have joined yet."""
-        if not self._settled:
-            return 0
-        try:
-            used = self._probe.used()
-        except OSError as error:
-            log.warning("%s; counting nobody else", error)
-            return 0
-        ours = {account.holder.pid for account in self._ledger.holders.values()}
-        visible = any(pid in used for pid in ours)
-        return sum(nbytes for pid, nbytes in used.items() if pid not in ours) if visible else 0
+        """Budgets and shares anew, after somebody came or went. Strangers on the card count once it has settled: until
+        then, they may be stages that have not joined yet."""
+        foreign = self._watcher.foreign_bytes(self._members.pids) if self._settled else 0
+        self._ledger.resize(min([self._total - foreign, *self._members.caps]))
+        self._members.plan(self._ledger.budget)
+        for holder_id, member in self._members.members.items():
+            self._ledger.expect(holder_id, self._members.wish(member))
 
     def _pump(self) -> None:
         """Carries out what the ledger decides, and comes back when it next has something to decide by itself."""
@@ -222,61 +189,42 @@ class Coordinator:
             self._timer = None
         if (due := self._ledger.next_deadline()) is not None:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._pump)
+        self._metrics.update(self._ledger)
 
     def _carry_out(self, event: Event) -> None:
         if isinstance(event, Command):
-            self._inbox.put(event)
+            self._commands.put(event)
         elif isinstance(event, Refused):
             self._tickets.refuse(event.ticket, event.error)
         else:
             self._tickets.grant(event.ticket, event.lease)
 
-    def _watch(self, holder: Holder) -> None:
-        """Raises ProcessLookupError for a process that is dead already."""
-        descriptor = os.pidfd_open(holder.pid)
-        loop = asyncio.get_running_loop()
-
-        def died() -> None:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
-            watch = loop.create_task(self._bury(holder))
-            self._watches.add(watch)
-            watch.add_done_callback(self._watches.discard)
-
-        loop.add_reader(descriptor, died)
-
     async def _bury(self, holder: Holder) -> None:
-        """Its bytes return when the driver no longer lists it, not when the kernel says that it is dead."""
+        """The bytes of a dead process return when the driver has let go of them."""
         log.warning("%s died; its memory returns when the driver lets go of it", holder)
         self._void(self._ledger.dead(holder.id), holder)
         self._pump()
-        while self._is_listed(holder.pid):
-            await asyncio.sleep(PROBE_SECONDS)
+        await self._watcher.released(holder.pid)
         self._void(self._ledger.gone(holder.id), holder)
-        self._tenants.remove(holder.id)
-        self._inbox.close(holder.id)
+        self._members.remove(holder.id)
+        self._commands.close(holder.id)
         self._tickets.forget(holder.id)
-        self._progress.pop(holder.id, None)
-        self._moved["gone"].h2d += self._moved[holder.id].h2d
-        self._moved["gone"].d2h += self._moved.pop(holder.id).d2h
+        self._progress.forget(holder.id)
+        self._transfers.bury(holder.id)
         loop = asyncio.get_running_loop()
         loop.call_later(IDLE_SECONDS, self._release_copies)
-        if self._tenants.members:
+        if self._members.members:
             self._replan()
             self._pump()
         else:
             self._idle = loop.call_later(IDLE_SECONDS, self._leave)
 
-    def _release_copies(self) -> None:
-        self._keeper.release([member.holder.pid for member in self._tenants.members.values()])
+    def _count(self, holder_id: str, holdings: Holdings) -> None:
+        copied = self._transfers.note(holder_id, holdings.transferred)
+        self._metrics.count(self._members.members[holder_id].holder, copied)
 
-    def _is_listed(self, pid: int) -> bool:
-        """Also while the driver does not answer: bytes return only when it says so."""
-        try:
-            return pid in self._probe.used()
-        except OSError as error:
-            log.warning("%s", error)
-            return True
+    def _release_copies(self) -> None:
+        self._keeper.release(self._members.pids)
 
     def _forget(self, holder_id: str) -> None:
         """Voids what the holder asked for last; if that is over, nothing."""
@@ -289,7 +237,7 @@ class Coordinator:
             self._tickets.refuse(ticket, StageLost(f"{holder} died while it waited"))
 
     def _fence(self, epoch: str, holder_id: str) -> None:
-        if epoch != self._epoch or holder_id not in self._tenants.members:
+        if epoch != self._epoch or holder_id not in self._members.members:
             raise StaleEpoch(f"{holder_id} is not registered in this epoch; join again")
 
     def _leave(self) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from deployments.calls import RemoteCoordinator
 from deployments.coordinator import Coordinator
+from deployments.remote import LOST
+from lightx2v.core import Progress
+
+T = TypeVar("T")
 
 NAMESPACE = "residency"
 ANSWER_SECONDS = 5.0
@@ -19,39 +24,50 @@ ANSWER_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 
-def find_coordinator(card_id: str) -> Any:
+def find_coordinator(card_id: str) -> RemoteCoordinator:
     """The card's coordinator on this node, made by whoever asks first.
 
-    Ray repeats calls that a crash interrupted: what reads is repeatable, and what changes anything names an epoch.
+    Ray repeats calls that a crash or a broken connection interrupted. Reading is repeatable, a command is given again
+    until it is answered, and what changes anything names an epoch.
     """
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"name": f"residency:{card_id}", "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached"}
-    actor = ray.remote(Coordinator)
-    return actor.options(**options, max_restarts=-1, max_task_retries=-1, num_cpus=0, scheduling_strategy=node).remote(
-        card_id
+    actor = ray.remote(Coordinator).options(
+        **options, max_restarts=-1, max_task_retries=-1, num_cpus=0, scheduling_strategy=node
     )
+    return RemoteCoordinator(actor.remote(card_id))
 
 
-async def ask_all(method: str, *args: object) -> list[Any]:
-    """What the coordinators of all cards answer; those that are gone, or whose node is, answer nothing."""
-    answers = await asyncio.gather(*(_ask(one, method, *args) for one in await _all_coordinators()))
-    return [answer for (answer,) in filter(None, answers)]
+async def reports() -> list[dict[str, Any]]:
+    """The entries of GET /v1/residency: one for each card whose coordinator answers."""
+    return [report for report in await _ask_all(lambda coordinator: coordinator.report()) if report is not None]
 
 
-async def _ask(coordinator: Any, method: str, *args: object) -> tuple[Any, ...]:
+async def progress_of(request_id: str) -> Progress | None:
+    """How far a request is; None if it runs on no card that answers."""
+    found = await _ask_all(lambda coordinator: coordinator.progress(request_id))
+    return next((progress for progress in found if progress is not None), None)
+
+
+async def _ask_all(ask: Callable[[RemoteCoordinator], Awaitable[T]]) -> list[T | None]:
+    """What the coordinators of all cards answer; None for those that are gone, or whose node is."""
+    return await asyncio.gather(*(_ask(ask(one)) for one in await _all_coordinators()))
+
+
+async def _ask(answer: Awaitable[T]) -> T | None:
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            return (await getattr(coordinator, method).remote(*args),)
-    except (TimeoutError, RayActorError) as error:
+            return await answer
+    except (TimeoutError, *LOST) as error:
         log.warning("a coordinator does not answer: %r", error)
-        return ()
+        return None
 
 
-async def _all_coordinators() -> list[Any]:
+async def _all_coordinators() -> list[RemoteCoordinator]:
     named = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
     names = [entry["name"] for entry in named if entry["namespace"] == NAMESPACE]
     found = []
     for name in names:
         with contextlib.suppress(ValueError):  # it has left since it was listed
-            found.append(await asyncio.to_thread(ray.get_actor, name, NAMESPACE))
+            found.append(RemoteCoordinator(await asyncio.to_thread(ray.get_actor, name, NAMESPACE)))
     return found

@@ -18,16 +18,19 @@ from lightx2v.errors import LightError
 STATUS: Mapping[type[LightError], int] = MappingProxyType(
     {
         errors.InvalidRequest: 400,
+        errors.OriginNotAllowed: 403,
         errors.ModelNotFound: 404,
         errors.VideoNotFound: 404,
         errors.VideoNotReady: 409,
         errors.PayloadTooLarge: 413,
+        errors.HostNotAllowed: 421,
         errors.Cancelled: 499,
         errors.NonFinite: 500,
         errors.QueueFull: 503,
         errors.OutOfMemory: 503,
         errors.StageLost: 503,
         errors.StaleEpoch: 503,
+        errors.WarmUpFailed: 503,
         errors.DeadlineExceeded: 504,
     }
 )

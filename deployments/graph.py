@@ -1,5 +1,5 @@
-"""The way of one request through the stages: encode, denoise, refine where a model has it, decode; with a deadline, a
-cancellation and one retry."""
+"""The way of one request through the stages, in the order of `lightx2v.stages.flow`; what is lost on the way is made
+once more."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from inspect import isawaitable
 from typing import Any
 
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
-from ray.serve.exceptions import DeploymentUnavailableError
+from ray.exceptions import ObjectLostError, RayTaskError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-from deployments.lease import Job, Terms
+from deployments.concurrency import first, gathered
+from deployments.deadline import Deadline
+from deployments.messages import Terms
+from deployments.remote import LOST
 from lightx2v.core import GenerateRequest, Picture, Reference, StageName, Video
-from lightx2v.errors import DeadlineExceeded, LightError, StageLost
-
-LOST = (RayActorError, OutOfMemoryError, DeploymentUnavailableError)
-"""What a call raises whose process is gone; the second when Ray's memory monitor of the host killed it."""
+from lightx2v.errors import LightError, StageLost
+from lightx2v.stages.flow import Step, brought, steps
 
 log = logging.getLogger(__name__)
+
+
+class InputLost(Exception):
+    """The node that held an input of a call is gone. Ray raises this in the stage that fetches it."""
 
 
 class Graph:
@@ -30,69 +35,109 @@ class Graph:
         self._stages = stages
 
     async def generate(
-        self, requests: Sequence[GenerateRequest], references: Sequence[Reference], seconds: float
+        self, requests: Sequence[GenerateRequest], references: Sequence[Reference], deadline: Deadline
     ) -> list[Picture | Video]:
         """One picture or video per request; all have the same prompt and references, which are encoded once.
 
-        Raises DeadlineExceeded after `seconds`, StageLost if a stage died twice, or what a stage raised.
+        The caller enforces `deadline`; stages read from it how long they may wait. Raises StageLost if a step was lost
+        twice, or what a stage raised.
         """
-        seen = tuple(reference.seen for reference in references if reference.seen is not None)
-        fitted = tuple(reference.fitted for reference in references)
-        journey = Journey(time.time(), time.monotonic() + seconds)
         try:
-            async with asyncio.timeout(seconds), asyncio.TaskGroup() as tasks:
-                conditioning = tasks.create_task(journey.call(self._stages["encode"], "run", requests[0], seen))
-                encoded = tasks.create_task(self._encoded(journey, requests[0], fitted))
-                made = [tasks.create_task(self._make(journey, request, conditioning, encoded)) for request in requests]
-        except TimeoutError:
-            raise DeadlineExceeded(f"not made within {seconds:g} s") from None
+            async with asyncio.TaskGroup() as tasks:
+                journey = Journey(self._stages, requests[0], brought(references), deadline, tasks)
+                made = [tasks.create_task(journey.make(request)) for request in requests]
         except ExceptionGroup as group:
-            raise _first(group) from None
+            raise first(group) from None
         return [task.result() for task in made]
 
     async def ready(self) -> None:
         """Returns when every stage answers that it can serve; raises what keeps one from it."""
-        await asyncio.gather(*(_result(stage.ready.remote()) for stage in self._stages.values()))
-
-    async def _encoded(self, journey: Journey, request: GenerateRequest, pictures: tuple[Picture, ...]) -> Any:
-        return await journey.call(self._stages["decode"], "encode", request, pictures) if pictures else ()
-
-    async def _make(
-        self,
-        journey: Journey,
-        request: GenerateRequest,
-        conditioning: asyncio.Task[DeploymentResponse],
-        encoded: asyncio.Task[Any],
-    ) -> Picture | Video:
-        stages, inputs = self._stages, (await conditioning, await encoded)
-        latents = await journey.call(stages["denoise"], "run", request, *inputs)
-        if "refine" in stages and (await latents).history:
-            latents = await journey.call(stages["refine"], "run", request, *inputs, latents)
-        made: Picture | Video = await (await journey.call(stages["decode"], "run", request, latents))
-        return made
+        await gathered(_result(stage.ready.remote()) for stage in self._stages.values())
 
 
 class Journey:
-    """One request on its way: its age and its deadline."""
+    """The steps of requests that share a prompt. Each output is made once; `tasks` end all when one fails."""
 
-    def __init__(self, age: float, deadline: float) -> None:
-        self._age, self._deadline = age, deadline
+    def __init__(
+        self,
+        stages: Mapping[StageName, DeploymentHandle],
+        leader: GenerateRequest,
+        given: Mapping[str, Any],
+        deadline: Deadline,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        """`leader`: for whom what all share is made. `given`: the inputs that no step makes."""
+        self._stages, self._leader, self._given, self._deadline, self._tasks = stages, leader, given, deadline, tasks
+        self._steps = {step.output: step for step in steps(stages)}
+        self._outputs: dict[tuple[str, GenerateRequest], asyncio.Task[Any]] = {}
+        self._admitted_at = time.time()
 
-    async def call(self, stage: DeploymentHandle, job: Job, request: GenerateRequest, *inputs: Any) -> Any:
-        """The finished response of a stage. A stage whose process died is called once more, with the same inputs."""
+    async def make(self, request: GenerateRequest) -> Picture | Video:
+        """What the last step makes."""
+        *_, last = self._steps
+        made: Picture | Video = await (await self._output(last, request))
+        return made
+
+    def _output(self, name: str, request: GenerateRequest) -> asyncio.Task[Any]:
+        """The response of a step, which is begun if nobody has asked for it yet."""
+        step = self._steps[name]
+        owner = self._leader if step.is_shared else request
+        if (name, owner) not in self._outputs:
+            self._outputs[name, owner] = self._tasks.create_task(self._make(step, owner))
+        return self._outputs[name, owner]
+
+    async def _make(self, step: Step, request: GenerateRequest) -> Any:
+        """One step. Where an input is lost, what made it is called again, and then this step."""
+        inputs = self._inputs(step, request)
         try:
-            return await self._attempt(stage, job, request, *inputs)
-        except LOST as error:
-            log.warning("request %s: the process of its %s stage died: %s", request.id, stage.deployment_name, error)
+            return await self._call(step, request, inputs)
+        except InputLost as error:
+            log.warning("request %s: an input of %s is lost and made again: %s", request.id, step.stage, error)
+        self._forget(inputs)
         try:
-            return await self._attempt(stage, job, request, *inputs)
-        except LOST as error:
-            raise StageLost(f"the {stage.deployment_name} stage died under this request, and again") from error
+            return await self._call(step, request, self._inputs(step, request))
+        except InputLost as error:
+            raise StageLost(f"the inputs of the {step.stage} stage were lost under this request, and again") from error
 
-    async def _attempt(self, stage: DeploymentHandle, job: Job, request: GenerateRequest, *inputs: Any) -> Any:
-        response = stage.call.remote(job, request, Terms(self._age, self._deadline - time.monotonic()), *inputs)
+    def _inputs(self, step: Step, request: GenerateRequest) -> dict[str, Any]:
+        """By field of StageInputs: a value, or the task of the step that makes it."""
+        return {
+            field: self._given[name] if name in self._given else self._output(name, request)
+            for field, name in step.inputs.items()
+        }
+
+    def _forget(self, inputs: Mapping[str, Any]) -> None:
+        """Forgets outputs that are lost, unless another request that shares them has done so."""
+        self._outputs = {key: task for key, task in self._outputs.items() if task not in inputs.values()}
+
+    async def _call(self, step: Step, request: GenerateRequest, inputs: Mapping[str, Any]) -> Any:
+        """The finished response, or the last input. A stage whose process died is called once more."""
+        arguments = {name: await one if isinstance(one, asyncio.Task) else one for name, one in inputs.items()}
+        *_, last = arguments.values()
+        if step.only_if is not None and not step.only_if(await _value(last)):
+            return last
+        try:
+            return await self._attempt(step, request, arguments)
+        except LOST as error:
+            log.warning("request %s: the process of its %s stage died: %s", request.id, step.stage, error)
+        try:
+            return await self._attempt(step, request, arguments)
+        except LOST as error:
+            raise StageLost(f"the {step.stage} stage died under this request, and again") from error
+
+    async def _attempt(self, step: Step, request: GenerateRequest, arguments: Mapping[str, Any]) -> DeploymentResponse:
+        terms = Terms(self._admitted_at, self._deadline.left)
+        response = self._stages[step.stage].call.remote(step.method, request, terms, **arguments)
         await _result(response)
         return response
+
+
+async def _value(made: Any) -> Any:
+    """What a step returned, or what it passed on. Raises InputLost."""
+    try:
+        return await made if isawaitable(made) else made
+    except ObjectLostError as error:
+        raise InputLost(str(error)) from None
 
 
 async def _result(response: DeploymentResponse) -> Any:
@@ -103,10 +148,6 @@ async def _result(response: DeploymentResponse) -> Any:
         response.cancel()
         raise
     except RayTaskError as error:
+        if isinstance(error.cause, ObjectLostError):
+            raise InputLost(str(error.cause)) from None
         raise error.cause if isinstance(error.cause, LightError) else error from None
-
-
-def _first(group: ExceptionGroup) -> Exception:
-    """What failed first; the other tasks were cancelled for it."""
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, ExceptionGroup) else error

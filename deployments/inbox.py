@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections.abc import Callable
 
-from lightx2v.residency.lease import Fetch, Shrink
-
-Command = Shrink | Fetch
+from lightx2v.residency.lease import Command
 
 
-class Inbox:
-    """Commands by the ids of the holders that they are for."""
+class CommandQueues:
+    """One waiting call per holder. `open_command` gives what a holder has to do, the same until it is answered: a
+    reply may be lost on its way, and then the command is fetched by another call."""
 
-    def __init__(self) -> None:
-        self._commands: defaultdict[str, asyncio.Queue[Command]] = defaultdict(asyncio.Queue)
+    def __init__(self, open_command: Callable[[str], Command | None]) -> None:
+        self._open_command = open_command
         self._listening: dict[str, asyncio.Future[Command]] = {}
 
     def put(self, command: Command) -> None:
-        self._commands[command.holder].put_nowait(command)
+        """Answers the call that waits for it; without one, the command waits for a call."""
+        if (listening := self._listening.pop(command.holder, None)) is not None and not listening.done():
+            listening.set_result(command)
 
     async def next(self, holder_id: str) -> Command:
-        """Waits for a command. Ends the call before this one: its caller is gone, and it would take what this one waits
-        for."""
-        self._hang_up(holder_id)
-        self._listening[holder_id] = command = asyncio.ensure_future(self._commands[holder_id].get())
-        return await command
+        """The open command of this holder, or the next one.
+
+        Cancels the call before this one: its caller is gone, and it would take what this one waits for.
+        """
+        self.close(holder_id)
+        if (command := self._open_command(holder_id)) is not None:
+            return command
+        listening: asyncio.Future[Command] = asyncio.get_running_loop().create_future()
+        self._listening[holder_id] = listening
+        return await listening
 
     def close(self, holder_id: str) -> None:
-        """It is gone, and so is whoever listened for it."""
-        self._commands.pop(holder_id, None)
-        self._hang_up(holder_id)
-
-    def _hang_up(self, holder_id: str) -> None:
+        """Cancels the call of a holder that is gone."""
         if (listening := self._listening.pop(holder_id, None)) is not None:
             listening.cancel()

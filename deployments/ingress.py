@@ -9,27 +9,34 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.directory import ask_all
+from deployments.concurrency import Threads, gathered
+from deployments.deadline import Deadline
+from deployments.directory import reports
 from deployments.envelope import answering, error_response
-from deployments.graph import LOST
 from deployments.logs import speak
 from deployments.media import JSON, read_body, read_form
 from deployments.models import Models, Served
+from deployments.origins import OriginCheck
 from deployments.parsing import parse_form, parse_json
+from deployments.remote import LOST
 from deployments.schema import ImageRequest, images_body, models_body, to_requests
+from deployments.settings import ServerSettings
 from deployments.videos import Videos
 from lightx2v.errors import InvalidRequest, LightError
-from lightx2v.limits import Limits
 from lightx2v.media.encode import encode
 
 HEALTH_SECONDS = 5.0
+ENCODERS = 2
+"""Pictures that are compressed at a time; each PNG on all cores."""
 REFERENCES = ("image", "image[]")
 """What the files of a form are called."""
 
@@ -40,11 +47,12 @@ log = logging.getLogger(__name__)
 class Ingress:
     """One application's front: checks a request in full, queues it, and answers in OpenAI's words."""
 
-    def __init__(self, served: Sequence[Served]) -> None:
+    def __init__(self, served: Sequence[Served[DeploymentHandle]], settings: ServerSettings) -> None:
         speak()
-        self._models = Models(served)
-        self._videos = Videos(self._models)
-        self._limits = Limits()
+        self._models = Models(served, settings)
+        self._videos = Videos(self._models, settings)
+        self._settings = settings
+        self._encoders = Threads(ENCODERS)
         self._started = int(time.time())
 
     def __serve_build_asgi_app__(self) -> Starlette:
@@ -57,19 +65,21 @@ class Ingress:
             Route("/v1/residency", answering(self.residency)),
             Route("/health", answering(self.health)),
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _not_served}, lifespan=self._living)
+        allowed = Middleware(OriginCheck, self._settings.allowed_hosts, self._settings.allowed_origins)
+        handlers = {HTTPException: _not_served}
+        return Starlette(routes=routes, middleware=[allowed], exception_handlers=handlers, lifespan=self._living)
 
     async def generations(self, request: Request) -> Response:
         """Text to image."""
         self._models.check_room()
-        body = await read_body(request, self._limits.max_json_bytes)
+        body = await read_body(request, self._settings.max_json_bytes)
         return await self._images(parse_json(ImageRequest, body), [])
 
     async def edits(self, request: Request) -> Response:
         """One or several reference images and a prompt to a new image."""
         self._models.check_room()
-        most = self._limits.max_references
-        fields, files = await read_form(request, self._limits.max_upload_bytes, most, REFERENCES)
+        most = self._settings.max_references
+        fields, files = await read_form(request, self._settings.max_upload_bytes, most, REFERENCES)
         if not files:
             raise InvalidRequest("image is required: one or more files", "image")
         return await self._images(parse_form(ImageRequest, fields), files)
@@ -80,13 +90,13 @@ class Ingress:
 
     async def residency(self, _: Request) -> Response:
         """Who holds how much of which card."""
-        return JSONResponse({"gpus": await ask_all("report")})
+        return JSONResponse({"gpus": await reports()})
 
     async def health(self, _: Request) -> Response:
         """200 when an image can be made, 503 with the reason otherwise."""
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
-                await asyncio.gather(*(model.ready() for model in self._models))
+                await gathered(model.ready() for model in self._models)
         except (TimeoutError, *LOST):
             return await _not_yet()
         except LightError as error:
@@ -94,16 +104,17 @@ class Ingress:
         return JSONResponse({"status": "ok"})
 
     async def _images(self, asked: ImageRequest, files: list[bytes]) -> Response:
-        model, start = self._models.find(asked.model), time.monotonic()
+        model = self._models.find(asked.model)
+        deadline = Deadline.after(model.timeout_seconds)
         with model.admission.admitted():
-            references = await self._models.fitted(model, files)
-            sizes = [reference.fitted.size for reference in references]
-            requests = to_requests(asked, model.recipe, model.limits, sizes)
-            seconds = model.timeout_seconds - (time.monotonic() - start)
-            made = await model.graph.generate(requests, references, seconds)
-            encoded = [await asyncio.to_thread(encode, picture, asked.output_format) for picture in made]
-            body = await asyncio.to_thread(images_body, asked, requests, encoded, int(time.time()))
-        log.info("request %s: %d pictures in %.3f s", requests[0].id, len(made), time.monotonic() - start)
+            async with deadline.enforced():
+                references = await self._models.fitted(model, files)
+                sizes = [reference.fitted.size for reference in references]
+                requests = to_requests(asked, model.spec, model.limits, sizes)
+                made = await model.graph.generate(requests, references, deadline)
+                encoded = [await self._encoders.run(encode, picture, asked.output_format) for picture in made]
+                body = await self._encoders.run(images_body, asked, requests, encoded, int(time.time()))
+        log.info("request %s: %d pictures in %.3f s", requests[0].id, len(made), deadline.seconds - deadline.left)
         return Response(body, media_type=JSON)
 
     @asynccontextmanager
@@ -121,7 +132,8 @@ async def _not_yet() -> Response:
     application = (await asyncio.to_thread(serve.status)).applications[name]
     for stage, deployment in application.deployments.items():
         if deployment.status == DeploymentStatus.DEPLOY_FAILED:
-            return _unwell("failed", f"{stage}: {deployment.message.splitlines()[-1]}")
+            *_, reason = deployment.message.splitlines() or ["Serve gives no reason"]
+            return _unwell("failed", f"{stage}: {reason}")
     return _unwell("starting", "its stages are being started")
 
 

@@ -16,7 +16,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lightx2v.core import Clip, GenerateRequest, Progress
+from lightx2v.core import GenerateRequest, Progress, VideoSpec
 from lightx2v.errors import Cancelled, LightError, VideoNotFound, VideoNotReady
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
@@ -37,7 +37,7 @@ class Job:
     id: str
     model: str
     request: GenerateRequest
-    clip: Clip
+    clip: VideoSpec
     created_at: float
     task: asyncio.Task[bytes]
     progress: Progress | None = None
@@ -104,7 +104,7 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._context = copy_context()
 
-    def start(self, model: str, request: GenerateRequest, clip: Clip, work: Coroutine[Any, Any, bytes]) -> Job:
+    def start(self, model: str, request: GenerateRequest, clip: VideoSpec, work: Coroutine[Any, Any, bytes]) -> Job:
         """Begins `work`, apart from the HTTP request that asks for it: Ray ends what a request calls with it, and tells
         whose call it is by the context."""
         task = asyncio.get_running_loop().create_task(work, context=self._context)

@@ -9,9 +9,9 @@ from lightx2v.weights.shared import used_by
 
 
 class Keeper:
-    """Host copies by name, each held by a descriptor of ours.
+    """Host copies by name, each held by a file descriptor of this process.
 
-    A copy goes with the last process that has it, and most stages have one replica: without a keeper every restart
+    A copy ends with the last process that has it, and most stages have one replica: without a keeper every restart
     would read all weights from disk again.
     """
 
@@ -19,7 +19,7 @@ class Keeper:
         self._held: dict[str, int] = {}
 
     def hold(self, pid: int) -> None:
-        """Keeps what this process of the node has."""
+        """Keeps the copies that this process of the node has."""
         for name, descriptor in used_by(pid).items():
             if name in self._held:
                 os.close(descriptor)
@@ -27,7 +27,7 @@ class Keeper:
                 self._held[name] = descriptor
 
     def release(self, alive: Iterable[int]) -> None:
-        """Lets go of what none of these processes has."""
+        """Closes the copies that none of these processes has."""
         used: set[str] = set()
         for pid in alive:
             for name, descriptor in used_by(pid).items():

@@ -4,88 +4,75 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
-from deployments.moved import Moved
+from deployments.calls import CoordinatorCalls, Holdings
+from deployments.messages import Terms
+from deployments.moved import TransferBytes
 from deployments.tenants import Member
 from lightx2v.core import Progress
 from lightx2v.errors import StaleEpoch
 from lightx2v.residency.lease import Fetch, Lease
 
-Job = Literal["run", "encode"]
-"""What a stage can be asked for; only the autoencoder's encodes."""
+T = TypeVar("T")
 
 RETRY_SECONDS = 0.2
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """When a request was admitted, and how many seconds are left to it."""
+class Weights(Protocol):
+    """The weights of one stage on the device. They are never dropped or fetched while a lease is running."""
 
-    age: float
-    seconds: float
+    async def drop(self, limit: int) -> int:
+        """Keeps at most `limit` bytes; returns what is left."""
 
-    def since(self, start: float) -> Terms:
-        """What is left of them now; `start`: monotonic seconds when they held."""
-        return replace(self, seconds=self.seconds - (time.monotonic() - start))
+    async def fetch(self, limit: int) -> int:
+        """Brings weights until there are at most `limit` bytes; returns what is there or on its way."""
+
+    def transferred(self) -> TransferBytes:
+        """What the process has copied so far."""
 
 
-class Lessee:
-    """One stage process and its card's coordinator.
+class CoordinatorClient:
+    """One stage process and its card's coordinator. `find` gives the coordinator, anew after it died."""
 
-    `find` gives the coordinator, anew after it died; `drop` brings the device weights down to a number of bytes and
-    `fetch` up to it, both return what is there then and are never called while a lease is running; `moved` reads the
-    counters.
-    """
-
-    def __init__(
-        self,
-        member: Member,
-        find: Callable[[], Any],
-        drop: Callable[[int], Awaitable[int]],
-        fetch: Callable[[int], Awaitable[int]],
-        moved: Callable[[], Moved],
-    ) -> None:
-        self._member, self._find, self._drop, self._fetch, self._moved = member, find, drop, fetch, moved
-        self._id = member.holder.id
-        self._weights = 0
+    def __init__(self, member: Member, find: Callable[[], CoordinatorCalls], weights: Weights) -> None:
+        self._member, self._find, self._weights = member, find, weights
+        self._held = 0
         self._lease: Lease | None = None
         self._epoch = ""
         self._joining = asyncio.Lock()
-        self._context = Context()
+        self._variables = Context()
         self._news: tuple[str, Progress] | None = None
         self._telling: asyncio.Task[None] | None = None
         self._apart: set[asyncio.Task[None]] = set()
 
     async def start(self) -> asyncio.Task[None]:
         """Joins, and obeys from then on in the task that is returned."""
-        self._context = copy_context()
+        self._variables = copy_context()
         await self._join("")
         return asyncio.create_task(self._obey())
 
     @asynccontextmanager
-    async def lease(self, workspace: int, terms: Terms) -> AsyncIterator[Lease]:
+    async def lease(self, activation_bytes: int, terms: Terms) -> AsyncIterator[Lease]:
         """The right to run. The body says by `holds` what it left resident."""
-        self._lease = lease = await self._ask(workspace, terms)
-        self._weights = lease.weights
+        self._lease = lease = await self._ask(activation_bytes, terms)
+        self._held = lease.weights
         try:
             yield lease
         finally:
             self._lease = None
-            release = self._call("release", lease.id, self._weights, self._id, self._moved(), fenced=True)
-            await asyncio.shield(self.apart(release))
+            await asyncio.shield(self.apart(self._release(lease.id, self._holdings())))
 
     def holds(self, nbytes: int) -> None:
         """Notes what the stage has resident after its run."""
-        self._weights = nbytes
+        self._held = nbytes
 
     def advance(self, request_id: str, progress: Progress) -> None:
         """Lets the coordinator know how far a run is: the latest, one message at a time, and nobody waits for it."""
@@ -98,61 +85,82 @@ class Lessee:
         holder = self._member.holder
         if context != holder.context:
             self._member = replace(self._member, holder=replace(holder, context=context))
-            await self._call("weigh", self._member, fenced=True)
+            await self._call(lambda coordinator, epoch: coordinator.weigh(epoch, holder.id, context))
 
     def apart(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs `work` to its end, whatever becomes of the request that it is for. Ray takes what a request calls down
-        with it, and tells whose call it is by the context: so this runs in the one of the start."""
-        task = asyncio.get_running_loop().create_task(work, context=self._context)
+        with it, and tells whose call it is by the context variables: so this runs in those of the start."""
+        task = asyncio.get_running_loop().create_task(work, context=self._variables)
         self._apart.add(task)  # the loop alone would forget it
         task.add_done_callback(self._apart.discard)
         return task
 
-    async def room(self) -> int:
+    async def max_replicas(self) -> int:
         """Replicas of this stage that the card has room for."""
-        room: int = await self._call("room", self._member.holder.model, self._member.holder.stage)
-        return room
+        return await self._call(lambda coordinator, epoch: coordinator.max_replicas(epoch, self._id))
 
     async def ready(self) -> None:
         """Raises OutOfMemory if this model cannot run within the budget."""
-        await self._call("ready", self._member.holder.model)
+        await self._call(lambda coordinator, epoch: coordinator.ready(epoch, self._id))
 
-    async def _ask(self, workspace: int, terms: Terms) -> Lease:
-        asked = asyncio.ensure_future(self._call("lease", self._id, workspace, terms.age, terms.seconds, fenced=True))
+    @property
+    def _id(self) -> str:
+        return self._member.holder.id
+
+    def _holdings(self) -> Holdings:
+        return Holdings(self._held, self._weights.transferred())
+
+    async def _ask(self, activation_bytes: int, terms: Terms) -> Lease:
+        asked = asyncio.ensure_future(
+            self._call(lambda coordinator, epoch: coordinator.lease(epoch, self._id, activation_bytes, terms))
+        )
         try:
-            lease: Lease = await asyncio.shield(asked)
+            return await asyncio.shield(asked)
         except asyncio.CancelledError:
             asked.cancel()
-            await asyncio.shield(self.apart(self._call("abandon", self._id, fenced=True)))
+            await asyncio.shield(self.apart(self._abandon()))
             raise
-        return lease
+
+    async def _abandon(self) -> None:
+        await self._call(lambda coordinator, epoch: coordinator.abandon(epoch, self._id))
+
+    async def _release(self, lease_id: str, holdings: Holdings) -> None:
+        await self._call(lambda coordinator, epoch: coordinator.release(epoch, self._id, lease_id, holdings))
 
     async def _tell(self) -> None:
         while self._lease is not None and self._news is not None:
-            news, self._news = self._news, None
-            await self._call("advance", self._id, *news, fenced=True)
+            (request_id, progress), self._news = self._news, None
+            await self._advance(request_id, progress)
+
+    async def _advance(self, request_id: str, progress: Progress) -> None:
+        await self._call(lambda coordinator, epoch: coordinator.advance(epoch, self._id, request_id, progress))
 
     async def _obey(self) -> None:
         while True:
-            order = await self._call("orders", self._id, fenced=True)
-            if isinstance(order, Fetch):
-                self._weights = order.weights
-                self._weights = await self._fetch(order.weights)
+            command = await self._call(lambda coordinator, epoch: coordinator.next_command(epoch, self._id))
+            if self._lease is not None:  # only the idle are told something: this one has lapsed on its way
+                continue
+            if isinstance(command, Fetch):
+                self._held = command.weights
+                self._held = await self._weights.fetch(command.weights)
             else:
-                self._weights = await self._drop(self._weights - order.nbytes)
-            await self._call("shrunk", self._id, self._weights, order.order, fenced=True)
+                self._held = await self._weights.drop(command.weights)
+            await self._resized(command.id)
 
-    async def _call(self, method: str, *args: object, fenced: bool = False) -> Any:
+    async def _resized(self, command_id: str) -> None:
+        holdings = self._holdings()
+        await self._call(lambda coordinator, epoch: coordinator.resized(epoch, self._id, command_id, holdings))
+
+    async def _call(self, call: Callable[[CoordinatorCalls, str], Awaitable[T]]) -> T:
         """Calls the coordinator; if it has restarted, joins the new epoch with what is held and calls again."""
         while True:
             epoch = self._epoch
             try:
-                return await getattr(self._coordinator, method).remote(*((epoch,) if fenced else ()), *args)
-            except RayActorError:
-                log.warning("the coordinator is gone during %s; joining its successor", method)
-            except RayTaskError as error:
-                if not isinstance(error.cause, StaleEpoch):
-                    raise error.cause from None
+                return await call(self._coordinator, epoch)
+            except RayActorError as error:
+                log.warning("the coordinator is gone, joining its successor: %s", error)
+            except StaleEpoch:
+                log.info("the coordinator has begun a new epoch")
             await self._join(epoch)
 
     async def _join(self, stale: str) -> None:
@@ -163,8 +171,7 @@ class Lessee:
             while True:
                 self._coordinator = self._find()
                 try:
-                    join = self._coordinator.join.remote(self._member, self._weights, self._lease, self._moved())
-                    self._epoch = await join
+                    self._epoch = await self._coordinator.join(self._member, self._holdings(), self._lease)
                     return
                 except RayActorError as error:
                     if getattr(error, "actor_init_failed", False):

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Generic, TypeVar
 
 from ray.serve.handle import DeploymentHandle
 
+from deployments.concurrency import Threads, gathered
 from deployments.graph import Graph
 from deployments.rehearsal import Rehearsal
-from deployments.settings import AppSettings
-from lightx2v.checkpoint import read_recipe
+from deployments.settings import AppSettings, ServerSettings
+from lightx2v.checkpoint import read_spec
 from lightx2v.core import Reference, StageName
-from lightx2v.errors import ModelNotFound, QueueFull
+from lightx2v.errors import ModelNotFound, QueueFull, WarmUpFailed
 from lightx2v.limits import Limits
 from lightx2v.media.picture import decode_picture
-from lightx2v.models.recipe import make_reference
+from lightx2v.models.reference import make_reference
 
 DECODERS = 2
 """Uploaded pictures that are unfolded at a time."""
@@ -56,24 +57,28 @@ class Admission:
             self._seconds.append(time.monotonic() - start)
 
 
+S = TypeVar("S")
+
+
 @dataclass(frozen=True, slots=True)
-class Served:
-    """One model: its settings and its stages."""
+class Served(Generic[S]):
+    """One model: its settings and its stages. They are Applications where an application is built; Serve puts a
+    DeploymentHandle in place of each when it makes the ingress."""
 
     settings: AppSettings
-    stages: Mapping[StageName, DeploymentHandle]
+    stages: Mapping[StageName, S]
     is_rehearsed: bool
 
 
 class Model:
     """One model as its callers meet it."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served[DeploymentHandle], server: ServerSettings) -> None:
         self.id = served.settings.model_id
-        self.recipe = read_recipe(served.settings)
-        self.limits = Limits(loras=tuple(served.settings.loras))
+        self.spec = read_spec(served.settings)
+        self.limits = Limits(max_references=server.max_references, loras=tuple(served.settings.loras))
         self.graph = Graph(served.stages)
-        self.rehearsal = Rehearsal(self.recipe, self.graph)
+        self.rehearsal = Rehearsal(self.spec, self.graph)
         self.is_rehearsed = served.is_rehearsed
         self.admission = Admission(served.settings.max_queue)
         self.timeout_seconds = served.settings.request_timeout_seconds
@@ -86,19 +91,20 @@ class Model:
     async def ready(self) -> None:
         """Returns when a request would be served without delay; raises what keeps the model from it."""
         await self.graph.ready()
-        await self.rehearsal.over()
+        if reason := await self.rehearsal.over():
+            raise WarmUpFailed(f"the first requests to {self.id} failed: {reason}")
 
     def fit(self, data: bytes) -> Reference:
         """An uploaded reference, decoded and fitted. Raises InvalidRequest."""
-        return make_reference(decode_picture(data), self.recipe)
+        return make_reference(decode_picture(data), self.spec)
 
 
 class Models:
     """All of one application; the first serves those that name none."""
 
-    def __init__(self, served: Sequence[Served]) -> None:
-        self._models = {one.settings.model_id: Model(one) for one in served}
-        self._decoding = asyncio.Semaphore(DECODERS)
+    def __init__(self, served: Sequence[Served[DeploymentHandle]], server: ServerSettings) -> None:
+        self._models = {one.settings.model_id: Model(one, server) for one in served}
+        self._decoders = Threads(DECODERS)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
@@ -118,9 +124,4 @@ class Models:
 
     async def fitted(self, model: Model, files: Sequence[bytes]) -> list[Reference]:
         """Few at a time, since one may unfold to 100 MB. Raises InvalidRequest."""
-
-        async def fit(data: bytes) -> Reference:
-            async with self._decoding:
-                return await asyncio.to_thread(model.fit, data)
-
-        return list(await asyncio.gather(*map(fit, files)))
+        return await gathered(self._decoders.run(model.fit, data) for data in files)

@@ -1,5 +1,8 @@
-"""A tensor on its way. Apart from `deployments.wire`, because the ingress meets what stages send to each other: it
-would import torch for that, which takes seconds of its first request and 190 MB."""
+"""A tensor on its way between processes.
+
+It is apart from `deployments.wire` because the ingress meets it too: importing torch would take seconds of its first
+request and 190 MB.
+"""
 
 from __future__ import annotations
 

@@ -10,10 +10,14 @@ from dataclasses import replace
 
 from PIL import Image
 
+from deployments.concurrency import gathered
+from deployments.deadline import Deadline
 from deployments.graph import Graph
 from lightx2v.core import GenerateRequest, Reference, Size
-from lightx2v.models.recipe import make_reference, planning_request
-from lightx2v.models.registry import Recipe
+from lightx2v.errors import LightError
+from lightx2v.models.reference import make_reference
+from lightx2v.models.request import planning_request
+from lightx2v.models.spec import ModelSpec
 
 PROMPT = "a grey picture"
 """Of several tokens: what is compiled for a single one, which an empty prompt is to Wan, is of no use to others."""
@@ -28,38 +32,39 @@ log = logging.getLogger(__name__)
 
 
 class Rehearsal:
-    """Of one model. It fails when its requests do, and then says so in the log: others may still be served."""
+    """The warm-up of one model. It fails when its requests do; others may still be asked for."""
 
-    def __init__(self, recipe: Recipe, graph: Graph) -> None:
-        self._recipe, self._graph = recipe, graph
-        self._task: asyncio.Task[None] | None = None
+    def __init__(self, spec: ModelSpec, graph: Graph) -> None:
+        self._spec, self._graph = spec, graph
+        self._task: asyncio.Task[str | None] | None = None
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
-    async def over(self) -> None:
-        """Returns when it has ended, if it was ever begun."""
-        if self._task is not None:
-            await asyncio.shield(self._task)
+    async def over(self) -> str | None:
+        """Waits for its end, if it was ever begun. Returns why it failed, or None."""
+        return None if self._task is None else await asyncio.shield(self._task)
 
-    async def _run(self) -> None:
+    async def _run(self) -> str | None:
+        deadline = Deadline.after(SECONDS)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for request, references in self._requests():
-                    tasks.create_task(self._graph.generate([request], references, SECONDS))
-        except* Exception as group:
-            log.error("the rehearsal failed, so the first requests may be slow", exc_info=group)
+            async with deadline.enforced():
+                await gathered(self._graph.generate([one], pictures, deadline) for one, pictures in self._requests())
+        except Exception as error:  # whatever a first request fails of, the server lives on and /health tells it
+            log.exception("the rehearsal failed")
+            return str(error) if isinstance(error, LightError) else f"{type(error).__name__}: {error}"
+        return None
 
     def _requests(self) -> Iterator[tuple[GenerateRequest, list[Reference]]]:
         """One as it is planned for, and one with a reference where a model can do without."""
-        recipe = self._recipe
-        frames = recipe.clip.multiple + 1 if recipe.clip else 1
-        planned = replace(planning_request(recipe), id="rehearsal", prompt=PROMPT, steps=STEPS, frames=frames)
-        for count in sorted({recipe.min_references, min(1, recipe.max_references)}):
-            references = [_blank(recipe) for _ in range(count)]
+        spec = self._spec
+        frames = spec.clip.multiple + 1 if spec.clip else 1
+        planned = replace(planning_request(spec), id="rehearsal", prompt=PROMPT, steps=STEPS, frames=frames)
+        for count in sorted({spec.min_references, min(1, spec.max_references)}):
+            references = [_blank(spec) for _ in range(count)]
             yield replace(planned, references=tuple(one.fitted.size for one in references)), references
 
 
-def _blank(recipe: Recipe) -> Reference:
-    size: Size = recipe.size
-    return make_reference(Image.new("RGB", (size.width, size.height), GREY), recipe)
+def _blank(spec: ModelSpec) -> Reference:
+    size: Size = spec.size
+    return make_reference(Image.new("RGB", (size.width, size.height), GREY), spec)

@@ -23,14 +23,14 @@ class QueueDepth:
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """The replicas wanted; no state."""
         wanted = math.ceil(context.total_num_requests / self._depth_per_replica)
-        return max(1, min(wanted, self._room(context))), {}
+        return max(1, min(wanted, self._max_replicas(context))), {}
 
-    def _room(self, context: AutoscalingContext) -> int:
-        reported = (context.aggregated_metrics or {}).get("room", {}).values()
+    def _max_replicas(self, context: AutoscalingContext) -> int:
+        reported = (context.aggregated_metrics or {}).get("max_replicas", {}).values()
         if not reported:
             return int(context.target_num_replicas)
-        room = int(max(reported))
-        return room if self._most_per_gpu is None else min(room, self._most_per_gpu) * gpus()
+        per_card = int(max(reported))
+        return per_card if self._most_per_gpu is None else min(per_card, self._most_per_gpu) * gpus()
 
 
 def gpus() -> int:

@@ -1,13 +1,12 @@
 """What the images API takes and answers. A request is checked in full before anything is queued for it.
 
 Two kinds of limits: what holds for every model is in `ImageRequest`; what depends on the deployment is in `Limits`
-and on the model in its `Recipe`, and is applied by `to_requests`.
+and on the model in its `ModelSpec`, and is applied by `to_requests`.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
 import uuid
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,10 +18,10 @@ from pydantic import AfterValidator, Field, PlainValidator
 
 from deployments.parsing import Body
 from lightx2v.core import GenerateRequest, Size
-from lightx2v.limits import RANDOM_SEEDS, SEEDS, Limits
+from lightx2v.limits import SEEDS, Limits
 from lightx2v.media.encode import FORMATS, PICTURE_FORMATS
-from lightx2v.models.recipe import check_request, choose_strength
-from lightx2v.models.registry import Recipe
+from lightx2v.models.request import check_request, complete
+from lightx2v.models.spec import ModelSpec
 
 MAX_PICTURES = 10
 """Of one request."""
@@ -85,31 +84,30 @@ class ImageRequest(Asked):
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
-def draft(asked: Asked, recipe: Recipe, references: Sequence[Size]) -> GenerateRequest:
-    """A request with the model's defaults where nothing was asked, to be completed and then checked. `references` are
-    the sizes of the fitted ones."""
-    return GenerateRequest(
-        id=str(uuid.uuid4()),
-        prompt=asked.prompt,
-        size=asked.size or recipe.edit_size(references),
-        steps=recipe.steps if asked.num_inference_steps is None else asked.num_inference_steps,
-        seed=secrets.randbelow(RANDOM_SEEDS) if asked.seed is None else asked.seed,
-        guidance=recipe.guidance if asked.guidance_scale is None else asked.guidance_scale,
-        refine_guidance=asked.guidance_scale,
+def draft(asked: Asked, spec: ModelSpec, references: Sequence[Size], **fields: Any) -> GenerateRequest:
+    """What was asked, with the model's defaults for the rest; still to be checked. `references` are the sizes of the
+    fitted ones, `fields` what only pictures or only videos have."""
+    return complete(
+        asked.prompt,
+        spec,
+        references,
+        size=asked.size,
+        steps=asked.num_inference_steps,
+        seed=asked.seed,
+        guidance=asked.guidance_scale,
         negative_prompt=asked.negative_prompt,
-        references=tuple(references),
         lora=asked.lora,
         lora_scale=asked.lora_scale,
+        **fields,
     )
 
 
 def to_requests(
-    asked: ImageRequest, recipe: Recipe, limits: Limits, references: Sequence[Size] = ()
+    asked: ImageRequest, spec: ModelSpec, limits: Limits, references: Sequence[Size] = ()
 ) -> tuple[GenerateRequest, ...]:
     """One frozen request per picture, with consecutive seeds. `references` are the sizes of the fitted ones."""
-    strength = choose_strength(asked.strength, recipe, len(references))
-    first = replace(draft(asked, recipe, references), strength=strength)
-    check_request(first, recipe, limits)
+    first = draft(asked, spec, references, strength=asked.strength, frames=1)
+    check_request(first, spec, limits)
     seeds = ((first.seed + index) % SEEDS for index in range(asked.n))
     return tuple(replace(first, id=str(uuid.uuid4()), seed=seed) for seed in seeds)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, field_validator
 
-from lightx2v.config import ENVIRONMENT, EngineSettings, Settings, parse_settings
+from lightx2v.config import ENVIRONMENT, EngineSettings, Settings, parse_bytes, parse_settings
 from lightx2v.core import StageName
 from lightx2v.errors import InvalidSettings
+from lightx2v.limits import Limits
 
 
 class Fractions(Settings):
@@ -63,19 +65,81 @@ class AppSettings(EngineSettings):
         return self.name or Path(self.model).name
 
 
-def parse_models(args: dict[str, Any]) -> tuple[AppSettings, ...]:
-    """The settings of each model of an application: `args` itself, or each entry of `args["models"]` over the rest.
+def _host(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9._-]+", name):
+        raise ValueError(f"{name!r} is not a host's name; write it in small letters, without scheme and port")
+    return name
+
+
+def _origin(text: str) -> str:
+    if not re.fullmatch(r"https?://[a-z0-9._:\[\]-]+", text):
+        raise ValueError(f"{text!r} is not an origin; write for example https://example.com or http://10.0.0.5:3000")
+    return text
+
+
+HostName = Annotated[str, AfterValidator(_host)]
+Origin = Annotated[str, AfterValidator(_origin)]
+
+
+class ServerSettings(Settings):
+    """The HTTP side of an application, whatever its models."""
+
+    allowed_hosts: tuple[HostName, ...] = ()
+    """Names, beside those of loopback, by which a connection over loopback may ask: a reverse proxy's on this host."""
+
+    allowed_origins: tuple[Origin, ...] = ()
+    """Other sites whose pages may ask for work, as browsers spell them: "https://example.com"."""
+
+    max_json_bytes: int = Field(default=1 << 20, ge=1 << 10, le=1 << 30)
+    """Of a JSON body. The default holds two prompts of the longest kind, every character escaped as a \\uXXXX pair."""
+
+    max_upload_bytes: int = Field(default=32 << 20, ge=1 << 10, le=1 << 30)
+    """Of a form with its files, "32MiB"."""
+
+    max_references: int = Field(default=Limits().max_references, ge=1, le=64)
+    """Of one request; a model may take fewer."""
+
+    @field_validator("max_json_bytes", "max_upload_bytes", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        return parse_bytes(value) if isinstance(value, str) else value
+
+
+class ApplicationSettings(Settings):
+    """All of an application: its models, and the HTTP side before them."""
+
+    server: ServerSettings = ServerSettings()
+    models: tuple[AppSettings, ...]
+
+    @field_validator("models")
+    @classmethod
+    def _names_differ(cls, models: tuple[AppSettings, ...]) -> tuple[AppSettings, ...]:
+        ids = [model.model_id for model in models]
+        for twice in {name for name in ids if ids.count(name) > 1}:
+            raise ValueError(f"two are called {twice!r}; give one of them another `name`")
+        return models
+
+    @property
+    def max_queue(self) -> int:
+        """Requests inside, of all models together."""
+        return sum(model.max_queue for model in self.models)
+
+    @property
+    def request_timeout_seconds(self) -> float:
+        """The longest of any model."""
+        return max(model.request_timeout_seconds for model in self.models)
+
+
+def parse_application(args: dict[str, Any]) -> ApplicationSettings:
+    """`server`, and the settings of each model: the rest of `args`, or each entry of `args["models"]` over that rest.
 
     Raises InvalidSettings, also where two models would have the same id.
     """
-    if "models" not in args:
-        return (parse_settings(AppSettings, args),)
-    entries, shared = args["models"], {key: value for key, value in args.items() if key != "models"}
+    server = {key: value for key, value in args.items() if key == "server"}
+    shared = {key: value for key, value in args.items() if key not in ("models", "server")}
+    entries = args.get("models", [{}])
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise InvalidSettings('models: write a list of mappings, as in [{"model": "owner/a"}, {"model": "owner/b"}]')
-    environment = {field: variable for field, variable in ENVIRONMENT.items() if field != "model"}
-    models = tuple(parse_settings(AppSettings, shared | entry, environment) for entry in entries)
-    ids = [model.model_id for model in models]
-    for twice in {name for name in ids if ids.count(name) > 1}:
-        raise InvalidSettings(f"models: two are called {twice!r}; give one of them another `name`")
-    return models
+    variables = {field: name for field, name in ENVIRONMENT.items() if field != "model" or "models" not in args}
+    models = tuple(parse_settings(AppSettings, shared | entry, variables) for entry in entries)
+    return parse_settings(ApplicationSettings, {"models": models, **server}, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import threading
@@ -22,20 +23,20 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import ray
 import torch
 
-from deployments.context import Context
+from deployments.context import ProcessMemory
 from deployments.directory import find_coordinator
-from deployments.lease import Job, Lessee, Terms
+from deployments.lease import CoordinatorClient
 from deployments.logs import speak
-from deployments.moved import Moved
+from deployments.messages import Terms
 from deployments.probes import CPU_CARD
+from deployments.stage_weights import StageWeights
 from deployments.tenants import Member
 from deployments.wire import pack, unpack
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Progress, StageName
-from lightx2v.residency.lease import Holder
+from lightx2v.residency.lease import Grant, Holder
 from lightx2v.stages.build import load_stage, open_device
-from lightx2v.stages.denoise import StepStage
-from lightx2v.stages.stage import Cancel, Grant
+from lightx2v.stages.run import Control, StageInputs, StageMethod
 
 Answer = asyncio.Future[Any]
 
@@ -53,25 +54,29 @@ class StageServer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=stage)
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
-        self._memory = asyncio.Lock()
         self._broken: torch.AcceleratorError | None = None
         card_id = card_identity(cuda)
         self._device = await self._in_thread(open_device, "cuda" if cuda else "cpu", settings, card_id)
         self._stage = await self._in_thread(load_stage, stage, settings, self._device)
         size = self._stage.size(self._stage.planned)
-        self._context = Context(card_id) if cuda else None
-        context = self._context.before_any_run() if self._context else 0
-        holder = Holder(uuid.uuid4().hex, model, stage, os.getpid(), context, self._stage.reachable)
+        self._process_memory = ProcessMemory(card_id) if cuda else None
+        context = self._process_memory.before_any_run() if self._process_memory else 0
+        holder = Holder(uuid.uuid4().hex, model, stage, os.getpid(), context, size.reachable, _fingerprint(settings))
         member = Member(holder, size, settings.policy, settings.gpu_budget)
-        self._lessee = Lessee(member, partial(find_coordinator, card_id), self.give_way, self.fetch, self._moved)
-        self._obedience = await self._lessee.start()
+        self._weights = StageWeights(self._stage, self._thread)
+        self._client = CoordinatorClient(member, partial(find_coordinator, card_id), self._weights)
+        self._obedience = await self._client.start()
 
-    async def call(self, job: Job, request: GenerateRequest, terms: Terms, *inputs: Any) -> Any:
-        """`job` of this stage on packed inputs; its packed output. Cancelling it ends the work at its next step."""
-        if job == "run" and (known := self._stage.recall(request)) is not None:
+    async def call(self, method: StageMethod, request: GenerateRequest, terms: Terms, **inputs: Any) -> Any:
+        """The packed output of `method`. `inputs`: fields of StageInputs, packed.
+
+        Cancelling it ends the work at its next step.
+        """
+        if method == "run" and (known := self._stage.recall(request)) is not None:
             return pack(known)
         answer: Answer = self._loop.create_future()
-        running = self._lessee.apart(self._run(partial(self._work, job, request, inputs, answer), request, terms))
+        work = partial(self._work, method, request, StageInputs(**inputs), answer)
+        running = self._client.apart(self._run(work, request, terms))
         running.add_done_callback(partial(_conclude, answer))
         try:
             return await answer
@@ -79,51 +84,44 @@ class StageServer:
             running.cancel()
             raise
 
-    async def give_way(self, limit: int) -> int:
-        """Keeps at most `limit` bytes of weights on the device; returns what is left."""
-        async with self._memory:
-            return int(await self._in_thread(self._stage.drop, max(0, limit)))
-
-    async def fetch(self, limit: int) -> int:
-        """Brings weights to the device, until there are at most `limit` bytes; returns what is there or on its way."""
-        async with self._memory:
-            return int(await self._in_thread(self._stage.fetch, limit))
-
     async def ready(self) -> None:
         """Returns when this stage could serve a request; raises what keeps it from that."""
-        await self._lessee.ready()
+        await self._client.ready()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """For the scaling policy: how many of us the card has room for."""
-        return {"room": float(await self._lessee.room())}
+        """The replicas of this stage that the card has room for; the scaling policy reads it."""
+        return {"max_replicas": float(await self._client.max_replicas())}
 
     def check_health(self) -> None:
-        """Asked by Serve: without obedience the card would dead-lock, and after a device error nothing runs here."""
+        """Raises RuntimeError when Serve has to start this process anew.
+
+        A stage that no longer gives way would dead-lock the card, and after a device error nothing runs here.
+        """
         if self._obedience.done():
             raise RuntimeError(f"this stage no longer gives way: {self._obedience.exception()!r}")
         if self._broken is not None:
             raise RuntimeError(f"the device failed under this process: {self._broken}")
 
-    async def _run(self, work: Callable[[Grant, Cancel], None], request: GenerateRequest, terms: Terms) -> None:
-        """`work` under a lease. What the process takes is measured when the next has its turn."""
-        cancelled, start, workspace = threading.Event(), time.monotonic(), self._stage.workspace(request)
-        async with self._turn, self._lessee.lease(workspace, terms.since(start)) as lease, self._memory:
-            grant = Grant(lease.weights, lease.workspace, lease.keep)
+    async def _run(self, work: Callable[[Grant, Control], None], request: GenerateRequest, terms: Terms) -> None:
+        """Runs `work` under a lease. The process is weighed after that, while the next run may have its turn."""
+        cancelled, start, activation_bytes = threading.Event(), time.monotonic(), self._stage.activation_bytes(request)
+        async with self._turn, self._client.lease(activation_bytes, terms.since(start)) as lease, self._weights.lock:
+            control = Control(cancelled.is_set, partial(self._report, request))
             try:
-                await self._to_the_end(partial(work, grant, cancelled.is_set), cancelled)
+                await self._to_the_end(partial(work, lease, control), cancelled)
             finally:
-                self._lessee.holds(self._stage.resident)
+                self._client.holds(self._stage.resident)
         await self._weigh()
 
     async def _weigh(self) -> None:
-        if self._context is not None:
-            async with self._memory:
-                context = await self._in_thread(self._context.at_rest, self._stage.resident)
+        if self._process_memory is not None:
+            async with self._weights.lock:
+                context = await self._in_thread(self._process_memory.at_rest, self._stage.resident)
             if context is not None:
-                await self._lessee.weigh(context)
+                await self._client.weigh(context)
 
     async def _to_the_end(self, work: Callable[[], None], cancelled: threading.Event) -> None:
-        """Never leaves before the thread has: until then the memory is in use, whoever has gone away."""
+        """Waits until the thread has ended `work`, also when the caller goes away: until then the memory is in use."""
         running = asyncio.ensure_future(self._in_thread(work))
         while not running.done():
             try:
@@ -137,29 +135,32 @@ class StageServer:
         running.result()
 
     def _work(
-        self, job: Job, request: GenerateRequest, inputs: tuple[Any, ...], answer: Answer, grant: Grant, cancel: Cancel
+        self,
+        method: StageMethod,
+        request: GenerateRequest,
+        packed: StageInputs,
+        answer: Answer,
+        grant: Grant,
+        control: Control,
     ) -> None:
-        arguments: list[Any] = [*unpack(inputs), cancel]
-        if isinstance(self._stage, StepStage):
-            arguments.append(partial(self._report, request))
+        """Runs in the thread of the stage, and answers while the stage still has its grant."""
+        run = self._stage.method(method)
 
-        def work(*given: Any) -> None:
-            self._answer(answer, getattr(self._stage, job)(*given))
+        def work(request: GenerateRequest, inputs: StageInputs, control: Control) -> None:
+            self._answer(answer, run(request, inputs, control))
 
-        self._stage.perform(grant, work, request, *arguments, blocks=self._stage.blocks(job))
+        blocks = self._stage.method_blocks(method)
+        self._stage.perform(grant, work, request, unpack(packed), control, blocks=blocks)
 
     def _answer(self, answer: Answer, output: Any) -> None:
-        """From the thread of the job to whoever waits for it."""
+        """Hands an output from the thread of the stage to the call that waits for it."""
         self._loop.call_soon_threadsafe(_resolve, answer, pack(output))
 
     def _report(self, request: GenerateRequest, progress: Progress) -> None:
-        """Only of videos: a picture is the answer to its request, so nobody can ask how far it is."""
+        """Passes the progress of a video on. A picture is the answer to its request: nobody can ask how far it is."""
         log.debug("request %s: step %d of %d", request.id, progress.step, progress.total)
         if request.frames > 1:
-            self._loop.call_soon_threadsafe(self._lessee.advance, request.id, progress)
-
-    def _moved(self) -> Moved:
-        return Moved(self._device.h2d_bytes, self._device.d2h_bytes)
+            self._loop.call_soon_threadsafe(self._client.advance, request.id, progress)
 
     async def _in_thread(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
@@ -171,13 +172,17 @@ def _resolve(answer: Answer, output: Any) -> None:
 
 
 def _conclude(answer: Answer, running: asyncio.Task[None]) -> None:
-    """What failed is the answer's, or if there is one, or nobody waits for it any more, the log's."""
+    """Gives an error to the call that waits for the answer. If that has been answered or has gone, it is logged."""
     if running.cancelled():
         answer.cancel()
     elif (error := running.exception()) is not None and not answer.done():
         answer.set_exception(error)
     elif error is not None:
         log.error("a job failed when it had been answered or given up", exc_info=error)
+
+
+def _fingerprint(settings: EngineSettings) -> str:
+    return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:16]
 
 
 def card_identity(cuda: bool) -> str:

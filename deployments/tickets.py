@@ -9,7 +9,10 @@ from lightx2v.residency.lease import Lease
 
 
 class Tickets:
-    """One per process at most: it has one run at a time. What nobody waits for any more is told to nobody."""
+    """The open requests for a lease, one per process at most: a process has one run at a time.
+
+    Outcomes whose waiter has gone are dropped.
+    """
 
     def __init__(self) -> None:
         self._outcomes: dict[str, asyncio.Future[Lease]] = {}
@@ -23,19 +26,22 @@ class Tickets:
             del self._outcomes[ticket]
 
     def open(self, ticket: str, holder_id: str) -> None:
+        """Notes what the holder asks for, before `outcome` waits for it."""
         self._outcomes[ticket] = asyncio.get_running_loop().create_future()
         self._asked[holder_id] = ticket
 
     def grant(self, ticket: str, lease: Lease) -> None:
+        """Ends the wait with the lease."""
         if (outcome := self._open(ticket)) is not None:
             outcome.set_result(lease)
 
     def refuse(self, ticket: str, error: LightError) -> None:
+        """Ends the wait with an error."""
         if (outcome := self._open(ticket)) is not None:
             outcome.set_exception(error)
 
     def forget(self, holder_id: str) -> str | None:
-        """What it asked for last; it may be over."""
+        """The ticket that the holder opened last, which may be over; None if it has none."""
         return self._asked.pop(holder_id, None)
 
     def _open(self, ticket: str) -> asyncio.Future[Lease] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -13,11 +12,11 @@ from pydantic import Field, PlainValidator
 from deployments.envelope import error_body
 from deployments.jobs import Job
 from deployments.schema import Asked, draft
-from lightx2v.core import Clip, GenerateRequest, Size
+from lightx2v.core import GenerateRequest, Size, VideoSpec
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
-from lightx2v.models.recipe import check_request
-from lightx2v.models.registry import Recipe
+from lightx2v.models.request import check_request
+from lightx2v.models.spec import ModelSpec
 
 REFERENCE = "input_reference"
 
@@ -39,29 +38,31 @@ class VideoRequest(Asked):
     num_frames: Annotated[int, Field(ge=1)] | None = None
 
 
-def check_model(recipe: Recipe, pictures: int) -> Clip:
+def check_model(spec: ModelSpec, pictures: int) -> VideoSpec:
     """How long the videos of a model are. Raises InvalidRequest for one that makes none, or not of so many pictures."""
-    if recipe.clip is None:
+    if spec.clip is None:
         raise InvalidRequest("model: it makes pictures only; ask for them at /v1/images/generations", "model")
-    if pictures < recipe.min_references:
+    if pictures < spec.min_references:
         raise InvalidRequest(f"{REFERENCE}: this model needs a picture to begin with", REFERENCE)
-    if pictures > recipe.max_references:
-        most = recipe.max_references
+    if pictures > spec.max_references:
+        most = spec.max_references
         raise InvalidRequest(f"{REFERENCE}: this model takes at most {most}, got {pictures}", REFERENCE)
-    return recipe.clip
+    return spec.clip
 
 
-def to_request(asked: VideoRequest, recipe: Recipe, limits: Limits, references: Sequence[Size] = ()) -> GenerateRequest:
+def to_request(
+    asked: VideoRequest, spec: ModelSpec, limits: Limits, references: Sequence[Size] = ()
+) -> GenerateRequest:
     """The frozen request of a video. `references` are the sizes of the fitted ones. Raises InvalidRequest."""
-    clip = check_model(recipe, len(references))
-    request = replace(draft(asked, recipe, references), frames=_frames(asked, clip, limits))
-    check_request(request, recipe, limits)
+    clip = check_model(spec, len(references))
+    request = draft(asked, spec, references, frames=_frames(asked, clip, limits))
+    check_request(request, spec, limits)
     if request.frames == 1:
         raise InvalidRequest("num_frames: a video has more than one; /v1/images/generations makes stills", "num_frames")
     return request
 
 
-def seconds_of(frames: int, clip: Clip) -> float:
+def seconds_of(frames: int, clip: VideoSpec) -> float:
     """How long so many frames are shown, not counting the first, which is where time begins."""
     return (frames - 1) / clip.rate
 
@@ -92,7 +93,7 @@ def deleted_body(video_id: str) -> dict[str, Any]:
     return {"id": video_id, "object": "video.deleted", "deleted": True}
 
 
-def _frames(asked: VideoRequest, clip: Clip, limits: Limits) -> int:
+def _frames(asked: VideoRequest, clip: VideoSpec, limits: Limits) -> int:
     """As many as are asked for, or the nearest to the seconds."""
     if asked.seconds is None:
         return clip.frames if asked.num_frames is None else asked.num_frames

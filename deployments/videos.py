@@ -5,8 +5,6 @@ Cancelling a job is an addition. A list is not offered: nothing of one caller is
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -14,16 +12,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.directory import ask_all
+from deployments.concurrency import Threads
+from deployments.deadline import Deadline
+from deployments.directory import progress_of
 from deployments.envelope import answering
 from deployments.jobs import Job, Jobs
 from deployments.media import is_form, read_body, read_form
 from deployments.models import Model, Models
 from deployments.parsing import parse_form, parse_json
+from deployments.settings import ServerSettings
 from deployments.video_schema import REFERENCE, VideoRequest, check_model, deleted_body, to_request, video_body
 from lightx2v.core import GenerateRequest, Reference
 from lightx2v.errors import InvalidRequest
-from lightx2v.limits import Limits
 from lightx2v.media.encode import FORMATS, encode
 
 ENCODERS = 1
@@ -33,10 +33,10 @@ ENCODERS = 1
 class Videos:
     """The jobs of one application over HTTP."""
 
-    def __init__(self, models: Models) -> None:
-        self._models, self._limits = models, Limits()
+    def __init__(self, models: Models, settings: ServerSettings) -> None:
+        self._models, self._settings = models, settings
         self._jobs = Jobs()
-        self._encoding = asyncio.Semaphore(ENCODERS)
+        self._encoders = Threads(ENCODERS)
 
     def routes(self) -> list[Route]:
         one = "/v1/videos/{id}"
@@ -55,11 +55,12 @@ class Videos:
         model = self._models.find(asked.model)
         with ExitStack() as place:
             place.enter_context(model.admission.admitted())
-            deadline = time.monotonic() + model.timeout_seconds
-            clip = check_model(model.recipe, len(files))
-            references = await self._models.fitted(model, files)
+            deadline = Deadline.after(model.timeout_seconds)
+            clip = check_model(model.spec, len(files))
+            async with deadline.enforced():
+                references = await self._models.fitted(model, files)
             sizes = [reference.fitted.size for reference in references]
-            wanted = to_request(asked, model.recipe, model.limits, sizes)
+            wanted = to_request(asked, model.spec, model.limits, sizes)
             job = self._jobs.start(model.id, wanted, clip, self._make(model, wanted, references, deadline))
             leave = place.pop_all().close
             job.task.add_done_callback(lambda _: leave())
@@ -101,20 +102,19 @@ class Videos:
     async def _read(self, request: Request) -> tuple[VideoRequest, list[bytes]]:
         """OpenAI's clients always send a form."""
         if not is_form(request):
-            return parse_json(VideoRequest, await read_body(request, self._limits.max_json_bytes)), []
-        fields, files = await read_form(request, self._limits.max_upload_bytes, 1, (REFERENCE,))
+            return parse_json(VideoRequest, await read_body(request, self._settings.max_json_bytes)), []
+        fields, files = await read_form(request, self._settings.max_upload_bytes, 1, (REFERENCE,))
         return parse_form(VideoRequest, fields), files
 
     async def _make(
-        self, model: Model, request: GenerateRequest, references: Sequence[Reference], deadline: float
+        self, model: Model, request: GenerateRequest, references: Sequence[Reference], deadline: Deadline
     ) -> bytes:
-        (made,) = await model.graph.generate([request], references, deadline - time.monotonic())
-        async with self._encoding:
-            return await asyncio.to_thread(encode, made, "png")
+        async with deadline.enforced():
+            (made,) = await model.graph.generate([request], references, deadline)
+            return await self._encoders.run(encode, made, "png")
 
 
 async def _look(job: Job) -> None:
     """Asks the cards how far it is."""
-    for progress in await ask_all("progress", job.request.id):
-        if progress is not None:
-            job.advance(progress)
+    if (progress := await progress_of(job.request.id)) is not None:
+        job.advance(progress)

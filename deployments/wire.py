@@ -14,7 +14,7 @@ from deployments.packed import Packed
 
 
 def pack(value: Any) -> Any:
-    """`value` with every host tensor in it, in dataclasses and tuples too, as Packed."""
+    """A copy of `value` in which every host tensor is Packed, also inside dataclasses and tuples."""
     if isinstance(value, torch.Tensor):
         data = value.contiguous().reshape(-1).view(torch.uint8).numpy()
         return Packed(data, str(value.dtype).removeprefix("torch."), tuple(value.shape))
@@ -22,7 +22,7 @@ def pack(value: Any) -> Any:
 
 
 def unpack(value: Any) -> Any:
-    """The inverse of `pack`. Copies, because what Ray shares is read-only."""
+    """The inverse of `pack`. The data is copied, because what Ray shares is read-only."""
     if isinstance(value, Packed):
         return torch.from_numpy(value.data.copy()).view(getattr(torch, value.dtype)).view(value.shape)
     return _rebuilt(value, unpack)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from lightx2v.checkpoint import read_recipe
+from lightx2v.checkpoint import read_spec
 from lightx2v.config import ENVIRONMENT, EngineSettings, parse_settings
 from lightx2v.core import GenerateRequest, Picture, Progress, Reference, Size, Video
 from lightx2v.errors import InvalidRequest, LightError
-from lightx2v.limits import RANDOM_SEEDS, Limits
+from lightx2v.limits import Limits
 from lightx2v.media.encode import PICTURE_FORMATS, VIDEO_FORMATS, encode, format_of, suffixes
 from lightx2v.media.picture import decode_picture
-from lightx2v.models.recipe import check_request, choose_strength, make_reference
-from lightx2v.models.registry import Recipe
+from lightx2v.models.reference import make_reference
+from lightx2v.models.request import check_request, complete
+from lightx2v.models.spec import ModelSpec
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = _settings(options)
-        recipe = read_recipe(settings)
-        references = [_read(path, recipe) for path in options.image]
-        request = _request(options, settings, recipe, references)
+        spec = read_spec(settings)
+        references = [_read(path, spec) for path in options.image]
+        request = _request(options, settings, spec, references)
         output = _matching(options.output, request)
         output.write_bytes(encode(_make(settings, request, references), format_of(output.suffix.lower())))
     except (LightError, OSError) as error:
@@ -68,32 +68,24 @@ def _settings(options: argparse.Namespace) -> EngineSettings:
 
 
 def _request(
-    options: argparse.Namespace, settings: EngineSettings, recipe: Recipe, references: Sequence[Reference]
+    options: argparse.Namespace, settings: EngineSettings, spec: ModelSpec, references: Sequence[Reference]
 ) -> GenerateRequest:
-    sizes = tuple(reference.fitted.size for reference in references)
-    request = GenerateRequest(
-        id="cli",
-        prompt=options.prompt,
-        size=_size(options.size) if options.size else recipe.edit_size(sizes),
-        steps=recipe.steps if options.steps is None else options.steps,
-        seed=secrets.randbelow(RANDOM_SEEDS) if options.seed is None else options.seed,
-        guidance=recipe.guidance if options.guidance is None else options.guidance,
-        refine_guidance=options.guidance,
+    request = complete(
+        options.prompt,
+        spec,
+        [reference.fitted.size for reference in references],
+        size=_size(options.size) if options.size else None,
+        steps=options.steps,
+        seed=options.seed,
+        guidance=options.guidance,
+        strength=options.strength,
+        frames=options.frames,
         negative_prompt=options.negative_prompt,
-        references=sizes,
-        strength=choose_strength(options.strength, recipe, len(sizes)),
         lora=options.lora,
         lora_scale=options.lora_scale,
-        frames=_frames(options.frames, recipe),
     )
-    check_request(request, recipe, Limits(loras=tuple(settings.loras)))
+    check_request(request, spec, Limits(loras=tuple(settings.loras)))
     return request
-
-
-def _frames(asked: int | None, recipe: Recipe) -> int:
-    if asked is not None:
-        return asked
-    return recipe.clip.frames if recipe.clip else 1
 
 
 def _size(text: str) -> Size:
@@ -103,8 +95,8 @@ def _size(text: str) -> Size:
     return Size(int(width), int(height))
 
 
-def _read(path: Path, recipe: Recipe) -> Reference:
-    return make_reference(decode_picture(path.read_bytes(), str(path)), recipe)
+def _read(path: Path, spec: ModelSpec) -> Reference:
+    return make_reference(decode_picture(path.read_bytes(), str(path)), spec)
 
 
 def _output(name: str) -> Path:

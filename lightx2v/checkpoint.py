@@ -11,28 +11,27 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from lightx2v.config import EngineSettings
 from lightx2v.core import StageName
 from lightx2v.errors import InvalidCheckpoint, InvalidSettings
-from lightx2v.models.registry import Recipe, find_family
-
-PARTS = ("text_encoder", "tokenizer", "image_encoder", "transformer", "transformer_2", "vae")
-"""The folders with more than configurations in them. A copy of the transformer at the root, as some repositories have,
-is not read."""
+from lightx2v.models.registry import find_family
+from lightx2v.models.spec import ModelSpec
 
 UNREACHABLE = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)
 """What a download may fail of."""
 
 
-def resolve(settings: EngineSettings, parts: Sequence[str] = PARTS) -> Path:
-    """The folder of `settings.model`; if that is a hub id, its configurations and `parts` are downloaded once.
+def resolve(settings: EngineSettings, folders: Sequence[str] = ()) -> Path:
+    """The folder of `settings.model`; if that is a hub id, its configurations and `folders` are downloaded once.
 
     Raises InvalidCheckpoint if there is neither such a folder nor such a repository within reach.
     """
-    folder = Path(settings.model).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or settings.model.startswith("."):
+    local = Path(settings.model).expanduser()
+    if local.is_dir():
+        return local
+    if local.is_absolute() or settings.model.startswith("."):
         raise InvalidCheckpoint(f"{settings.model}: no such folder")
     try:
-        return Path(snapshot_download(settings.model, allow_patterns=["*.json", *(f"{part}/*" for part in parts)]))
+        return Path(
+            snapshot_download(settings.model, allow_patterns=["*.json", *(f"{folder}/*" for folder in folders)])
+        )
     except UNREACHABLE as error:
         raise InvalidCheckpoint(
             f"{settings.model}: neither a folder here nor a repository that could be downloaded ({error}); "
@@ -70,10 +69,10 @@ def _download_lora(label: str, path: str) -> Path:
         raise InvalidCheckpoint(f"{label}: {path}: neither here nor to be downloaded ({error})") from error
 
 
-def read_recipe(settings: EngineSettings) -> Recipe:
+def read_spec(settings: EngineSettings) -> ModelSpec:
     """What a request to the model looks like when it says nothing. Reads configurations only."""
-    checkpoint = resolve(settings, ())
-    return find_family(checkpoint).recipe(checkpoint)
+    checkpoint = resolve(settings)
+    return find_family(checkpoint).spec(checkpoint)
 
 
 def read_stages(settings: EngineSettings) -> tuple[StageName, ...]:
@@ -81,7 +80,7 @@ def read_stages(settings: EngineSettings) -> tuple[StageName, ...]:
 
     Raises InvalidSettings for LoRAs of a model of two transformers: nothing says which of the two a file is for.
     """
-    checkpoint = resolve(settings, ())
+    checkpoint = resolve(settings)
     stages = find_family(checkpoint).stages(checkpoint)
     if settings.loras and "refine" in stages:
         raise InvalidSettings(f"loras: {settings.model} has two transformers, which take none; leave the setting out")

@@ -35,7 +35,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class VideoSpec:
     """How long a model's videos are: `frames` by default, always one more than a multiple of `multiple`, `rate` of them
     a second."""
 
@@ -102,11 +102,16 @@ class Video:
 @dataclass(frozen=True, slots=True)
 class Conditioning:
     """`positive`: [tokens, features] in the model's dtype; `negative` likewise, or None when no guidance is applied.
-    `seen`: [tokens, features] of the reference pictures, for both; None where the model does not look at them so."""
+    `image_features`: [tokens, features] of the reference pictures, for both; None if the model has no image encoder."""
 
     positive: torch.Tensor
     negative: torch.Tensor | None = None
-    seen: torch.Tensor | None = None
+    image_features: torch.Tensor | None = None
+
+    @property
+    def branches(self) -> tuple[torch.Tensor, ...]:
+        """What one step looks at: `positive` and, if there is one, `negative`."""
+        return (self.positive,) if self.negative is None else (self.positive, self.negative)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,18 @@ class PayloadTooLarge(LightError):
     code = "payload_too_large"
 
 
+class OriginNotAllowed(LightError):
+    """A page of another site asks for work."""
+
+    code = "origin_not_allowed"
+
+
+class HostNotAllowed(LightError):
+    """A name that is not this server's: what a browser asks by after DNS rebinding."""
+
+    code = "host_not_allowed"
+
+
 class ModelNotFound(LightError):
     """No model of that name is served here."""
 
@@ -96,6 +108,12 @@ class StaleEpoch(LightError):
     """A lease of a coordinator that has since restarted; join again."""
 
     code = "stale_epoch"
+
+
+class WarmUpFailed(LightError):
+    """The requests that a model was tried with at the start failed, as those of users would."""
+
+    code = "warm_up_failed"
 
 
 class Cancelled(LightError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from lightx2v.core import Clip, GenerateRequest, Size
+from lightx2v.core import GenerateRequest, Size, VideoSpec
 from lightx2v.errors import InvalidRequest
 
 SEEDS = 2**63
@@ -19,8 +19,7 @@ class Limits:
 
     `max_aspect` is the longer side over the shorter: models are trained near 1:1 to 1:3, and a strip of 16x65536 has
     few pixels yet positions that no model has seen. A reference may be 8:1, and rounding makes up to 9.75:1 of it for
-    what is made of it. `max_json_bytes` holds two prompts of `max_prompt_chars` escaped as \\uXXXX pairs, the longest
-    spelling JSON has.
+    what is made of it.
     """
 
     max_pixels: int = 2048 * 2048
@@ -33,13 +32,11 @@ class Limits:
     """In all frames: ten seconds of 720p. Attention's work grows with its square; the host holds 3 bytes of each."""
     max_prompt_chars: int = 32_768
     max_references: int = 8
-    max_json_bytes: int = 1 << 20
-    max_upload_bytes: int = 32 << 20
     max_lora_scale: float = 10.0
     loras: tuple[str, ...] = ()
     """The names of those that are served."""
 
-    def check(self, request: GenerateRequest, multiple: int, clip: Clip | None = None) -> None:
+    def check(self, request: GenerateRequest, multiple: int, clip: VideoSpec | None = None) -> None:
         """Raises InvalidRequest for the first thing that is wrong. `multiple`: of which the model's sides must be;
         `clip`: of a model that makes videos."""
         self._check_size(request.size, multiple)
@@ -72,7 +69,7 @@ class Limits:
         if not -most <= scale <= most:
             raise InvalidRequest(f"lora_scale: must be from {-most:g} to {most:g}, got {scale}", "lora_scale")
 
-    def _check_frames(self, frames: int, clip: Clip | None) -> None:
+    def _check_frames(self, frames: int, clip: VideoSpec | None) -> None:
         complaint = None
         if frames < 1:
             complaint = "must be at least 1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,15 +11,19 @@ import torch
 
 from lightx2v.checkpoint import read_stages
 from lightx2v.config import EngineSettings
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Reference, StageName, Video
+from lightx2v.core import GenerateRequest, Latents, Picture, Reference, StageName, Video
 from lightx2v.residency import plan as plans
 from lightx2v.residency.plan import StageSize
 from lightx2v.stages.build import load_stage, open_device
-from lightx2v.stages.denoise import Report, ignore
-from lightx2v.stages.stage import Grant, Stage
+from lightx2v.stages.flow import Step, brought, steps
+from lightx2v.stages.run import Control, Report, StageInputs, StageMethod, ignore
+from lightx2v.stages.stage import Stage
 
 CONTEXT = 900 << 20
 """Device bytes that a CUDA process takes beside torch's allocations, with room to grow."""
+
+UNWATCHED = Control()
+"""Neither cancelled nor followed."""
 
 
 class Pipeline:
@@ -31,33 +35,36 @@ class Pipeline:
         self._device = open_device("cuda" if cuda else "cpu", settings, f"process-{os.getpid()}")
         names = read_stages(settings)
         self._stages: dict[StageName, Stage[Any]] = {name: load_stage(name, settings, self._device) for name in names}
+        self._steps = steps(names)
         self._shares = lru_cache(maxsize=8)(plans.shares)
         self._budget = (settings.gpu_budget or self._device.total()) - (CONTEXT if cuda else 0)
 
     def generate(
-        self, request: GenerateRequest, references: Sequence[Reference] = (), report: Report = ignore
+        self,
+        request: GenerateRequest,
+        references: Sequence[Reference] = (),
+        report: Report = ignore,
     ) -> Picture | Video:
         """The picture or video of `request`. Raises OutOfMemory if the settings leave it too little."""
         return self.decode(request, self.latents(request, references, report))
 
     def latents(
-        self, request: GenerateRequest, references: Sequence[Reference] = (), report: Report = ignore
+        self,
+        request: GenerateRequest,
+        references: Sequence[Reference] = (),
+        report: Report = ignore,
     ) -> Latents:
         """Everything up to the final latents."""
-        conditioning: Conditioning | None = self._stages["encode"].recall(request)
-        if conditioning is None:
-            seen = tuple(reference.seen for reference in references if reference.seen is not None)
-            conditioning = self._run("encode", "run", request, seen, _never)
-        fitted = tuple(reference.fitted for reference in references)
-        encoded = self._run("decode", "encode", request, fitted, _never) if fitted else ()
-        latents: Latents = self._run("denoise", "run", request, conditioning, encoded, _never, report)
-        if latents.history:
-            latents = self._run("refine", "run", request, conditioning, encoded, latents, _never, report)
+        values, (*before, _) = brought(references), self._steps
+        for step in before:
+            values[step.output] = self._follow(step, request, values, Control(report=report))
+        latents: Latents = values[before[-1].output]
         return latents
 
     def decode(self, request: GenerateRequest, latents: Latents) -> Picture | Video:
         """The picture or video of final latents."""
-        made: Picture | Video = self._run("decode", "run", request, latents, _never)
+        last = self._steps[-1]
+        made: Picture | Video = self._follow(last, request, dict.fromkeys(last.inputs.values(), latents), UNWATCHED)
         return made
 
     def close(self) -> None:
@@ -65,20 +72,34 @@ class Pipeline:
         for stage in self._stages.values():
             stage.close()
 
-    def _run(self, name: StageName, job: str, request: GenerateRequest, *inputs: Any) -> Any:
+    def _follow(self, step: Step, request: GenerateRequest, values: Mapping[str, Any], control: Control) -> Any:
+        """The output of a step. `values`: what was brought and made before, by name."""
+        inputs, stage = {field: values[name] for field, name in step.inputs.items()}, self._stages[step.stage]
+        *_, last = inputs.values()
+        if step.only_if is not None and not step.only_if(last):
+            return last
+        if step.method == "run" and (known := stage.recall(request)) is not None:
+            return known
+        return self.run_stage(step.stage, step.method, request, StageInputs(**inputs), control)
+
+    def run_stage(
+        self,
+        name: StageName,
+        method: StageMethod,
+        request: GenerateRequest,
+        inputs: StageInputs,
+        control: Control = UNWATCHED,
+    ) -> Any:
+        """The output of one stage. The others keep what the plan leaves them meanwhile."""
+        stage = self._stages[name]
         shares = self._shares(self._settings.policy, self.sizes(request), self._budget)
         for other in self._stages.values():
-            if other.name != name:
+            if other is not stage:
                 other.drop(shares[other.name].resident)
-        stage, share = self._stages[name], shares[name]
-        workspace = plans.running(stage.size(request), share) - share.placed
-        grant = Grant(share.placed, workspace, share.resident)
-        return stage.perform(grant, getattr(stage, job), request, *inputs, blocks=stage.blocks(job))
+        grant = plans.grant(stage.size(request), shares[stage.name])
+        blocks = stage.method_blocks(method)
+        return stage.perform(grant, stage.method(method), request, inputs, control, blocks=blocks)
 
     def sizes(self, request: GenerateRequest) -> tuple[StageSize, ...]:
         """What each stage takes on the device for a request like this one."""
         return tuple(stage.size(request) for stage in self._stages.values())
-
-
-def _never() -> bool:
-    return False

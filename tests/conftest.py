@@ -12,8 +12,8 @@ from hypothesis import settings
 from tests.checkpoints.variants import BUDGETS, written
 
 if TYPE_CHECKING:
+    from benchmarks.server import Server
     from lightx2v.pipeline import Pipeline
-    from tests.server import Server
 
 ROOT = Path(__file__).parent
 
@@ -74,9 +74,9 @@ def oil(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_references(monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit model would scale them to a million pixels."""
-    from lightx2v.models.qwen_image import recipe
+    from lightx2v.models.qwen_image import spec
 
-    monkeypatch.setattr(recipe, "REFERENCE_AREA", 96 * 96)
+    monkeypatch.setattr(spec, "REFERENCE_AREA", 96 * 96)
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +91,7 @@ def pipeline(checkpoint: Path) -> Pipeline:
 @pytest.fixture(scope="session")
 def server(checkpoint: Path, oil: Path) -> Iterator[Server]:
     """One server for all tests that leave it as they found it."""
-    from tests.server import serve
+    from benchmarks.server import serve
 
     arguments: dict[str, Any] = {
         "model": str(checkpoint),

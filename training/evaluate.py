@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.card import card
 from training.data import CANVASES
 from training.export import load
 from training.flow import sample
 from training.judge import Verdict, judge
+from training.model_card import card
 from training.models import Networks
 from training.scene import draw, drawings
 from training.tasks import Task, make

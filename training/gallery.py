@@ -15,7 +15,7 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from lightx2v.checkpoint import read_recipe
+from lightx2v.checkpoint import read_spec
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Picture, Reference, Size
 from lightx2v.pipeline import Pipeline
@@ -45,10 +45,10 @@ def drawn(scene: Scene) -> Picture:
 
 def request(task: Task, settings: EngineSettings, seed: int = LIST) -> GenerateRequest:
     """As a client that names nothing but a prompt, references and a seed."""
-    recipe = read_recipe(settings)
+    spec = read_spec(settings)
     sizes = (Size(SIDE, SIDE),) * len(task.references)
     return GenerateRequest(
-        "gallery", task.caption, recipe.edit_size(sizes), recipe.steps, seed, recipe.guidance, references=sizes
+        "gallery", task.caption, spec.edit_size(sizes), spec.steps, seed, spec.guidance, references=sizes
     )
 
 

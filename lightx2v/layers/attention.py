@@ -1,4 +1,5 @@
-"""The one place where attention is computed."""
+"""Attention of all modules that are written here. The language and vision models of transformers, and the autoencoders
+of diffusers, bring their own; both call PyTorch's as this does."""
 
 from __future__ import annotations
 
@@ -16,5 +17,6 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> to
 
 
 def exact_masks() -> AbstractContextManager[None]:
-    """Within, a token that a mask lets see nothing gets nothing. Of cuDNN's kernel it gets a mean of what is hidden."""
+    """Within the context, a token whose mask hides everything gets zeros. cuDNN's kernel would give it the mean of what
+    is hidden."""
     return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])

@@ -1,5 +1,5 @@
-"""Parts of a module as compiled code. What is compiled and what is not differ in the last bit, so which of the two a
-request gets depends on its shapes alone."""
+"""Compiled code for parts of a module. Compiled and eager code differ in the last bit, so a request's shapes alone
+decide which of the two it gets."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import torch.fx.experimental._config as shapes
 from torch import nn
 
 OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"deterministic": True}
-"""No kernel is chosen by a measurement: after a restart the same request has the same bits."""
+"""Kernels are not chosen by measurement, so that a request has the same bits after a restart."""
 
 # Else a number of tokens that happens to be the model's width is taken for it, and another number compiled anew.
 shapes.use_duck_shape = False
 
 
 def compile_blocks(module: nn.Module, paths: Iterable[str]) -> None:
-    """Compiles the submodules at `paths` once for all sizes; those of one kind share their code. Hooks around them stay
-    outside, so their weights may come and go."""
+    """Compiles the submodules at `paths` once for all sizes. Submodules of one kind share their code. Hooks stay
+    outside of it, so that weights may come and go."""
     for path in paths:
         block = module.get_submodule(path)
         _replace(block, torch.compile(block.forward, fullgraph=True, dynamic=True, options=OPTIONS))
 
 
 def compile_picture(module: nn.Module, path: str, shape: tuple[int, ...]) -> None:
-    """Compiles a stack of convolutions for an input of `shape`, channels last; others are computed as before.
+    """Compiles a stack of convolutions for inputs of `shape`, channels last. Other inputs are computed as before.
 
-    Once for all sizes takes four times as long to compile, and the code is no faster than none (H100, FLUX.2's decoder:
-    113 s and 57 ms; for one size 29 s and 40 ms; as it is 93 ms).
+    Code for all sizes takes four times as long to compile and gains nothing (H100, FLUX.2's decoder: 113 s to compile
+    and 57 ms a picture for all sizes, 29 s and 40 ms for one size, 93 ms without).
     """
     part = module.get_submodule(path)
     eager, compiled = part.forward, torch.compile(part.forward, fullgraph=True, dynamic=False, options=OPTIONS)
@@ -43,5 +43,5 @@ def compile_picture(module: nn.Module, path: str, shape: tuple[int, ...]) -> Non
 
 
 def _replace(module: nn.Module, forward: Callable[..., Any]) -> None:
-    """On the instance, under the hooks of its class's `__call__`."""
+    """Replaces `forward` on the instance, so that the hooks of `__call__` still run."""
     module.__dict__["forward"] = forward

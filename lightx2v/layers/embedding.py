@@ -1,4 +1,4 @@
-"""Scalars, such as a timestep, as vectors."""
+"""Embeddings of scalars, such as a timestep, as vectors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_PERIOD = 10000.0
 
 
 class ScalarEmbedding(nn.Module):
-    """Linear(SiLU(Linear(waves)))."""
+    """Linear(SiLU(Linear(waves))): [batch, channels] to [batch, width]."""
 
     def __init__(self, channels: int, width: int, bias: bool = False) -> None:
         super().__init__()
@@ -24,8 +24,8 @@ class ScalarEmbedding(nn.Module):
 
 
 def sinusoid(values: torch.Tensor, channels: int, scale: float = 1.0) -> torch.Tensor:
-    """[batch] to [batch, channels]: cosines, then sines, of scale * (value * 10000^(-i / half)), in fp32 and cast back.
-    The order of the products is that of the reference."""
+    """[batch] to [batch, channels]: cosines, then sines, of scale * (value * 10000^(-i / half)), computed in fp32 and
+    cast back. The products are in the order of the reference, whose rounding they keep."""
     half = channels // 2
     exponents = -math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=values.device) / half
     angles = scale * (values.float()[:, None] * exponents.exp())

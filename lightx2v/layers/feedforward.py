@@ -8,7 +8,7 @@ from torch import nn
 
 
 class GeluFeedForward(nn.Module):
-    """Linear, GELU, Linear back, or to another width; named as diffusers does."""
+    """Linear, GELU, Linear to `output` or back to `width`. Submodules are named as in diffusers."""
 
     def __init__(self, width: int, hidden: int, output: int | None = None, approximate: str = "tanh") -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class GeluFeedForward(nn.Module):
 
 
 class GeluLinear(nn.Module):
-    """`approximate`: by "tanh", or "none"."""
+    """Linear, then GELU. `approximate`: "tanh" or "none", as in torch."""
 
     def __init__(self, width: int, hidden: int, approximate: str) -> None:
         super().__init__()

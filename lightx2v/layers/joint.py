@@ -1,4 +1,4 @@
-"""The weights of attention between text and image."""
+"""Projections for attention over text and image together."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import nn
 
 
 class JointProjections(nn.Module):
-    """`to_*` are the image's weights, `add_*` the text's. In: [..., tokens, width]; out: text's heads, image's heads,
-    [..., tokens, heads, head_dim] each."""
+    """Queries, keys and values, with `to_*` weights for the image and `add_*` weights for the text. In: [..., tokens,
+    width] each; out: the text's heads and the image's, [..., tokens, heads, head_dim] each."""
 
     def __init__(self, width: int, head_dim: int, eps: float, bias: bool = False) -> None:
         super().__init__()
@@ -21,12 +21,15 @@ class JointProjections(nn.Module):
         self.to_add_out = nn.Linear(width, width, bias)
 
     def query(self, image: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The normalised queries of text and of image."""
         return self.norm_added_q(self._heads(self.add_q_proj(text))), self.norm_q(self._heads(self.to_q(image)))
 
     def key(self, image: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The normalised keys of text and of image."""
         return self.norm_added_k(self._heads(self.add_k_proj(text))), self.norm_k(self._heads(self.to_k(image)))
 
     def value(self, image: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The values of text and of image."""
         return self._heads(self.add_v_proj(text)), self._heads(self.to_v(image))
 
     def _heads(self, states: torch.Tensor) -> torch.Tensor:

@@ -8,15 +8,15 @@ from torch import nn
 from lightx2v.fp8 import Rows, quantise
 
 MULTIPLE = 16
-"""What the products need both widths to be multiples of."""
+"""Both widths of a layer must be multiples of it for the fp8 product."""
 
 
 class Fp8Linear(nn.Linear):
-    """In the place of `linear`: weights in e4m3 with a scale for each output, products with inputs that are brought to
-    e4m3 token by token, sums in fp32.
+    """A linear layer with weights in fp8 (e4m3), one scale for each output row. Inputs are rounded to e4m3 token by
+    token; sums are in fp32.
 
-    `weight` holds the numbers' bits, as int8 [out, in]: there are callers that cast what they put in to the type of a
-    weight in floating point. `scale` is fp32 [out, 1].
+    `weight` holds the bits of the e4m3 codes as int8 [out, in], because some callers cast their input to a weight's
+    dtype if that is floating point. `scale` is fp32 [out, 1].
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -35,8 +35,9 @@ class Fp8Linear(nn.Linear):
 
 
 def _product(inputs: Rows, weight: Rows, bias: torch.Tensor | None) -> torch.Tensor:
-    """bf16, which is all that row-wise scales can become on every GPU that has them. Sums of 22 bits add 0.4 % of the
-    result's norm at most to the 3.8 % of the rounding, and are 7 to 27 % faster (H100, the shapes of klein-9B)."""
+    """The product on a GPU, in bf16: the only output that row-wise scales can have on all such GPUs. Sums of 22 bits
+    add at most 0.4 % of the norm to the 3.8 % of the rounding, and are 7 to 27 % faster (H100, the shapes of
+    klein-9B)."""
     return torch._scaled_mm(
         inputs.codes,
         weight.codes.t(),
@@ -49,6 +50,6 @@ def _product(inputs: Rows, weight: Rows, bias: torch.Tensor | None) -> torch.Ten
 
 
 def _emulated(inputs: Rows, weight: Rows, bias: torch.Tensor | None) -> torch.Tensor:
-    """The same in fp32, for a CPU."""
+    """The same product in fp32, on a CPU."""
     product = inputs.codes.float() @ weight.codes.float().t() * inputs.scales * weight.scales.t()
     return product if bias is None else product + bias

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Shift(NamedTuple):
-    """[batch, 1, width] each."""
+    """The three parts of a modulation, [batch, 1, width] each."""
 
     shift: torch.Tensor
     scale: torch.Tensor
@@ -18,7 +18,7 @@ class Shift(NamedTuple):
 
 
 class Modulation(nn.Module):
-    """Linear(SiLU(time)), cut into `sets` times (shift, scale, gate)."""
+    """Linear(SiLU(time)), cut into `sets` triples of shift, scale and gate."""
 
     def __init__(self, width: int, sets: int) -> None:
         super().__init__()

@@ -9,7 +9,8 @@ import torch
 
 
 class Rope(NamedTuple):
-    """fp32 [tokens, 1, head_dim / 2] each: the angle of every token's every pair, for all heads."""
+    """Cosines and sines, fp32 [tokens, 1, head_dim / 2] each, of the angle of every pair of every token. They hold for
+    all heads."""
 
     cos: torch.Tensor
     sin: torch.Tensor
@@ -19,15 +20,15 @@ class Rope(NamedTuple):
 
 
 def rope_table(ids: torch.Tensor, axes: Sequence[int], theta: float, precision: torch.dtype = torch.float64) -> Rope:
-    """`ids`: [tokens, len(axes)] positions; `axes`: dimensions of a head per axis. angle = id * theta^(-2i / dim),
-    in `precision` on the host, so that it is the same for every device."""
+    """The table of angles id * theta^(-2i / dim), computed in `precision` on the host, so that it is the same for every
+    device. `ids`: [tokens, len(axes)] positions; `axes`: how many dimensions of a head turn with each axis."""
     angles = [_angles(ids[:, axis], dim, theta, precision) for axis, dim in enumerate(axes)]
     table = torch.cat(angles, dim=-1).unsqueeze(1)
     return Rope(table.cos().float(), table.sin().float())
 
 
 def rotate(states: torch.Tensor, rope: Rope) -> torch.Tensor:
-    """`states`: [batch, tokens, heads, head_dim], turned pair by pair in fp32 and cast back."""
+    """`states`, [batch, tokens, heads, head_dim], turned pair by pair in fp32 and cast back."""
     real, imaginary = states.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = (real * rope.cos - imaginary * rope.sin, imaginary * rope.cos + real * rope.sin)
     return torch.stack(turned, dim=-1).flatten(-2).to(states.dtype)

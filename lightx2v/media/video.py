@@ -10,8 +10,8 @@ from av.video.reformatter import ColorRange, Colorspace
 from lightx2v.core import Video
 
 OPTIONS = {"crf": "18", "preset": "medium", "mbtree": "0"}
-"""x264's options: visually lossless, at the usual effort, without the macroblock tree. The tree now and then encodes the
-first frame of the same pictures differently while other processes are busy (libx264 in av 18.1)."""
+"""x264's options: visually lossless, at the usual effort, without the macroblock tree. The tree now and then encodes
+the first frame of the same pictures differently while other processes are busy (libx264 in av 18.1)."""
 
 INDEX_NBYTES, INDEX_NBYTES_PER_FRAME = 4096, 64
 """Bytes reserved for the file's index. It comes before the frames, so that the file plays while it arrives."""

@@ -3,51 +3,65 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import nn
 
 from lightx2v.core import GenerateRequest, Picture, Size
 from lightx2v.errors import NonFinite
 from lightx2v.layers.compiled import compile_picture
-from lightx2v.models.component import Autoencoder
+from lightx2v.models.component import Autoencoder, on_meta
 from lightx2v.models.configuration import read_configuration
-from lightx2v.models.recipe import read_grid
+from lightx2v.models.spec import ModelSpec, read_grid
+from lightx2v.weights.layout import WeightMap
 
 PATCH = 2
-"""A token is a square of so many latent positions."""
+"""Latents along one side of a token."""
 
 DECODE_WIDTHS, ENCODE_WIDTHS = 6, 10
-"""Bytes at the peak per pixel, in widths of the layer that is the largest at full size: the second of the decoder, the
-first of the encoder. The live tensors are a half of it; convolutions take nearly as much again for themselves."""
+"""Values that are alive at the peak for each pixel, in widths of the largest layer at full size: the decoder's second,
+the encoder's first. Half of them are tensors; convolutions take nearly as much again for themselves."""
 
 COMPILED_DECODE_WIDTHS, COMPILED_ENCODE_WIDTHS = 3.2, 5
-"""The same in compiled code, channels last, where norms and activations need no tensors of their own: 2.5 and 4 were
+"""The same in compiled code, channels last, where norms and activations need no tensors of their own. 2.5 and 4 were
 measured."""
 
 
+class Normalised(Protocol):
+    """A configuration that says how the latents of training were distributed, channel by channel."""
+
+    @property
+    def latents_mean(self) -> Sequence[float]: ...
+
+    @property
+    def latents_std(self) -> Sequence[float]: ...
+
+
 class KLAutoencoder(Autoencoder):
-    """A subclass says which of diffusers' classes it is, and what its latents are to the transformer."""
+    """An autoencoder of diffusers with a normal distribution for every latent. A subclass names diffusers' class and
+    says how latents become tokens."""
 
     model: ClassVar[Any]
-    blocks = (*Autoencoder.encode_blocks, *Autoencoder.decode_blocks)
+    unreachable: ClassVar[frozenset[str]] = frozenset()
+    """States that no forward pass reads."""
     module: Any
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
+        super().__init__(dtype, spec)
         self._usual, _ = read_grid(checkpoint)
         self._is_compiled = False
         config = read_configuration(checkpoint, "vae/config.json")
-        with torch.device("meta"):
-            self.module = self.model.from_config(config).eval().requires_grad_(False)
-        nn.Module.to(self.module, dtype)  # diffusers' own warns of layers to be kept in fp32, also where there are none
+        self.module = on_meta(lambda: self.model.from_config(config), dtype)
+        self.weights = WeightMap(
+            (self.folder,), (*self.encode_blocks, *self.decode_blocks), unreachable=self.unreachable
+        )
 
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Linear in pixels; references are encoded one by one."""
         decode = self._live(request.size, self.decoder_widths()[1], DECODE_WIDTHS, COMPILED_DECODE_WIDTHS)
         first: int = self.module.config.block_out_channels[0]
@@ -55,7 +69,7 @@ class KLAutoencoder(Autoencoder):
         return max(decode, *encode, 0)
 
     def compile(self) -> None:
-        """For pictures of the size that it was trained on."""
+        """Compiles both ways for pictures of the size that the autoencoder was trained on."""
         config, usual = self.module.config, self._usual
         scale = 2 ** (len(config.block_out_channels) - 1)
         latents = (1, config.latent_channels, usual.height // scale, usual.width // scale)
@@ -77,27 +91,35 @@ class KLAutoencoder(Autoencoder):
         return int(size.width * size.height * width * factor) * self.dtype.itemsize
 
     def posterior(self, pixels: np.ndarray[Any, Any], device: torch.device) -> Any:
-        """The distribution of the latents, [1, channels, height, width], of RGB in bytes."""
+        """The distribution of the latents, [1, channels, height, width], of RGB in bytes, [height, width, 3]."""
         return self.module.encode(to_levels(pixels).to(device, self.dtype)).latent_dist
 
     def picture(self, latents: torch.Tensor) -> Picture:
-        """Of latents as the encoder gave them. Raises NonFinite rather than return a picture of nothing."""
+        """The picture of latents as the encoder gave them. Raises NonFinite if a sample is not finite."""
         return to_picture(self.module.decode(latents).sample[0])
 
 
+def latent_statistics(
+    config: Normalised, device: torch.device, dtype: torch.dtype, axes: int = 2
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The latents' mean and standard deviation, [channels, 1, ...] each, with as many ones as `axes`."""
+    mean, deviation = (torch.tensor(values).to(device, dtype) for values in (config.latents_mean, config.latents_std))
+    return mean.view(-1, *(1,) * axes), deviation.view(-1, *(1,) * axes)
+
+
 def resize(picture: Picture, size: Size) -> npt.NDArray[np.uint8]:
-    """Its pixels in another size."""
+    """uint8 [height, width, 3]: the picture in another size."""
     resized = Image.fromarray(picture.pixels).resize((size.width, size.height), Image.Resampling.LANCZOS)
     return np.asarray(resized)
 
 
 def to_levels(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """fp32 [1, 3, height, width] from -1 to 1, of RGB in bytes."""
+    """RGB in bytes, [height, width, 3], as fp32 [1, 3, height, width] from -1 to 1."""
     return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / 255 * 2 - 1
 
 
 def to_picture(samples: torch.Tensor) -> Picture:
-    """Of [3, height, width] from -1 to 1, rounded. Raises NonFinite rather than return a picture of nothing."""
+    """The picture of samples from -1 to 1, [3, height, width]. Raises NonFinite if a sample is not finite."""
     if not torch.isfinite(samples).all():
         raise NonFinite("the autoencoder produced values that are not finite")
     levels = ((samples * 0.5 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8)

@@ -1,131 +1,200 @@
-"""What every part of a model offers to the stages: a module without weights, and what it needs to run."""
+"""The interface between the parts of a model and the stages: a module without weights, and what it needs to run."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import nn
 
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Size, Video
 from lightx2v.layers.compiled import compile_blocks
-from lightx2v.models.registry import Recipe
+from lightx2v.models.flow import guide
+from lightx2v.models.sampler import C, SamplingState, Stepper, sample
+from lightx2v.models.spec import ModelSpec
+from lightx2v.weights.layout import WeightMap
+
+M = TypeVar("M", bound=nn.Module)
+
+FP8_SPEED = 1.4
+"""The speed of a transformer with layers in fp8, in that of bf16: 0.361 instead of 0.504 s for four steps of klein-9B
+(H200)."""
+
+FP8_WORKSPACE = 1.1
+"""The activation memory with layers in fp8, in that of bf16: a layer's input exists twice for a while, in fp8 too."""
 
 
 class Component(ABC):
     """A module built on the meta device from a checkpoint's configuration.
 
-    Its parameters and buffers are bound later, to views of device memory, one unit at a time: a unit is one of
-    `blocks`, or the rest (all that lies outside every block), which is needed throughout a run.
+    Its parameters and buffers are bound later, to views of device memory, one unit at a time. A unit is one of
+    `blocks`, or the rest: all that lies outside of every block, which is needed throughout a run.
     """
 
     folder: ClassVar[str]
-    """Where in the checkpoint the weights lie."""
-
-    more_folders: tuple[str, ...] = ()
-    """Where the others lie, if there are any outside of `folder`."""
+    """The folder of the checkpoint that holds the weights."""
 
     module: nn.Module
     dtype: torch.dtype
-    blocks: tuple[str, ...]
-    """Paths of the submodules that can come and go one by one, in order of use. Each is entered by `__call__`."""
+    spec: ModelSpec
+    weights: WeightMap
 
-    host_tensors: frozenset[str] = frozenset()
-    """State names that stay on the host: they are read once per request or less, or a few rows of them are."""
+    def __init__(self, dtype: torch.dtype, spec: ModelSpec) -> None:
+        self.dtype, self.spec = dtype, spec
 
-    unreachable: frozenset[str] = frozenset()
-    """State names that no forward pass reads; they are neither loaded nor placed."""
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Paths of the submodules that can come and go one by one, in order of use."""
+        return self.weights.blocks
 
-    last_slices: Mapping[str, int] = MappingProxyType({})
-    """State names that are the last slice of the checkpoint's tensor, along this dimension of it."""
-
-    precise: frozenset[str] = frozenset()
-    """State names that are fp32 whatever `dtype` is."""
-
-    fp8_layers: frozenset[str] = frozenset()
-    """Paths of linear layers that are kept in fp8, which makes two states of the checkpoint's one (`models.fp8`)."""
-
-    def source(self, name: str) -> str:
-        """The checkpoint's name of a state of `module`."""
-        return name
-
-    @abstractmethod
     def workspace(self, request: GenerateRequest) -> int:
-        """Device bytes that a run needs beside weights."""
+        """Device bytes that a run needs beside weights, in the precision that the layers are kept in."""
+        nbytes = self.activation_bytes(request)
+        return int(FP8_WORKSPACE * nbytes) if self.weights.fp8_layers else nbytes
 
     def flops(self, request: GenerateRequest) -> float:
-        """Operations of one use of all blocks, behind which weights can move; 0 where nothing is known of it."""
+        """Operations of one use of all blocks, as the number of bf16 operations that take the same time. Weights can
+        move meanwhile. 0 if nothing is known."""
+        count = self.operations(request)
+        return count / FP8_SPEED if self.weights.fp8_layers else count
+
+    @abstractmethod
+    def activation_bytes(self, request: GenerateRequest) -> int:
+        """Device bytes that a run needs beside weights if no layer is kept in fp8."""
+
+    def operations(self, request: GenerateRequest) -> float:
+        """Operations of one use of all blocks; 0 if nothing is known."""
         return 0.0
 
     def compile(self) -> None:
-        """Has what computes most compiled when it is first used."""
+        """Arranges for the blocks to be compiled at their first use."""
         compile_blocks(self.module, self.blocks)
 
 
 class TextEncoder(Component):
+    """The part that makes a conditioning of a prompt, and of pictures where it sees them."""
+
     folder = "text_encoder"
-    recipe: Recipe
 
     sees: bool = False
-    """Whether it looks at the reference pictures."""
+    """Whether it looks at reference pictures."""
 
     @abstractmethod
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        """[tokens, features] on `device`, where the blocks are. `pictures`: the references as it sees them."""
+        """The conditioning for `prompt`: [tokens, features] on `device`, where the blocks are. `pictures`: the
+        references as the encoder sees them."""
 
     def look(self, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor | None:
-        """[tokens, features] of the references on their own, on `device`; None if they are seen with a prompt only."""
+        """Features of the references alone: [tokens, features] on `device`; None if they are seen only together with a
+        prompt."""
         return None
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether the negative prompt has any effect on this request."""
-        return self.recipe.is_guided(request)
+        return self.spec.is_guided(request)
 
     def negative(self, request: GenerateRequest) -> str:
-        """The negative prompt, also where the request has none."""
+        """The negative prompt, or the default if the request has none."""
         return request.negative_prompt
 
 
-class Denoiser(Component):
+class Denoiser(Component, Generic[C]):
+    """The transformer and its schedule. A family says how a request starts and what the transformer predicts; the
+    guided step is the same for all."""
+
     folder = "transformer"
-    recipe: Recipe
 
     aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    """Names that LoRA files of other makers have for linear layers of `module`. Where several layers stand for one
-    name, their outputs lie one after the other in its."""
+    """Names that LoRA files of other trainers have for linear layers of `module`. If one name stands for several
+    layers, their outputs lie one after the other."""
 
-    def count(self, request: GenerateRequest) -> int:
-        """How many steps it takes: all that are asked for, but where a picture is the start, or there are others."""
+    def num_steps(self, request: GenerateRequest) -> int:
+        """How many steps this transformer takes: all that are asked for, unless the steps start from a picture or
+        another transformer takes some."""
         return request.steps
 
-    def others(self, request: GenerateRequest) -> tuple[int, int]:
+    def steps_elsewhere(self, request: GenerateRequest) -> tuple[int, int]:
         """Steps that another transformer takes before this one's, and after them."""
         return 0, 0
 
     def branches(self, request: GenerateRequest) -> int:
-        """Prompts that a step looks at."""
-        return 2 if self.recipe.is_guided(request) else 1
+        """How many prompts a step looks at."""
+        return 2 if self.spec.is_guided(request) else 1
 
     def grid(self, size: Size) -> tuple[int, int]:
-        """Rows and columns of the tokens of a picture."""
-        return size.height // self.recipe.multiple, size.width // self.recipe.multiple
+        """Rows and columns of tokens in a picture of `size`."""
+        return size.height // self.spec.multiple, size.width // self.spec.multiple
+
+    def guidance(self, request: GenerateRequest) -> float:
+        """The guidance scale in the steps of this transformer."""
+        return request.guidance
 
     @abstractmethod
+    def start(
+        self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
+    ) -> SamplingState[C]:
+        """The state before the first step: noise on `device`, and all that can be computed once for all steps."""
+
+    @abstractmethod
+    def predict(self, state: SamplingState[C]) -> torch.Tensor:
+        """[branches, ...]: the velocity of the latents for the prompt and, in a guided step, for the negative prompt.
+
+        Both branches pass a block together, so a streamed block crosses the link once per step.
+        """
+
+    def guide(self, towards: torch.Tensor, away: torch.Tensor, guidance: float) -> torch.Tensor:
+        """[1, ...]: the velocity of a guided step."""
+        return guide(towards, away, guidance)
+
+    def velocity(self, state: SamplingState[C]) -> torch.Tensor:
+        """[1, ...]: where the next step leads."""
+        predicted = self.predict(state)
+        if len(predicted) == 1:
+            return predicted
+        towards, away = predicted.split(1)
+        return self.guide(towards, away, self.guidance(state.request))
+
+    def latents(self, state: SamplingState[C]) -> Latents:
+        """The latents of `state` as they leave the stage."""
+        return Latents(state.latents[0], *self.grid(state.request.size))
+
+    def state(
+        self, request: GenerateRequest, conditions: C, stepper: Stepper, latents: torch.Tensor
+    ) -> SamplingState[C]:
+        """The state before this transformer's first step."""
+        stop = request.steps - self.steps_elsewhere(request)[1]
+        return SamplingState(request, conditions, stepper, latents, stop - self.num_steps(request), stop)
+
+    @torch.no_grad()
     def steps(
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> Iterator[Latents]:
-        """Yields the latents after each of `count` steps; between two items the caller may give up."""
+        """Yields the latents after each of `num_steps` steps; between two items the caller may give up."""
+        for state in sample(self.start(request, conditioning, references, device), self.velocity):
+            yield self.latents(state)
 
 
-class Refiner(Denoiser):
+class Refiner(Denoiser[C]):
     """The denoiser of the last steps."""
 
     folder = "transformer_2"
 
     @abstractmethod
+    def restart(
+        self,
+        request: GenerateRequest,
+        conditioning: Conditioning,
+        references: Sequence[Latents],
+        begun: Latents,
+        device: torch.device,
+    ) -> SamplingState[C]:
+        """The state before the first step of this transformer. `begun`: the latents that the other denoiser left, with
+        their history."""
+
+    @torch.no_grad()
     def resume(
         self,
         request: GenerateRequest,
@@ -134,10 +203,14 @@ class Refiner(Denoiser):
         begun: Latents,
         device: torch.device,
     ) -> Iterator[Latents]:
-        """As `steps`, on from where the other denoiser left the latents."""
+        """Yields the latents after each step, from where the other denoiser left them."""
+        for state in sample(self.restart(request, conditioning, references, begun, device), self.velocity):
+            yield self.latents(state)
 
 
 class Autoencoder(Component):
+    """The part between pictures and latents, both ways."""
+
     folder = "vae"
 
     encode_blocks: tuple[str, ...] = ("encoder",)
@@ -147,12 +220,20 @@ class Autoencoder(Component):
     """Those of `blocks` that `decode` enters."""
 
     def compile(self) -> None:
-        """Nothing: its blocks are not of one kind, and a family knows best which are worth it."""
+        """Does nothing here: the blocks are not of one kind, and a family knows which are worth it."""
 
     @abstractmethod
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
-        """A fitted reference picture as the transformer sees it."""
+        """The latents of a fitted reference picture."""
 
     @abstractmethod
     def decode(self, latents: Latents) -> Picture | Video:
-        """The picture of final latents, or the video of those of several frames."""
+        """The picture of final latents, or the video if they have several frames."""
+
+
+def on_meta(build: Callable[[], M], dtype: torch.dtype) -> M:
+    """The module that `build` returns, for inference, its states in `dtype` on the meta device."""
+    with torch.device("meta"):
+        module = build()
+    nn.Module.to(module, dtype)  # diffusers' own warns of layers to be kept in fp32, also where there are none
+    return module.eval().requires_grad_(False)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightx2v.errors import InvalidCheckpoint
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+D = TypeVar("D", bound="DataclassInstance")
 
 
 def read_configuration(checkpoint: Path, name: str) -> dict[str, Any]:
@@ -26,7 +32,7 @@ def read_configuration(checkpoint: Path, name: str) -> dict[str, Any]:
 
 
 def has_part(index: dict[str, Any], name: str) -> bool:
-    """Whether a `model_index.json` names a class for a part; an optional one that is not there has two nulls."""
+    """Whether a `model_index.json` names a class for a part. An optional part that is absent has two nulls there."""
     return any(index.get(name) or ())
 
 
@@ -35,3 +41,13 @@ def require(values: dict[str, Any], key: str, file: Path) -> Any:
     if key not in values:
         raise InvalidCheckpoint(f"{file}: the key {key!r} is missing")
     return values[key]
+
+
+def read_fields(cls: type[D], checkpoint: Path, name: str, **defaults: Any) -> D:
+    """An instance of the dataclass `cls`: each field is the key of its name in `checkpoint / name`, or else in
+    `defaults`.
+
+    Raises InvalidCheckpoint, naming the file, for a key that is in neither.
+    """
+    values = defaults | read_configuration(checkpoint, name)
+    return cls(**{field.name: require(values, field.name, checkpoint / name) for field in fields(cls)})

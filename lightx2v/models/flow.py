@@ -1,17 +1,30 @@
-"""Flow matching: the straight way from noise to data, walked in Euler's steps. Pure functions."""
+"""Flow matching: noise becomes data along straight lines, in Euler steps. Pure functions."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
 TRAIN_TIMESTEPS = 1000
 
 
+def noise(shape: Sequence[int], seed: int, skip: int = 0) -> torch.Tensor:
+    """fp32 standard normal values in `shape`, after `skip` others of that shape were drawn from the same seed.
+
+    Drawn on the host, so that a seed means the same picture on every device.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    for _ in range(skip):
+        torch.randn(shape, generator=generator, dtype=torch.float32)
+    return torch.randn(shape, generator=generator, dtype=torch.float32)
+
+
 def guide(towards: torch.Tensor, away: torch.Tensor, guidance: float) -> torch.Tensor:
-    """What is predicted of the second prompt, and `guidance` times what the first changes of it."""
+    """Classifier-free guidance: away + guidance * (towards - away), of the velocities for two prompts."""
     return away + guidance * (towards - away)
 
 
 def euler_step(sample: torch.Tensor, velocity: torch.Tensor, level: float, following: float) -> torch.Tensor:
-    """x + (sigma' - sigma) v, in fp32, in the precision of `velocity`."""
+    """x + (sigma' - sigma) v, in fp32, cast to the dtype of `velocity`."""
     return (sample.float() + (following - level) * velocity.float()).to(velocity.dtype)

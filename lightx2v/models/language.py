@@ -1,8 +1,9 @@
-"""Text encoders that are a language model, cut to the layers that are read and never run to its end."""
+"""Text encoders that are a language model, cut after the last layer that is read."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,8 +15,10 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from lightx2v.core import GenerateRequest
 from lightx2v.errors import InvalidCheckpoint
-from lightx2v.models.component import TextEncoder
+from lightx2v.models.component import TextEncoder, on_meta
 from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.spec import ModelSpec
+from lightx2v.weights.layout import WeightMap
 
 FEED_FORWARD_WIDTHS, ATTENTION_WIDTHS = 3, 7
 MARGIN = 1.15
@@ -30,27 +33,30 @@ class LanguageEncoder(TextEncoder):
     language_model: ClassVar[type[PreTrainedModel]]
     config_class: ClassVar[type[PreTrainedConfig]]
     prefix: ClassVar[str]
-    """Of the language model's states in the checkpoint."""
+    """The prefix of its states in the checkpoint."""
+    limit: ClassVar[int]
+    """Tokens to which a prompt is cut, those of its template included."""
     kept_widths: ClassVar[int]
-    """Hidden widths per token that are alive beside a layer's own: the stream, and what is returned of it."""
+    """Hidden widths per token that are alive beside those of a layer: the stream, and what is returned."""
 
-    host_tensors = frozenset({EMBEDDING})
-    unreachable = frozenset({"norm.weight"})
+    unreachable: ClassVar[frozenset[str]] = frozenset({"norm.weight"})
+    """States that no forward pass reads: the last layer's norm, unless a subclass reads it."""
     module: PreTrainedModel
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype, max_tokens: int) -> None:
-        self.dtype = dtype
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
+        super().__init__(dtype, spec)
         self.config = self._read_config(checkpoint)
         self.module = self._build()
-        self.blocks = tuple(f"layers.{index}" for index in range(self.config.num_hidden_layers))
+        blocks = tuple(f"layers.{index}" for index in range(self.config.num_hidden_layers))
+        self.weights = WeightMap(
+            (self.folder,), blocks, frozenset({EMBEDDING}), self.unreachable, source=lambda name: f"{self.prefix}{name}"
+        )
         self.tokenizer = read_tokenizer(checkpoint)
-        self.max_tokens = min(max_tokens, self.tokenizer.model_max_length)
+        self.max_tokens = min(self.limit, self.tokenizer.model_max_length)
 
-    def source(self, name: str) -> str:
-        return f"{self.prefix}{name}"
-
-    def workspace(self, request: GenerateRequest) -> int:
-        """Of a prompt as long as can be: per token what is kept, and a layer's feed-forward or its attention."""
+    def activation_bytes(self, request: GenerateRequest) -> int:
+        """Bytes for the longest prompt: what is kept of each token, and the feed-forward layer or the attention of one
+        layer."""
         config, tokens = self.config, self.tokens(request)
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         attention = ATTENTION_WIDTHS * config.num_attention_heads * head_dim
@@ -59,12 +65,12 @@ class LanguageEncoder(TextEncoder):
         return int(MARGIN * (values * self.dtype.itemsize + tokens**2))
 
     def tokens(self, request: GenerateRequest) -> int:
-        """Of one prompt, at most."""
+        """How many tokens a prompt has at most."""
         return self.max_tokens
 
     @abstractmethod
     def depth(self, layers: int) -> int:
-        """How many layers are read of a model of `layers`; more than there are if it is too shallow."""
+        """How many of `layers` are read; a larger number if the model is too shallow."""
 
     def states(self, ids: torch.Tensor, real: torch.Tensor, device: torch.device, first: int = 0) -> Iterator[Any]:
         """Yields [1, tokens, hidden] after each layer, none of them normalised.
@@ -75,13 +81,18 @@ class LanguageEncoder(TextEncoder):
         positions = torch.arange(first, first + ids.shape[1])[None]
         return self.through_layers(self.embedded(ids).to(device), positions, real)
 
+    def last_state(self, text: str, device: torch.device) -> torch.Tensor:
+        """[1, tokens, hidden] after the last layer, of `text` cut to `max_tokens`, without padding."""
+        ids = self.tokenizer(text, return_tensors="pt", truncation=True, max_length=self.max_tokens)["input_ids"]
+        return last(self.states(ids, torch.ones_like(ids, dtype=torch.bool), device))
+
     def embedded(self, ids: torch.Tensor) -> torch.Tensor:
-        """[1, tokens, hidden], on the host as `ids` are."""
+        """[1, tokens, hidden]: the embedding of `ids`, on the host as they are."""
         return F.embedding(ids, self.module.embed_tokens.weight)
 
     def through_layers(self, states: torch.Tensor, positions: torch.Tensor, real: torch.Tensor) -> Iterator[Any]:
-        """`states` of embedded tokens; on the host `positions`, and which are the prompt's (`real`). Yields as `states`
-        does."""
+        """Yields the states after each layer, as `states` does, for embedded tokens `states`. On the host: `positions`,
+        and whether a token is the prompt's (`real`)."""
         rope = self.module.rotary_emb(states, positions)
         mask = _mask(real).to(states.device)
         for layer in self.module.layers:
@@ -89,7 +100,7 @@ class LanguageEncoder(TextEncoder):
             yield states
 
     def language_config(self, values: dict[str, Any], file: Path) -> dict[str, Any]:
-        """What the text encoder's configuration says of the language model."""
+        """The language model's part of the text encoder's configuration."""
         return values
 
     def _read_config(self, checkpoint: Path) -> PreTrainedConfig:
@@ -108,16 +119,15 @@ class LanguageEncoder(TextEncoder):
         return config
 
     def _build(self) -> PreTrainedModel:
-        """On the meta device, but for the rotary frequencies."""
-        with torch.device("meta"):
-            module = self.language_model(self.config).to(self.dtype).eval().requires_grad_(False)
+        """The model on the meta device, its rotary frequencies on the host."""
+        module = on_meta(lambda: self.language_model(self.config), self.dtype)
         module.rotary_emb = HostRotary(type(module.rotary_emb)(self.config))
         return module
 
 
 class HostRotary(nn.Module):
-    """A rotary embedding of transformers', of frequencies that no checkpoint holds and nothing moves: some versions
-    take them to where the states are, others do not."""
+    """A rotary embedding of transformers' on the host. No checkpoint holds its frequencies, so nothing would move them.
+    Some versions take them to where the states are, others do not."""
 
     def __init__(self, rotary: nn.Module) -> None:
         super().__init__()
@@ -129,9 +139,15 @@ class HostRotary(nn.Module):
         return tuple(turn.to(states.device) for turn in turns)
 
 
+def last(states: Iterator[torch.Tensor]) -> torch.Tensor:
+    """The last of `states`, which are not kept in the meantime."""
+    (state,) = deque(states, maxlen=1)
+    return state
+
+
 def chat(tokenizer: Any, prompt: str, *, thinking: bool) -> str:
-    """A user's message in the words of the model's own template, with the answer begun. Qwen3's template begins it with
-    an empty thought unless `thinking` is wanted."""
+    """A user's message in the words of the model's own template, up to the begin of the answer. Without `thinking`,
+    Qwen3's template begins it with an empty thought."""
     messages = [{"role": "user", "content": prompt}]
     text: str = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking

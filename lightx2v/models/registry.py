@@ -3,161 +3,125 @@ a model is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from lightx2v.core import STAGES, Clip, GenerateRequest, Size, StageName
+from lightx2v.core import STAGES, StageName
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.models.configuration import has_part, read_configuration, require
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
-    from lightx2v.models.component import Autoencoder, Denoiser, Refiner, TextEncoder
+    from lightx2v.models.spec import ModelSpec
 
 INDEX, SECOND = "model_index.json", "transformer_2"
 
-
-class Recipe(Protocol):
-    """What a request to a model looks like when it says nothing, and what the model can take."""
-
-    @property
-    def size(self) -> Size:
-        """The default size of a picture."""
-
-    @property
-    def steps(self) -> int:
-        """The default number of denoising steps."""
-
-    @property
-    def guidance(self) -> float:
-        """The default guidance scale."""
-
-    @property
-    def multiple(self) -> int:
-        """Both sides of a picture are multiples of it, in pixels."""
-
-    @property
-    def min_references(self) -> int:
-        """So many reference pictures are needed: 0 where text alone makes a picture."""
-
-    @property
-    def max_references(self) -> int:
-        """So many reference pictures are looked at."""
-
-    @property
-    def starts_from_picture(self) -> bool:
-        """Whether a reference is where the steps begin, so that a request has a strength."""
-
-    @property
-    def clip(self) -> Clip | None:
-        """The default length of a video; None if the model makes pictures only."""
-
-    def is_guided(self, request: GenerateRequest) -> bool:
-        """Whether a step follows the difference between two prompts."""
-
-    def fit_reference(self, image: Image.Image) -> Image.Image:
-        """The reference picture as the autoencoder takes it. Raises InvalidRequest if it cannot be used."""
-
-    def see(self, image: Image.Image) -> Image.Image | None:
-        """The reference picture as the text encoder sees it; None where it looks at none."""
-
-    def edit_size(self, references: Sequence[Size]) -> Size:
-        """The default size when there are fitted reference pictures."""
+FOLDERS: Mapping[StageName, tuple[str, ...]] = {
+    "encode": ("text_encoder", "tokenizer", "image_encoder"),
+    "denoise": ("transformer",),
+    "refine": (SECOND,),
+    "decode": ("vae",),
+}
+"""The folders of a checkpoint that each stage reads, beside configurations. No other is downloaded: a copy of the
+transformer at the root, as some repositories have, is not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Checkpoints that share their code. Each part is a `module:attribute` of this package, imported when it is asked
-    for."""
+    """Checkpoints that share their code, which is named as `module:attribute` of this package and imported when it is
+    asked for."""
 
     name: str
     pipelines: tuple[str, ...]
     """The values of `_class_name` that this family reads."""
     reader: str
-    """What reads the recipe of a checkpoint."""
-    parts: tuple[str, str, str]
-    """Encoder, denoiser and autoencoder: classes, constructed from a checkpoint and a dtype."""
-    second: str | None = None
-    """The denoiser of the last steps, of the family's checkpoints that have a transformer of their own for them."""
+    """The function that reads the spec of a checkpoint."""
+    components: Mapping[StageName, str]
+    """The class of each stage's component. One for `refine` serves those checkpoints that have a second transformer."""
 
     def stages(self, checkpoint: Path) -> tuple[StageName, ...]:
         """The stages that a request to this checkpoint passes, in order."""
-        refines = self.second is not None and has_part(read_configuration(checkpoint, INDEX), SECOND)
+        refines = "refine" in self.components and has_part(read_configuration(checkpoint, INDEX), SECOND)
         return tuple(stage for stage in STAGES if refines or stage != "refine")
 
-    def recipe(self, checkpoint: Path) -> Recipe:
-        """The defaults of one checkpoint of the family."""
-        read: Callable[[Path], Recipe] = _part(self.reader)
+    def spec(self, checkpoint: Path) -> ModelSpec:
+        """The defaults and abilities of one checkpoint of the family."""
+        read: Callable[[Path], ModelSpec] = _load(self.reader)
         return read(checkpoint)
 
-    @property
-    def encoder(self) -> Callable[[Path, torch.dtype], TextEncoder]:
-        return _part(self.parts[0])
+    def build(self, stage: StageName, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> Any:
+        """A stage's component, its module on the meta device. `spec`: that of `checkpoint`.
 
-    @property
-    def denoiser(self) -> Callable[[Path, torch.dtype], Denoiser]:
-        return _part(self.parts[1])
-
-    @property
-    def refiner(self) -> Callable[[Path, torch.dtype], Refiner]:
-        assert self.second is not None, "stages() names no refine stage"
-        return _part(self.second)
-
-    @property
-    def autoencoder(self) -> Callable[[Path, torch.dtype], Autoencoder]:
-        return _part(self.parts[2])
+        Raises InvalidCheckpoint if the checkpoint's configurations are incomplete, or those of another model.
+        """
+        return _load(self.components[stage])(checkpoint, dtype, spec)
 
 
 FAMILIES = (
     Family(
         "flux2-klein",
         ("Flux2KleinPipeline",),
-        "flux2.recipe:read_recipe",
-        ("flux2.qwen3:Qwen3TextEncoder", "flux2.denoiser:Flux2Denoiser", "flux2.autoencoder:Flux2Autoencoder"),
+        "flux2.spec:read_spec",
+        {
+            "encode": "flux2.qwen3:Qwen3TextEncoder",
+            "denoise": "flux2.denoiser:Flux2Denoiser",
+            "decode": "flux2.autoencoder:Flux2Autoencoder",
+        },
     ),
     Family(
         "flux2-dev",
         ("Flux2Pipeline",),
-        "flux2.recipe:read_recipe",
-        ("flux2.mistral:MistralTextEncoder", "flux2.denoiser:Flux2Denoiser", "flux2.autoencoder:Flux2Autoencoder"),
+        "flux2.spec:read_spec",
+        {
+            "encode": "flux2.mistral:MistralTextEncoder",
+            "denoise": "flux2.denoiser:Flux2Denoiser",
+            "decode": "flux2.autoencoder:Flux2Autoencoder",
+        },
     ),
     Family(
         "z-image",
         ("ZImagePipeline",),
-        "zimage.recipe:read_recipe",
-        ("zimage.encoder:ZImageTextEncoder", "zimage.denoiser:ZImageDenoiser", "zimage.autoencoder:ZImageAutoencoder"),
+        "z_image.spec:read_spec",
+        {
+            "encode": "z_image.encoder:ZImageTextEncoder",
+            "denoise": "z_image.denoiser:ZImageDenoiser",
+            "decode": "z_image.autoencoder:ZImageAutoencoder",
+        },
     ),
     Family(
         "qwen-image",
         ("QwenImagePipeline",),
-        "qwen_image.recipe:read_recipe",
-        (
-            "qwen_image.encoder:QwenImageTextEncoder",
-            "qwen_image.denoiser:QwenImageDenoiser",
-            "qwen_image.autoencoder:QwenImageAutoencoder",
-        ),
+        "qwen_image.spec:read_spec",
+        {
+            "encode": "qwen_image.encoder:QwenImageTextEncoder",
+            "denoise": "qwen_image.denoiser:QwenImageDenoiser",
+            "decode": "qwen_image.autoencoder:QwenImageAutoencoder",
+        },
     ),
     Family(
         "qwen-image-edit",
         ("QwenImageEditPlusPipeline",),
-        "qwen_image.recipe:read_recipe",
-        (
-            "qwen_image.edit_encoder:QwenImageEditTextEncoder",
-            "qwen_image.denoiser:QwenImageDenoiser",
-            "qwen_image.autoencoder:QwenImageEditAutoencoder",
-        ),
+        "qwen_image.spec:read_spec",
+        {
+            "encode": "qwen_image.edit_encoder:QwenImageEditTextEncoder",
+            "denoise": "qwen_image.denoiser:QwenImageDenoiser",
+            "decode": "qwen_image.autoencoder:QwenImageEditAutoencoder",
+        },
     ),
     Family(
         "wan",
         ("WanPipeline", "WanImageToVideoPipeline"),
-        "wan.recipe:read_recipe",
-        ("wan.encoder:WanTextEncoder", "wan.denoiser:WanDenoiser", "wan.autoencoder:WanAutoencoder"),
-        second="wan.refiner:WanRefiner",
+        "wan.spec:read_spec",
+        {
+            "encode": "wan.encoder:WanTextEncoder",
+            "denoise": "wan.denoiser:WanDenoiser",
+            "decode": "wan.autoencoder:WanAutoencoder",
+            "refine": "wan.refiner:WanRefiner",
+        },
     ),
 )
 
@@ -173,6 +137,6 @@ def find_family(checkpoint: Path) -> Family:
     raise InvalidCheckpoint(f"{checkpoint / INDEX}: {pipeline!r} is not supported; supported are {supported}")
 
 
-def _part(path: str) -> Any:
+def _load(path: str) -> Any:
     module, _, attribute = path.partition(":")
     return getattr(import_module(f"lightx2v.models.{module}"), attribute)

@@ -1,27 +1,31 @@
-"""What the ledger writes down: an account per holder, an order per holder that is to give way, a ticket per waiter."""
+"""What the ledger writes down: an account per holder, the command that it has yet to answer, a ticket per waiter."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightx2v.residency.lease import Holder, Lease, Need, Wish
+from lightx2v.residency.lease import Command, Fetch, Holder, Lease, Need, Wish
 
 
 @dataclass(slots=True)
-class Order:
-    """A holder has been asked to come down to `to` bytes of weights, or allowed to come up to them; past `due` it is
-    overdue."""
+class Pending:
+    """A command whose answer is `due` at that monotonic second, and overdue after it."""
 
-    id: str
-    to: int
+    command: Command
     due: float
     overdue: bool = False
-    grows: bool = False
+    answered: bool = False
+    """The holder reported, but still holds more than it was told to."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether it allows more weights, rather than asking for some."""
+        return isinstance(self.command, Fetch)
 
 
 @dataclass(slots=True)
 class Account:
-    """What one holder has. Its weights count in full from the grant until it reports that it holds less."""
+    """The memory of one holder. Its weights count in full from the grant until it reports that it holds less."""
 
     holder: Holder
     weights: int
@@ -30,55 +34,67 @@ class Account:
     lease: Lease | None = None
     before: int = 0
     """Weights held when the lease was granted."""
-    order: Order | None = None
+    pending: Pending | None = None
     wish: Wish | None = None
     offered: int = 0
-    """The most it was allowed to fetch since it last ran or gave way."""
+    """The most bytes that it was allowed to fetch since it last ran or gave way."""
     dying: bool = False
 
     @property
     def active(self) -> bool:
+        """Whether a run has its lease."""
         return self.lease is not None
 
     @property
     def idle(self) -> bool:
-        """Whether it can be told something."""
-        return not (self.active or self.dying or self.order)
+        """Whether the holder can be given a command."""
+        return not (self.active or self.dying or self.pending)
 
     @property
-    def workspace(self) -> int:
-        return self.lease.workspace if self.lease else 0
+    def command(self) -> Command | None:
+        """What the holder is to do now: the same until it has answered."""
+        return self.pending.command if self.pending and not (self.pending.answered or self.active) else None
+
+    @property
+    def extra_bytes(self) -> int:
+        """What a run that has its lease takes besides weights."""
+        return self.lease.extra_bytes if self.lease else 0
 
     @property
     def nbytes(self) -> int:
-        return self.holder.context + self.weights + self.workspace
+        """All that the holder counts for."""
+        return self.holder.context + self.weights + self.extra_bytes
 
     @property
     def deaf(self) -> bool:
-        return self.order is not None and self.order.overdue
+        """Whether the answer to a command is overdue."""
+        return self.pending is not None and self.pending.overdue
 
     @property
     def ignores(self) -> bool:
-        """Whether it was told to give way and does not. A fetch that takes long is none of that."""
-        return self.order is not None and self.deaf and not self.order.grows
+        """Whether the holder was told to give way and does not. One whose fetch takes long does not ignore anything."""
+        return self.pending is not None and self.deaf and not self.pending.grows
 
     @property
     def returning(self) -> int:
-        """Bytes that come back without being asked for again."""
+        """Bytes that will come back without another command."""
         if self.dying or self.deaf:
             return 0
-        ordered = max(0, self.weights - self.order.to) if self.order else 0
-        return self.lease.returns if self.lease else ordered
+        commanded = max(0, self.weights - self.pending.command.weights) if self.pending else 0
+        return self.lease.returns if self.lease else commanded
 
     def could_use(self, weights: int) -> bool:
-        """Whether an offer of so many bytes would be more than it has, and than it has been offered in vain."""
-        return self.order is None and weights > max(self.weights, self.offered)
+        """Whether an offer of `weights` exceeds what the holder has, and what it was offered in vain."""
+        return self.pending is None and weights > max(self.weights, self.offered)
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
+    """A request for memory that waits. Of two tickets the one of lower rank is served first."""
+
     id: str
     holder: str
     need: Need
     rank: tuple[float, int]
     deadline: float
+    """Monotonic seconds, after which it is refused."""

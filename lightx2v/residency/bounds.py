@@ -6,7 +6,8 @@ What is assumed of a schedule:
 - The link may carry weights at any moment, also while a stage computes, while an answer is made and sent, and for a
   request that has not come yet. Device memory may be shared out anew at any moment, byte by byte. Nothing comes back.
 - A use of a stage reads all of its weights once, and each takes the same time. At one moment of every use, the same in
-  all, its workspace is in use; what stays free of the card then is its `room`. Weights are read from the device only.
+  all, its activations are in use; what stays free of the card then is its `weight_room`. Weights are read from the
+  device only.
 - `stages` of a request are in steady state: what is counted is a period, from one request to the next.
 
 A weight that is not on the device at some moment and is read after it crosses the link in between. So between two
@@ -21,12 +22,12 @@ from lightx2v.core import StageName
 from lightx2v.residency.plan import StageSize
 
 Seconds = Mapping[StageName, float]
-"""Of computation that a request takes in each stage, all uses together."""
+"""Seconds of computation that a request takes in each stage, all uses together."""
 
 
-def room(size: StageSize, budget: int) -> int:
-    """Bytes for weights of any stage while this one's workspace is in use. `budget` leaves the contexts out."""
-    return max(0, budget - size.workspace)
+def weight_room(size: StageSize, budget: int) -> int:
+    """Bytes for weights of any stage while this one's activations are in use. `budget` leaves the contexts out."""
+    return max(0, budget - size.activation_bytes)
 
 
 def least_moved(stages: Sequence[StageSize], budget: int) -> int:
@@ -35,7 +36,7 @@ def least_moved(stages: Sequence[StageSize], budget: int) -> int:
     W: bytes of all weights. R: the room of the stage with the largest workspace. After that moment all W are read until
     the same moment of the next request.
     """
-    return max(0, _weights(stages) - min(room(size, budget) for size in stages))
+    return max(0, _weights(stages) - min(weight_room(size, budget) for size in stages))
 
 
 def least_seconds(stages: Sequence[StageSize], budget: int, link: float, compute: Seconds) -> float:
@@ -71,15 +72,16 @@ def most_per_second(
 
 
 def _seconds_around(size: StageSize, stages: Sequence[StageSize], budget: int, link: float, compute: Seconds) -> float:
-    again, use, free = size.uses - 1, compute[size.stage] / size.uses, room(size, budget)
-    streaming = again * max(use, max(0, size.total - free) / link)
+    again, use, free = size.planned_passes - 1, compute[size.stage] / size.planned_passes, weight_room(size, budget)
+    streaming = again * max(use, max(0, size.reachable - free) / link)
     rest = max(sum(compute.values()) - again * use, max(0, _weights(stages) - free) / link)
     return streaming + rest
 
 
 def _seconds_from(start: int, stages: Sequence[StageSize], budget: int, link: float, compute: Seconds) -> float:
-    """Of a period that begins with the first use of stage `start`, by the worst division of its uses into stretches."""
-    uses = [size for size in (*stages[start:], *stages[:start]) for _ in range(size.uses)]
+    """The least seconds of a period that begins with the first use of stage `start`: of all divisions of its uses into
+    stretches, the worst holds."""
+    uses = [size for size in (*stages[start:], *stages[:start]) for _ in range(size.planned_passes)]
     most = [0.0]
     for end in range(1, len(uses) + 1):
         most.append(max(most[begin] + _stretch(uses[begin:end], budget, link, compute) for begin in range(end)))
@@ -88,8 +90,8 @@ def _seconds_from(start: int, stages: Sequence[StageSize], budget: int, link: fl
 
 def _stretch(uses: Sequence[StageSize], budget: int, link: float, compute: Seconds) -> float:
     read = _weights([*{size.stage: size for size in uses}.values()])
-    return max(sum(compute[size.stage] / size.uses for size in uses), max(0, read - budget) / link)
+    return max(sum(compute[size.stage] / size.planned_passes for size in uses), max(0, read - budget) / link)
 
 
 def _weights(stages: Sequence[StageSize]) -> int:
-    return sum(size.total for size in stages)
+    return sum(size.reachable for size in stages)

@@ -34,7 +34,7 @@ def evictions(accounts: Iterable[Account], waiter: Account, lacking: int) -> dic
 def _pieces(account: Account, waiter: Holder) -> Iterator[_Piece]:
     """Other models go first, by recency. Of its own, the waiter takes what was only fetched ahead, then what the plan
     keeps, each by farthest next use."""
-    own = account.holder.model == waiter.model
+    own = account.holder.plan == waiter.plan
     distance = account.holder.after(waiter) if own else 0
     kept = min(account.weights, account.wish.keep) if account.wish else account.weights
     for planned, nbytes in ((False, account.weights - kept), (True, kept)):

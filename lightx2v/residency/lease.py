@@ -17,9 +17,17 @@ class Holder:
     stage: StageName
     pid: int
     context: int
-    """What the process itself takes on the card, as far as is known; it returns only with the process."""
+    """Bytes that the process itself takes on the card, as far as is known; they return only with the process."""
     reachable: int
     """All weights that the stage can use."""
+    settings: str = ""
+    """Fingerprint of the settings that the process was started with."""
+
+    @property
+    def plan(self) -> tuple[str, str]:
+        """Stages with the same one belong to one model and are planned together. An application of other settings,
+        or a replica from before they changed, belongs to another model, whatever its name."""
+        return self.model, self.settings
 
     def __str__(self) -> str:
         return f"{self.model} {self.stage} (pid {self.pid})"
@@ -30,59 +38,80 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """Device memory for one run."""
+
+    weights: int
+    """May be resident while the run lasts; the others stream."""
+    activation_bytes: int
+    slot_bytes: int
+    """For what streams; 0 where nothing does."""
+    keep: int
+    """Weights that may stay after the run."""
+
+    @property
+    def extra_bytes(self) -> int:
+        """What the run takes besides its weights."""
+        return self.activation_bytes + self.slot_bytes
+
+    @property
+    def total(self) -> int:
+        """All that the run takes."""
+        return self.weights + self.extra_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
-    """What one run asks for."""
+    """The memory that one run asks for."""
 
     weights: int
     """To hold while running."""
     floor: int
     """The least it can run with; the remainder streams."""
-    workspace: int
-    slot: int
+    activation_bytes: int
+    slot_bytes: int
     """Comes on top when not all reachable weights are granted."""
     keep: int
     """To hold at rest after the run."""
 
-    def beside(self, weights: int, reachable: int) -> int:
-        """What the run takes besides its weights."""
-        return self.workspace + (self.slot if weights < reachable else 0)
+    def grant(self, weights: int, reachable: int) -> Grant:
+        """The grant of a run with `weights`. The slot comes with it unless they are all that are `reachable`."""
+        slot_bytes = self.slot_bytes if weights < reachable else 0
+        return Grant(weights, self.activation_bytes, slot_bytes, min(self.keep, weights))
 
     def least(self, reachable: int) -> int:
         """The smallest room in which the run is possible."""
-        return self.floor + self.beside(self.floor, reachable)
+        return self.grant(self.floor, reachable).total
 
     def fit(self, room: int, reachable: int) -> int | None:
         """The weights to grant out of `room`: all that are wanted or else what fits, None if below the floor."""
-        if self.weights + self.beside(self.weights, reachable) <= room:
+        if self.grant(self.weights, reachable).total <= room:
             return self.weights
-        weights = room - self.workspace - self.slot
+        weights = room - self.activation_bytes - self.slot_bytes
         return weights if weights >= self.floor else None
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a holder would have before its next run: `weights`, of which it is to `keep` so many while others run. Its
-    own run will take `beside` on top."""
+    """What a holder would have before its next run: `weights`, of which it is to keep `keep` while others run. Its own
+    run will take `extra_bytes` on top."""
 
     weights: int
-    beside: int
+    extra_bytes: int
     keep: int
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to run: at most `weights` on the card, and `workspace` (with the slot) until the release."""
+class Lease(Grant):
+    """The right to run within a grant, until the release."""
 
     id: str
     holder: str
-    weights: int
-    workspace: int
-    keep: int
 
     @property
     def returns(self) -> int:
         """What its release will give back."""
-        return self.workspace + max(0, self.weights - self.keep)
+        return self.extra_bytes + max(0, self.weights - self.keep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +124,11 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Shrink:
-    """The idle holder is to drop at least `nbytes` of weights and to report what it holds then."""
+    """The idle holder is to come down to `weights` or less, and to report what it holds then."""
 
     holder: str
-    nbytes: int
-    order: str
+    weights: int
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +137,11 @@ class Fetch:
 
     holder: str
     weights: int
-    order: str
+    id: str
+
+
+Command = Shrink | Fetch
+"""What an idle holder can be told. Carrying it out twice is carrying it out once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,4 +152,4 @@ class Refused:
     error: OutOfMemory | DeadlineExceeded
 
 
-Event = Granted | Shrink | Fetch | Refused
+Event = Granted | Command | Refused

@@ -7,9 +7,9 @@ from itertools import count
 from types import MappingProxyType
 
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
-from lightx2v.residency.account import Account, Order, Ticket
+from lightx2v.residency.account import Account, Pending, Ticket
 from lightx2v.residency.eviction import evictions
-from lightx2v.residency.lease import Event, Fetch, Granted, Holder, Lease, Need, Refused, Shrink, Wish
+from lightx2v.residency.lease import Command, Event, Fetch, Granted, Holder, Lease, Need, Refused, Shrink, Wish
 from lightx2v.residency.prefetch import offers
 
 
@@ -18,7 +18,7 @@ class IntegrityError(AssertionError):
 
 
 class Ledger:
-    """Grants memory oldest request first, taking it from who needs it last.
+    """Grants memory to the oldest request first, and takes it from the holder that needs it last.
 
     Times are monotonic seconds and come from the caller. Weights at rest stay granted until their holder reports them
     dropped; those of a dead process until it is gone. `epoch` fences: what was agreed with another ledger is refused.
@@ -43,19 +43,22 @@ class Ledger:
 
     @property
     def granted(self) -> int:
+        """Bytes that somebody has: processes, weights, and what runs take besides."""
         return sum(account.nbytes for account in self._accounts.values())
 
     @property
     def free(self) -> int:
-        """Negative while a join or a smaller budget has revealed too much."""
+        """Bytes that nobody has. Negative while a join or a smaller budget has revealed too much."""
         return self.budget - self.granted
 
     @property
     def waiting(self) -> int:
+        """Open tickets."""
         return len(self._waiting)
 
     @property
     def holders(self) -> Mapping[str, Account]:
+        """Accounts by the ids of their holders."""
         return MappingProxyType(self._accounts)
 
     def join(self, holder: Holder, weights: int = 0, lease: Lease | None = None) -> None:
@@ -67,28 +70,31 @@ class Ledger:
         self._reveal()
 
     def resize(self, budget: int) -> None:
-        """Other users of the card took memory or gave it back."""
+        """Sets the budget anew: other users of the card took memory or gave it back."""
         self.budget = budget
         self._reveal()
 
     def weigh(self, holder: Holder) -> None:
-        """The same holder with another context, by a later measurement."""
+        """Replaces a holder by itself with another context, by a later measurement."""
         self._accounts[holder.id].holder = holder
         self._reveal()
 
     def expect(self, holder_id: str, wish: Wish | None) -> None:
-        """What the holder is to have before its next run, as far as memory is free; None: nothing."""
+        """Sets what the holder is to have before its next run, as far as memory is free; None: nothing."""
         account = self._accounts[holder_id]
         account.wish, account.offered = wish, 0
 
-    def request(self, holder_id: str, need: Need, age: float, deadline: float, epoch: str) -> str:
-        """A ticket, which is also the id of the lease to come. `age`: when the user's request was admitted."""
+    def request(self, holder_id: str, need: Need, admitted_at: float, deadline: float, epoch: str) -> str:
+        """A ticket, which is also the id of the lease to come. `admitted_at`: unix seconds of the user's request.
+
+        Whoever asks to run has heard of no overdue command, so that lapses: else a lost answer would lock it out.
+        """
         account = self._living(holder_id, epoch)
         self._require(account, need)
-        if account.order is not None and account.order.overdue and not account.order.grows:
-            account.order = None
+        if account.deaf:
+            account.pending = None
         turn = next(self._turn)
-        ticket = Ticket(f"{self.epoch}:{turn}", holder_id, need, (age, turn), deadline)
+        ticket = Ticket(f"{self.epoch}:{turn}", holder_id, need, (admitted_at, turn), deadline)
         self._waiting[ticket.id] = ticket
         return ticket.id
 
@@ -100,17 +106,19 @@ class Ledger:
             limit, account.lease, account.used = account.lease.weights, None, next(self._turn)
             self._settle(account, weights, limit)
 
-    def shrunk(self, holder_id: str, weights: int, epoch: str, order: str | None = None) -> None:
-        """An idle holder dropped or fetched weights and holds `weights` now. The answer to an order that has lapsed is
-        ignored."""
+    def resized(self, holder_id: str, weights: int, epoch: str, command_id: str | None = None) -> None:
+        """An idle holder dropped or fetched weights and holds `weights` now. The answer to a command that has lapsed,
+        or has been answered, is ignored."""
         account = self._living(holder_id, epoch)
-        outstanding = account.order
-        if account.active or not _answers(order, outstanding):
+        pending = account.pending
+        if account.active or not _answers(command_id, pending):
             return
-        if outstanding is not None and weights <= outstanding.to:
-            account.order = None
-            self.shrinks_total += not outstanding.grows
-            self.evictions_total += weights == 0 and not outstanding.grows
+        if pending is not None:
+            pending.answered = command_id is not None
+        if pending is not None and weights <= pending.command.weights:
+            account.pending = None
+            self.shrinks_total += not pending.grows
+            self.evictions_total += weights == 0 and not pending.grows
         self._settle(account, weights, account.weights)
 
     def cancel(self, ticket_id: str, epoch: str) -> None:
@@ -126,7 +134,7 @@ class Ledger:
         account = self._accounts.get(holder_id)
         if account is None:
             return []
-        account.dying, account.order = True, None
+        account.dying, account.pending = True, None
         dropped = [ticket.id for ticket in self._waiting.values() if ticket.holder == holder_id]
         for ticket_id in dropped:
             del self._waiting[ticket_id]
@@ -156,8 +164,8 @@ class Ledger:
     def next_deadline(self) -> float | None:
         """When `advance` has something to do even if nothing else happens."""
         times = [ticket.deadline for ticket in self._waiting.values()]
-        orders = [account.order for account in self._accounts.values() if account.order]
-        times += [order.due for order in orders if not order.overdue]
+        commands = [account.pending for account in self._accounts.values() if account.pending]
+        times += [command.due for command in commands if not command.overdue]
         if self._waiting and not self._open:
             times.append(self.opens_at)
         return min(times, default=None)
@@ -191,15 +199,17 @@ class Ledger:
             self._require(account, ticket.need)
             self._require_ears(account, ticket.need, deaf)
             return []
-        beside = ticket.need.beside(weights, account.holder.reachable)
-        lacking = max(0, weights - account.weights) + beside - self.free
-        if account.order is None and account.weights <= weights and lacking <= 0:
+        extra_bytes = ticket.need.grant(weights, account.holder.reachable).extra_bytes
+        lacking = max(0, weights - account.weights) + extra_bytes - self.free
+        if account.pending is None and account.weights <= weights and lacking <= 0:
             return [self._grant(ticket, account, weights)]
         return [*self._ask(account, weights, lacking, now)]
 
     def _grant(self, ticket: Ticket, account: Account, weights: int) -> Granted:
-        beside = ticket.need.beside(weights, account.holder.reachable)
-        account.lease = Lease(ticket.id, ticket.holder, weights, beside, min(ticket.need.keep, weights))
+        grant = ticket.need.grant(weights, account.holder.reachable)
+        account.lease = Lease(
+            grant.weights, grant.activation_bytes, grant.slot_bytes, grant.keep, ticket.id, ticket.holder
+        )
         account.before, account.weights, account.used = account.weights, weights, next(self._turn)
         account.offered, self._last = 0, account.holder
         del self._waiting[ticket.id]
@@ -207,31 +217,35 @@ class Ledger:
         self.peak_granted = max(self.peak_granted, self.granted)
         return Granted(ticket.id, account.lease)
 
-    def _ask(self, account: Account, weights: int, lacking: int, now: float) -> Iterator[Shrink]:
-        """Orders for what neither running leases nor earlier orders will bring back."""
-        if account.order is None and account.weights > weights:
-            yield self._order(account, account.weights - weights, now)
+    def _ask(self, account: Account, weights: int, lacking: int, now: float) -> Iterator[Command]:
+        """Commands for what neither running leases nor earlier commands will bring back."""
+        if account.pending is None and account.weights > weights:
+            yield self._shrink(account, account.weights - weights, now)
         lacking -= sum(other.returning for other in self._accounts.values())
         for holder_id, nbytes in evictions(self._accounts.values(), account, lacking).items():
-            yield self._order(self._accounts[holder_id], nbytes, now)
+            yield self._shrink(self._accounts[holder_id], nbytes, now)
 
-    def _order(self, account: Account, nbytes: int, now: float) -> Shrink:
-        order_id = f"{self.epoch}:{next(self._turn)}"
-        account.order, account.offered = Order(order_id, account.weights - nbytes, now + self.patience), 0
-        return Shrink(account.holder.id, nbytes, order_id)
+    def _shrink(self, account: Account, nbytes: int, now: float) -> Command:
+        account.offered = 0
+        return self._command(account, Shrink(account.holder.id, account.weights - nbytes, self._next_id()), now)
 
-    def _fetch(self, last: Holder, now: float) -> Iterator[Fetch]:
-        """Nobody waits: what is free is for who runs next. It counts as held from now on."""
+    def _fetch(self, last: Holder, now: float) -> Iterator[Command]:
+        """Offers free memory to the stages that run next, while nobody waits. It counts as held from now on."""
         for account, to in list(offers(self._accounts.values(), last, self.free)):
-            order_id = f"{self.epoch}:{next(self._turn)}"
-            account.order = Order(order_id, to, now + self.patience, grows=True)
             account.weights = account.offered = to
             self.fetches_total += 1
             self.peak_granted = max(self.peak_granted, self.granted)
-            yield Fetch(account.holder.id, to, order_id)
+            yield self._command(account, Fetch(account.holder.id, to, self._next_id()), now)
+
+    def _command(self, account: Account, command: Command, now: float) -> Command:
+        account.pending = Pending(command, now + self.patience)
+        return command
+
+    def _next_id(self) -> str:
+        return f"{self.epoch}:{next(self._turn)}"
 
     def _room(self, deaf: Sequence[Account] = ()) -> int:
-        """What one holder can have if all others drop their weights, but for the dead and the `deaf`."""
+        """Bytes that one holder can have if all others drop their weights, except the dead and the `deaf`."""
         held = sum(a.nbytes if a.dying else a.holder.context for a in self._accounts.values())
         return self.budget - held - sum(account.weights for account in deaf)
 
@@ -245,7 +259,7 @@ class Ledger:
             )
 
     def _require_ears(self, account: Account, need: Need, deaf: Sequence[Account]) -> None:
-        """Refuse what only those could make room for who do not answer."""
+        """Refuse what would fit only if holders gave way that do not answer."""
         if account.ignores or (deaf and need.fit(self._room(), account.holder.reachable) is not None):
             other = account if account.ignores else max(deaf, key=lambda other: other.weights)
             raise OutOfMemory(
@@ -255,8 +269,8 @@ class Ledger:
 
     def _note_overdue(self, now: float) -> None:
         for account in self._accounts.values():
-            if account.order is not None and account.order.due <= now:
-                account.order.overdue = True
+            if account.pending is not None and account.pending.due <= now:
+                account.pending.overdue = True
 
     def _expire(self, now: float) -> Iterator[Refused]:
         for ticket in [ticket for ticket in self._waiting.values() if ticket.deadline <= now]:
@@ -289,8 +303,8 @@ class Ledger:
         return next((account for account in living if account.lease and account.lease.id == lease_id), None)
 
 
-def _answers(order: str | None, outstanding: Order | None) -> bool:
+def _answers(command_id: str | None, pending: Pending | None) -> bool:
     """Whether a report is of now: one that nobody asked for may precede what the holder is about to fetch."""
-    if order is None:
-        return outstanding is None or not outstanding.grows
-    return outstanding is not None and outstanding.id == order
+    if command_id is None:
+        return pending is None or not pending.grows
+    return pending is not None and pending.command.id == command_id

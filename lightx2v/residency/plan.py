@@ -10,6 +10,7 @@ from itertools import accumulate, product
 
 from lightx2v.core import Policy, StageName
 from lightx2v.errors import OutOfMemory
+from lightx2v.residency.lease import Grant
 
 
 @dataclass(frozen=True)
@@ -21,22 +22,23 @@ class StageSize:
     """Each streamable unit, in order of use."""
     rest: int
     """Needed throughout a run."""
-    workspace: int
-    slot: int
-    """What streaming takes; needed only if something streams."""
-    uses: int
-    """How often a request uses each unit: 1, or the number of steps."""
-    behind: int = 0
-    """What the link carries while one use of all units computes."""
+    activation_bytes: int
+    slot_bytes: int
+    """The ring through which units stream; needed only if something streams."""
+    planned_passes: int
+    """How often a request uses each unit: once, or once a step."""
+    overlap_bytes: int = 0
+    """Bytes that the link carries while one use of all units computes."""
 
     @cached_property
-    def total(self) -> int:
+    def reachable(self) -> int:
+        """Bytes of all weights that a run can read."""
         return self.rest + sum(self.units)
 
     @property
     def least(self) -> int:
         """The smallest room in which a run is possible."""
-        return min(self.total, self.rest + self.slot) + self.workspace
+        return min(self.reachable, self.rest + self.slot_bytes) + self.activation_bytes
 
     def prefixes(self) -> list[int]:
         """The rest alone, with the first unit, with the first two, and so on."""
@@ -64,7 +66,7 @@ def shares(policy: Policy, stages: Sequence[StageSize], budget: int) -> Shares:
         return plan(stages, budget)
     given = {"whole": whole, "model": model, "streamed": streamed}[policy](stages)
     for size in stages:
-        needed = running(size, given[size.stage])
+        needed = grant(size, given[size.stage]).total
         if needed > budget:
             raise OutOfMemory(f"{size.stage} needs {needed} bytes to run as it is set to; the budget is {budget}")
     return given
@@ -78,7 +80,7 @@ def plan(stages: Sequence[StageSize], budget: int) -> Shares:
     for size in stages:
         if size.least > budget:
             raise OutOfMemory(f"{size.stage} needs {size.least} bytes with every unit streamed; the budget is {budget}")
-    order = sorted(range(len(stages)), key=lambda index: -stages[index].uses)
+    order = sorted(range(len(stages)), key=lambda index: -stages[index].planned_passes)
 
     def rank(shares: list[Share]) -> tuple[int, ...]:
         waits, moves = sum(map(exposed, stages, shares)), sum(map(moved, stages, shares))
@@ -89,32 +91,33 @@ def plan(stages: Sequence[StageSize], budget: int) -> Shares:
 
 def moved(size: StageSize, share: Share) -> int:
     """Bytes that one request moves to the card for this stage."""
-    return share.placed - share.resident + size.uses * (size.total - share.placed)
+    return share.placed - share.resident + size.planned_passes * (size.reachable - share.placed)
 
 
 def exposed(size: StageSize, share: Share) -> int:
-    """Of these, the bytes that no computation hides.
+    """Bytes that one request moves for this stage and that no computation hides.
 
     What is not resident arrives during the first use of the units, what is not placed again during each other use. A
     use ends when both its copies and its computation have ended.
     """
-    first, other = size.total - share.resident, size.total - share.placed
-    return max(0, first - size.behind) + (size.uses - 1) * max(0, other - size.behind)
+    first, other = size.reachable - share.resident, size.reachable - share.placed
+    return max(0, first - size.overlap_bytes) + (size.planned_passes - 1) * max(0, other - size.overlap_bytes)
 
 
-def running(size: StageSize, share: Share) -> int:
-    """Bytes that the stage holds while it runs."""
-    return share.placed + size.workspace + (size.slot if share.placed < size.total else 0)
+def grant(size: StageSize, share: Share) -> Grant:
+    """The memory that the stage takes while it runs."""
+    slot_bytes = size.slot_bytes if share.placed < size.reachable else 0
+    return Grant(share.placed, size.activation_bytes, slot_bytes, share.resident)
 
 
 def whole(stages: Sequence[StageSize]) -> Shares:
     """Everything stays: no offload."""
-    return {size.stage: Share(size.stage, size.total, size.total) for size in stages}
+    return {size.stage: Share(size.stage, size.reachable, size.reachable) for size in stages}
 
 
 def model(stages: Sequence[StageSize]) -> Shares:
     """A stage comes whole and leaves whole, once per request."""
-    return {size.stage: Share(size.stage, 0, size.total) for size in stages}
+    return {size.stage: Share(size.stage, 0, size.reachable) for size in stages}
 
 
 def streamed(stages: Sequence[StageSize]) -> Shares:
@@ -122,21 +125,21 @@ def streamed(stages: Sequence[StageSize]) -> Shares:
     return {size.stage: Share(size.stage, 0, size.rest) for size in stages}
 
 
-def room(size: StageSize, share: Share, free: int, context: int) -> int:
+def max_replicas(size: StageSize, share: Share, free: int, context: int) -> int:
     """How many replicas of a stage can run at once in `free` bytes, each with its context; at least 1."""
-    return max(1, free // (context + running(size, share)))
+    return max(1, free // (context + grant(size, share).total))
 
 
 def _feasible(stages: Sequence[StageSize], budget: int) -> Iterator[list[Share]]:
-    """For every choice of what stays, the shares that place as much as the remaining room allows."""
+    """Yields, for every choice of what stays, the shares that place as much as the remaining room allows."""
     prefixes = [size.prefixes() for size in stages]
-    workspace = max(size.workspace for size in stages)
+    activation_bytes = max(size.activation_bytes for size in stages)
     for kept in product(*(sorted({0, *choices}) for choices in prefixes)):
         free = budget - sum(kept)
-        if free < workspace:
+        if free < activation_bytes:
             continue
         shares = [
-            Share(size.stage, resident, _placed(size, choices, free + resident - size.workspace))
+            Share(size.stage, resident, _placed(size, choices, free + resident - size.activation_bytes))
             for size, choices, resident in zip(stages, prefixes, kept, strict=True)
         ]
         if all(share.resident <= share.placed for share in shares):
@@ -147,5 +150,5 @@ def _placed(size: StageSize, prefixes: list[int], free: int) -> int:
     """The most that fits into `free`, or -1. No placed byte costs more than a streamed one, so the most is the best."""
     if prefixes[-1] <= free:
         return prefixes[-1]
-    fitting = bisect_right(prefixes, free - size.slot)
+    fitting = bisect_right(prefixes, free - size.slot_bytes)
     return prefixes[fitting - 1] if fitting else -1

@@ -1,4 +1,4 @@
-"""Whose weights may come before they are asked for: those of who runs next, into memory that is free until then."""
+"""Fetching ahead: the weights of the stages that run next come early, into memory that is free until then."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from lightx2v.residency.lease import Holder, Wish
 
 
 def offers(accounts: Iterable[Account], last: Holder, free: int) -> Iterator[tuple[Account, int]]:
-    """Idle holders of the model that ran `last`, who runs next first, and up to how many bytes each may come.
+    """Yields idle holders of the model that ran `last`, and the bytes up to which each may fetch. Whoever runs next
+    comes first.
 
-    What a stage takes besides its weights stays free for it and for those who run before it, unless they give it back
-    once they have run; and what others lack of what the plan keeps stays free for them. Nobody is offered again what
-    he could not use.
+    Two amounts are never offered: what the stages that run next take besides their weights, and what others still lack
+    of their planned share. An offer that a holder could not use is not repeated.
     """
-    following = sorted(_wishing(accounts, last.model), key=lambda one: one[0].holder.after(last) or len(STAGES))
+    following = sorted(_wishing(accounts, last.plan), key=lambda one: one[0].holder.after(last) or len(STAGES))
     owed = sum(_lacks(account, wish) for account, wish in following)
     reserve = returning = 0
     for account, wish in following:
         owed -= _lacks(account, wish)
-        reserve = max(reserve, wish.beside - returning)
+        reserve = max(reserve, wish.extra_bytes - returning)
         held, most = account.weights, account.weights + free - reserve
         to = min(wish.weights, max(min(wish.keep, most), most - owed))
         if account.could_use(to):
@@ -30,12 +30,12 @@ def offers(accounts: Iterable[Account], last: Holder, free: int) -> Iterator[tup
         returning += max(0, held - wish.keep)
 
 
-def _wishing(accounts: Iterable[Account], model: str) -> Iterator[tuple[Account, Wish]]:
+def _wishing(accounts: Iterable[Account], plan: tuple[str, str]) -> Iterator[tuple[Account, Wish]]:
     for account in accounts:
-        if account.wish and account.holder.model == model and not (account.active or account.dying):
+        if account.wish and account.holder.plan == plan and not (account.active or account.dying):
             yield account, account.wish
 
 
 def _lacks(account: Account, wish: Wish) -> int:
-    """Bytes that it is to keep, does not have and could be offered."""
+    """Bytes that the plan keeps for this holder, that it lacks and could be offered."""
     return wish.keep - account.weights if account.could_use(wish.keep) else 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 
@@ -11,26 +12,22 @@ from lightx2v.checkpoint import resolve, resolve_loras
 from lightx2v.config import EngineSettings
 from lightx2v.core import StageName
 from lightx2v.errors import InvalidSettings
-from lightx2v.models.component import Component
 from lightx2v.models.fp8 import keep_in_fp8
-from lightx2v.models.recipe import planning_request
-from lightx2v.models.registry import find_family
+from lightx2v.models.registry import FOLDERS, find_family
+from lightx2v.models.request import planning_request
 from lightx2v.stages.decode import DecodeStage
-from lightx2v.stages.denoise import DenoiseStage, RefineStage
+from lightx2v.stages.denoise import DenoiseStage, RefineStage, StepStage
 from lightx2v.stages.encode import EncodeStage
 from lightx2v.stages.stage import Stage
 from lightx2v.weights.device import CpuDevice, CudaDevice, Device
 from lightx2v.weights.emulated_card import EmulatedCard
 
-C = TypeVar("C", bound=Component)
-
-READS: dict[StageName, tuple[str, ...]] = {
-    "encode": ("text_encoder", "tokenizer", "image_encoder"),
-    "denoise": ("transformer",),
-    "refine": ("transformer_2",),
-    "decode": ("vae",),
+STAGES: Mapping[StageName, type[Stage[Any]]] = {
+    "encode": EncodeStage,
+    "denoise": DenoiseStage,
+    "refine": RefineStage,
+    "decode": DecodeStage,
 }
-"""The parts of a checkpoint that a stage's process needs on its disk, if they are there."""
 
 FP8_CAPABILITY = (8, 9)
 """Of the first GPUs that multiply in fp8."""
@@ -38,20 +35,16 @@ FP8_CAPABILITY = (8, 9)
 
 def load_stage(name: StageName, settings: EngineSettings, device: Device) -> Stage[Any]:
     """The stage with its weights on the host, nothing of it on the device yet. Raises InvalidCheckpoint."""
-    checkpoint = resolve(settings, READS[name])
+    checkpoint = resolve(settings, FOLDERS[name])
     family = find_family(checkpoint)
+    spec = family.spec(checkpoint)
     dtype = getattr(torch, settings.precision(cuda=device.torch_device.type == "cuda"))
-    planned = planning_request(family.recipe(checkpoint))
-    if name == "encode":
-        encoder = _kept(family.encoder(checkpoint, dtype), settings)
-        return EncodeStage(encoder, checkpoint, settings, device, planned)
-    if name == "denoise":
-        denoiser = _kept(family.denoiser(checkpoint, dtype), settings)
-        return DenoiseStage(denoiser, checkpoint, settings, device, planned, resolve_loras(settings))
-    if name == "refine":
-        refiner = _kept(family.refiner(checkpoint, dtype), settings)
-        return RefineStage(refiner, checkpoint, settings, device, planned, {})
-    return DecodeStage(family.autoencoder(checkpoint, dtype), checkpoint, settings, device, planned)
+    component = family.build(name, checkpoint, dtype, spec)
+    if settings.fp8 and name != "decode":
+        keep_in_fp8(component)
+    stage = STAGES[name]
+    loras = (resolve_loras(settings),) if issubclass(stage, StepStage) else ()
+    return stage(component, checkpoint, settings, device, planning_request(spec), *loras)
 
 
 def open_device(kind: Literal["cuda", "cpu"], settings: EngineSettings, card: str) -> Device:
@@ -66,10 +59,6 @@ def open_device(kind: Literal["cuda", "cpu"], settings: EngineSettings, card: st
         return CudaDevice()
     torch.set_num_threads(os.cpu_count() or 1)
     return CpuDevice(EmulatedCard(card, settings.gpu_budget) if settings.gpu_budget else None)
-
-
-def _kept(component: C, settings: EngineSettings) -> C:
-    return keep_in_fp8(component) if settings.fp8 else component
 
 
 def _check_fp8(settings: EngineSettings) -> None:

@@ -1,4 +1,4 @@
-"""What the encoder made of the latest prompts, so that one that comes again costs nothing."""
+"""The encodings of the latest prompts: a prompt that comes again costs nothing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from threading import Lock
 import torch
 
 
-class Conditionings:
-    """At most `limit` bytes of host memory; what was asked for least recently goes first. Several threads may use it.
+class ConditioningCache:
+    """Encodings by prompt, in at most `limit` bytes of host memory. The least recently used goes first.
 
-    It is exact: an encoder does nothing by chance, and nobody changes what is in it.
+    A cached encoding is exact: an encoder does nothing by chance, and nobody changes what it returned. Several threads
+    may use the cache.
     """
 
     def __init__(self, limit: int) -> None:
@@ -21,13 +22,14 @@ class Conditionings:
         self._lock = Lock()
 
     def find(self, prompt: str) -> torch.Tensor | None:
+        """The encoding of this prompt, [tokens, features] on the host; None if it is not known."""
         with self._lock:
             if prompt in self._known:
                 self._known.move_to_end(prompt)
             return self._known.get(prompt)
 
     def add(self, prompt: str, conditioning: torch.Tensor) -> None:
-        """Of a prompt that is not in it. What alone exceeds the limit is not kept."""
+        """Keeps the encoding of a prompt that is not known. One that exceeds the limit alone is not kept."""
         if conditioning.nbytes > self._limit:
             return
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -10,23 +10,19 @@ from typing import TypeVar
 import torch
 
 from lightx2v.config import EngineSettings
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Progress, StageName
+from lightx2v.core import GenerateRequest, Latents, Progress, StageName
 from lightx2v.errors import NonFinite
 from lightx2v.models.component import Denoiser, Refiner
-from lightx2v.stages.stage import Cancel, Stage, check
+from lightx2v.stages.run import Control, StageInputs, need
+from lightx2v.stages.stage import Stage
 from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import Device
 
 D = TypeVar("D", bound=Denoiser)
-Report = Callable[[Progress], None]
-
-
-def ignore(_: Progress) -> None:
-    """For who does not want to know."""
 
 
 class StepStage(Stage[D]):
-    """What takes steps with a transformer."""
+    """A stage that takes denoising steps with one transformer."""
 
     def __init__(
         self,
@@ -40,24 +36,24 @@ class StepStage(Stage[D]):
         super().__init__(component, checkpoint, settings, device, planned)
         self._adapters = Adapters(component, loras, device, settings.lazy_load)
 
-    def workspace(self, request: GenerateRequest) -> int:
-        return super().workspace(request) + self._adapters.workspace(request)
+    def activation_bytes(self, request: GenerateRequest) -> int:
+        return super().activation_bytes(request) + self._adapters.workspace(request)
 
     def passes(self, request: GenerateRequest) -> int:
-        return self.component.count(request)
+        return self.component.num_steps(request)
 
-    def walk(self, request: GenerateRequest, steps: Iterator[Latents], cancelled: Cancel, report: Report) -> Latents:
-        """The latents after all of `steps`, on the host. Looks for a cancellation before every step."""
-        check(cancelled)
-        before, after = self.component.others(request)
+    def walk(self, request: GenerateRequest, steps: Iterator[Latents], control: Control) -> Latents:
+        """The latents after all of `steps`, on the host. Raises Cancelled before a step, and NonFinite."""
+        control.check()
+        before, after = self.component.steps_elsewhere(request)
         total = before + self.passes(request) + after
         with self._adapters.activate(request):
-            report(Progress(before, total))
+            control.report(Progress(before, total))
             for done, latents in enumerate(steps, start=before + 1):
                 last = latents
-                report(Progress(done, total))
+                control.report(Progress(done, total))
                 if done < total:
-                    check(cancelled)
+                    control.check()
         if not torch.isfinite(last.tokens).all():
             raise NonFinite(f"request {request.id}: the transformer produced values that are not finite")
         return replace(last, tokens=last.tokens.cpu(), history=tuple(part.cpu() for part in last.history))
@@ -68,33 +64,23 @@ class StepStage(Stage[D]):
 
 
 class DenoiseStage(StepStage[Denoiser]):
+    """Noise to latents, by all steps or by the first of them."""
+
     name: StageName = "denoise"
 
-    def run(
-        self,
-        request: GenerateRequest,
-        conditioning: Conditioning,
-        references: Sequence[Latents],
-        cancelled: Cancel,
-        report: Report,
-    ) -> Latents:
+    def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Latents:
         """The final latents on the host; with a history where steps are left to the refine stage."""
-        steps = self.component.steps(request, conditioning, references, self.device.torch_device)
-        return self.walk(request, steps, cancelled, report)
+        conditioning, device = need(inputs.conditioning), self.device.torch_device
+        return self.walk(request, self.component.steps(request, conditioning, inputs.references, device), control)
 
 
 class RefineStage(StepStage[Refiner]):
+    """The last steps, by the second transformer of a model that has two."""
+
     name: StageName = "refine"
 
-    def run(
-        self,
-        request: GenerateRequest,
-        conditioning: Conditioning,
-        references: Sequence[Latents],
-        begun: Latents,
-        cancelled: Cancel,
-        report: Report,
-    ) -> Latents:
-        """The final latents on the host. `begun`: what the denoise stage made, with its history."""
-        steps = self.component.resume(request, conditioning, references, begun, self.device.torch_device)
-        return self.walk(request, steps, cancelled, report)
+    def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Latents:
+        """The final latents on the host. `inputs.latents`: what the denoise stage made, with its history."""
+        conditioning, begun, device = need(inputs.conditioning), need(inputs.latents), self.device.torch_device
+        steps = self.component.resume(request, conditioning, inputs.references, begun, device)
+        return self.walk(request, steps, control)

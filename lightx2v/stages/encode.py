@@ -11,12 +11,15 @@ import torch
 from lightx2v.config import EngineSettings
 from lightx2v.core import Conditioning, GenerateRequest, Picture, StageName
 from lightx2v.models.component import TextEncoder
-from lightx2v.stages.conditionings import Conditionings
-from lightx2v.stages.stage import Cancel, Stage, check
+from lightx2v.stages.conditionings import ConditioningCache
+from lightx2v.stages.run import Control, StageInputs
+from lightx2v.stages.stage import Stage
 from lightx2v.weights.device import Device
 
 
 class EncodeStage(Stage[TextEncoder]):
+    """The text encoder, and what it made of the latest prompts."""
+
     name: StageName = "encode"
 
     def __init__(
@@ -28,13 +31,13 @@ class EncodeStage(Stage[TextEncoder]):
         planned: GenerateRequest,
     ) -> None:
         super().__init__(component, checkpoint, settings, device, planned)
-        self._known = Conditionings(settings.conditioning_cache)
+        self._known = ConditioningCache(settings.conditioning_cache)
 
     def passes(self, request: GenerateRequest) -> int:
         prompts = self._prompts(request)
         return len(prompts) if self._looks(request) else sum(self._known.find(prompt) is None for prompt in prompts)
 
-    def uses(self, request: GenerateRequest) -> int:
+    def planned_passes(self, request: GenerateRequest) -> int:
         """A prompt is new, a negative prompt is known."""
         return len(self._prompts(request)) if self._looks(request) else 1
 
@@ -45,14 +48,15 @@ class EncodeStage(Stage[TextEncoder]):
         found = [known for prompt in prompts if (known := self._known.find(prompt)) is not None]
         return Conditioning(*found) if len(found) == len(prompts) else None
 
-    def run(self, request: GenerateRequest, pictures: Sequence[Picture], cancelled: Cancel) -> Conditioning:
-        """The prompt's conditioning on the host, and the negative prompt's where it has an effect. `pictures`: the
-        references as the encoder sees them."""
-        check(cancelled)
+    def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Conditioning:
+        """The prompt's conditioning on the host, and the negative prompt's where it has an effect. `inputs.pictures`:
+        the references as the encoder sees them."""
+        control.check()
+        pictures = inputs.pictures
         seen = self.component.look(pictures, self.device.torch_device) if pictures else None
         beside = pictures if seen is None else ()
-        made = Conditioning(*(self._encode(prompt, beside, cancelled) for prompt in self._prompts(request)))
-        return made if seen is None else replace(made, seen=seen.cpu())
+        made = Conditioning(*(self._encode(prompt, beside, control) for prompt in self._prompts(request)))
+        return made if seen is None else replace(made, image_features=seen.cpu())
 
     def _looks(self, request: GenerateRequest) -> bool:
         """Whether the conditioning depends on pictures too, so that it is never known."""
@@ -62,9 +66,9 @@ class EncodeStage(Stage[TextEncoder]):
         is_guided = self.component.is_guided(request)
         return (request.prompt, self.component.negative(request)) if is_guided else (request.prompt,)
 
-    def _encode(self, prompt: str, pictures: Sequence[Picture], cancelled: Cancel) -> torch.Tensor:
+    def _encode(self, prompt: str, pictures: Sequence[Picture], control: Control) -> torch.Tensor:
         """`pictures`: those that are seen with the prompt. Only what a prompt alone has made is kept."""
-        check(cancelled)
+        control.check()
         conditioning = None if pictures else self._known.find(prompt)
         if conditioning is None:
             conditioning = self.component.encode(prompt, pictures, self.device.torch_device).cpu()

@@ -1,24 +1,25 @@
-"""What all stages share: one component, its weights, and the right to device memory for the time of a run."""
+"""What all stages share: one component, its weights, and device memory for the time of a run."""
 
 from __future__ import annotations
 
 import logging
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import torch
 from torch import nn
 
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, StageName
-from lightx2v.errors import Cancelled, OutOfMemory
+from lightx2v.errors import OutOfMemory
 from lightx2v.models.component import Component
-from lightx2v.models.fp8 import flops, workspace
+from lightx2v.residency.lease import Grant
 from lightx2v.residency.plan import StageSize
+from lightx2v.stages.run import Control, StageInputs, StageMethod, StageRun
 from lightx2v.weights.device import Device
 from lightx2v.weights.host import HostCopy, OnDisk
 from lightx2v.weights.index import read_index
@@ -27,27 +28,16 @@ from lightx2v.weights.weight_residency import WeightResidency
 
 C = TypeVar("C", bound=Component)
 R = TypeVar("R")
-Cancel = Callable[[], bool]
-"""Asked between two pieces of work; True ends the run with Cancelled."""
+Ts = TypeVarTuple("Ts")
 
-HIDDEN = 0.9
-"""Of what the link carries while blocks compute, the share that a plan takes for hidden: nearer to all of it every
-pause shows on both sides (measured on an H100, Z-image: 5.1 GB a step where it carries 5.2 took 9 to 15 % longer)."""
+OVERLAP_SHARE = 0.9
+"""The share of what the link can carry while blocks compute that a plan counts on: nearer to all of it every pause
+shows on both sides (measured on an H100, Z-image: 5.1 GB a step where it carries 5.2 took 9 to 15 % longer)."""
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Device bytes for one run: `weights` may be resident while it lasts, `keep` of them after it. `workspace` is all
-    else: activations, and the slot of the units that stream."""
-
-    weights: int
-    workspace: int
-    keep: int
-
-
-class Stage(Generic[C]):
+class Stage(ABC, Generic[C]):
     """One component on one device. Runs with any part of its weights resident and streams the others.
 
     `planned`: the request that its share of the card is planned for."""
@@ -63,11 +53,12 @@ class Stage(Generic[C]):
         blocks = _phases(component) if settings.by_phase else component.blocks
         if settings.compiles(cuda=device.torch_device.type == "cuda"):
             component.compile()
-        folders = (component.folder, *component.more_folders)
-        layout = make_layout(component, read_index(*(checkpoint / folder for folder in folders)), blocks)
+        layout = make_layout(
+            component, read_index(*(checkpoint / folder for folder in component.weights.folders)), blocks
+        )
         source = OnDisk(layout) if settings.lazy_load else HostCopy(layout, device.pinned)
-        ahead = self._behind(planned) // max(1, len(blocks))
-        self._residence = WeightResidency(component, layout, source, device, ahead)
+        overlap_bytes = self._overlap_bytes(planned) // max(1, len(blocks))
+        self._residence = WeightResidency(component, layout, source, device, overlap_bytes)
 
     @property
     def resident(self) -> int:
@@ -80,8 +71,8 @@ class Stage(Generic[C]):
         return self._residence.reachable
 
     @property
-    def slot(self) -> int:
-        """Device bytes that streaming takes."""
+    def slot_bytes(self) -> int:
+        """Device bytes of the ring through which units stream."""
         return self._residence.slot
 
     @property
@@ -89,27 +80,38 @@ class Stage(Generic[C]):
         """Device bytes of what a run needs throughout: the least it can hold."""
         return self.device.cost(self._residence.layout.rest.nbytes)
 
-    def workspace(self, request: GenerateRequest) -> int:
-        """Device bytes beside weights for `request`."""
-        return workspace(self.component, request)
+    def activation_bytes(self, request: GenerateRequest) -> int:
+        """Device bytes that a run takes besides weights and the slot."""
+        return self.component.workspace(request)
 
     def size(self, request: GenerateRequest) -> StageSize:
         """What the plan must know for a request like this one."""
         _, *blocks = self._residence.units
         units = tuple(self.device.cost(unit.nbytes) for unit in blocks)
-        uses, behind = max(1, self.uses(request)), int(HIDDEN * self._behind(request))
-        return StageSize(self.name, units, self.rest, self.workspace(request), self.slot, uses, behind)
+        passes, overlap_bytes = max(1, self.planned_passes(request)), int(OVERLAP_SHARE * self._overlap_bytes(request))
+        activation_bytes = self.activation_bytes(request)
+        return StageSize(self.name, units, self.rest, activation_bytes, self.slot_bytes, passes, overlap_bytes)
+
+    @abstractmethod
+    def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Any:
+        """What the stage makes of `inputs`, on the host. To be called by `perform`. Raises Cancelled."""
+
+    def method(self, name: StageMethod) -> StageRun:
+        """The method that is asked for by this name. Raises ValueError if the stage does not have it."""
+        if name == "run":
+            return self.run
+        raise ValueError(f"the {self.name} stage has no method {name!r}")
 
     def passes(self, request: GenerateRequest) -> int:
         """How often a run uses every block; 0 where the request has no need of this stage."""
         return 1
 
-    def uses(self, request: GenerateRequest) -> int:
-        """The same of a request that comes after others like it."""
+    def planned_passes(self, request: GenerateRequest) -> int:
+        """How often a run of a request that comes after others like it uses every block."""
         return self.passes(request)
 
-    def blocks(self, job: str) -> Collection[str]:
-        """Paths of the submodules that a job, by its method's name, enters: nothing is brought for the others."""
+    def method_blocks(self, name: StageMethod) -> Collection[str]:
+        """Paths of the blocks that a method enters. No weights are brought for the others."""
         return self.component.blocks
 
     def recall(self, request: GenerateRequest) -> Any:
@@ -135,14 +137,16 @@ class Stage(Generic[C]):
     def perform(
         self,
         grant: Grant,
-        job: Callable[..., R],
+        job: Callable[[GenerateRequest, *Ts], R],
         request: GenerateRequest,
-        *inputs: Any,
+        *inputs: *Ts,
         blocks: Collection[str] | None = None,
     ) -> R:
-        """`job` of this stage within `grant`; it enters `blocks` of the component, or all. If memory runs out, once
-        more with the least weights resident: the bytes of all others are workspace then. Raises OutOfMemory if there
-        was nothing to give back."""
+        """`job` of this stage within `grant`. It enters `blocks` of the component, or all.
+
+        If memory runs out, it is done once more with the least weights resident; the bytes of all others are for
+        activations then. Raises OutOfMemory if there was nothing to give back.
+        """
         try:
             with self._granted(grant, self.passes(request), blocks):
                 return job(request, *inputs)
@@ -150,8 +154,8 @@ class Stage(Generic[C]):
             if grant.weights <= self.rest:
                 raise
             log.warning("%s: %s; again with its weights streamed", self.name, error)
-        freed = grant.weights - self.rest
-        least = Grant(self.rest, grant.workspace + freed, min(grant.keep, self.rest))
+        free = grant.weights - self.rest + grant.extra_bytes
+        least = Grant(self.rest, free - self.slot_bytes, self.slot_bytes, min(grant.keep, self.rest))
         with self._granted(least, self.passes(request), blocks):
             return job(request, *inputs)
 
@@ -159,11 +163,10 @@ class Stage(Generic[C]):
     def _granted(self, grant: Grant, passes: int, blocks: Collection[str] | None) -> Iterator[None]:
         """Within: weights placed as granted, the others stream. After: only `keep` stays, also after a failure."""
         held = self.drop(grant.weights)
-        slot = self.slot if grant.weights < self.reachable else 0
         try:
             with (
                 torch.inference_mode(),
-                self.device.workspace(grant.weights - held + slot, grant.workspace - slot),
+                self.device.run_limits(grant.weights - held + grant.slot_bytes, grant.activation_bytes),
                 self._residence.running(grant.weights, passes, blocks, grant.keep),
             ):
                 yield
@@ -177,15 +180,10 @@ class Stage(Generic[C]):
         """Gives up device and host memory."""
         self._residence.close()
 
-    def _behind(self, request: GenerateRequest) -> int:
-        """Bytes that arrive while all blocks are used once."""
-        return self.device.behind(flops(self.component, request))
-
-
-def check(cancelled: Cancel) -> None:
-    """Raises Cancelled if the caller is gone."""
-    if cancelled():
-        raise Cancelled("the caller went away")
+    def _overlap_bytes(self, request: GenerateRequest) -> int:
+        """Bytes that arrive while all blocks are used once. Nothing is measured where nothing is known of the use."""
+        count = self.component.flops(request)
+        return self.device.overlap_bytes(count) if count else 0
 
 
 def _let_go(error: BaseException | None) -> None:

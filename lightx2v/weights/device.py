@@ -68,7 +68,7 @@ class Device(ABC):
         """Gives up a slab of `allocate`; the caller drops its references."""
 
     @abstractmethod
-    def workspace(self, growth: int, nbytes: int) -> AbstractContextManager[None]:
+    def run_limits(self, growth: int, nbytes: int) -> AbstractContextManager[None]:
         """Allows `growth` more bytes of slabs and `nbytes` bytes of activations. Their sum is the limit inside. Raises
         OutOfMemory where it is exceeded."""
 
@@ -89,7 +89,7 @@ class Device(ABC):
         """Device bytes that an allocation of `nbytes` occupies."""
         return nbytes
 
-    def behind(self, flops: float) -> int:
+    def overlap_bytes(self, flops: float) -> int:
         """Weight bytes that the link carries while `flops` operations compute; 0 where the rates are unknown."""
         return 0
 
@@ -135,7 +135,7 @@ class CpuDevice(Device):
         self._give(slab.nbytes)
 
     @contextmanager
-    def workspace(self, growth: int, nbytes: int) -> Iterator[None]:
+    def run_limits(self, growth: int, nbytes: int) -> Iterator[None]:
         self._take(nbytes)
         try:
             yield
@@ -182,7 +182,7 @@ class CudaDevice(Device):
     def cost(self, nbytes: int) -> int:
         return -(-nbytes // PAGE) * PAGE
 
-    def behind(self, flops: float) -> int:
+    def overlap_bytes(self, flops: float) -> int:
         return int(flops * self._bytes_per_flop)
 
     @cached_property
@@ -205,7 +205,7 @@ class CudaDevice(Device):
         self._slab_bytes -= self.cost(slab.nbytes)
 
     @contextmanager
-    def workspace(self, growth: int, nbytes: int) -> Iterator[None]:
+    def run_limits(self, growth: int, nbytes: int) -> Iterator[None]:
         self._hold(self._slab_bytes + growth + nbytes)
         try:
             yield

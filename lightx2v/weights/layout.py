@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
@@ -23,20 +23,39 @@ Part = Literal["weight", "scale"]
 PARTS: tuple[Part, ...] = ("weight", "scale")
 
 
-class Loadable(Protocol):
-    """What the weights of a component need to know of it: `lightx2v.models.component.Component` says more."""
+def same_name(name: str) -> str:
+    """The name itself, for a module whose states are called as in the checkpoint."""
+    return name
 
-    folder: ClassVar[str]
+
+@dataclass(frozen=True, slots=True)
+class WeightMap:
+    """Where the states of a module are in a checkpoint, and how they are kept."""
+
+    folders: tuple[str, ...]
+    """The folders of the checkpoint that hold them."""
+    blocks: tuple[str, ...] = ()
+    """Paths of the submodules that can come and go one by one, in order of use. Each must be entered by `__call__`."""
+    host_tensors: frozenset[str] = frozenset()
+    """States that stay on the host, because they are read once per request or less, or only a few of their rows are."""
+    unreachable: frozenset[str] = frozenset()
+    """States that no forward pass reads. They are neither loaded nor placed."""
+    last_slices: Mapping[str, int] = field(default_factory=dict)
+    """The dimension of the stored tensor, for states that are its last slice along that dimension."""
+    precise: frozenset[str] = frozenset()
+    """States that are fp32 whatever the component's dtype is."""
+    fp8_layers: frozenset[str] = frozenset()
+    """Paths of linear layers that are kept in fp8. Each makes two states of one stored tensor."""
+    source: Callable[[str], str] = same_name
+    """The checkpoint's name of a state."""
+
+
+class Loadable(Protocol):
+    """A component, as far as its weights are concerned."""
+
     module: nn.Module
     dtype: torch.dtype
-    blocks: tuple[str, ...]
-    host_tensors: frozenset[str]
-    unreachable: frozenset[str]
-    last_slices: Mapping[str, int]
-    precise: frozenset[str]
-    fp8_layers: frozenset[str]
-
-    def source(self, name: str) -> str: ...
+    weights: WeightMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +135,7 @@ def make_layout(component: Loadable, index: dict[str, TensorRef], blocks: tuple[
     groups: dict[str, list[State]] = {path: [] for path in (REST, *blocks, HOST)}
     owner = {f"{path}.": path for path in blocks}
     for name, meta in reachable(component):
-        group = HOST if name in component.host_tensors else _owner(name, owner)
+        group = HOST if name in component.weights.host_tensors else _owner(name, owner)
         groups[group].append(_find(component, index, name, meta))
     units: dict[str, Unit] = {}
     offset = 0
@@ -142,7 +161,7 @@ def reachable(component: Loadable) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter and persistent buffer that a forward pass can read, on the meta device, by name."""
     persistent = component.module.state_dict(keep_vars=True)
     for name, state in chain(component.module.named_parameters(), component.module.named_buffers()):
-        if name in persistent and name not in component.unreachable:
+        if name in persistent and name not in component.weights.unreachable:
             yield name, state
 
 
@@ -158,11 +177,11 @@ def make_unit(name: str, start: int, states: Iterable[State]) -> Unit:
 
 def _find(component: Loadable, index: dict[str, TensorRef], name: str, meta: torch.Tensor) -> State:
     part = _part(component, name)
-    source = component.source(f"{name.removesuffix(part)}weight" if part else name)
+    source = component.weights.source(f"{name.removesuffix(part)}weight" if part else name)
     if source not in index:
-        raise InvalidCheckpoint(f"{component.folder}: the weights lack the tensor {source}")
-    dtype = meta.dtype if part else torch.float32 if name in component.precise else component.dtype
-    state = State(name, index[source], dtype, component.last_slices.get(name), part)
+        raise InvalidCheckpoint(f"{component.weights.folders[0]}: the weights lack the tensor {source}")
+    dtype = meta.dtype if part else torch.float32 if name in component.weights.precise else component.dtype
+    state = State(name, index[source], dtype, component.weights.last_slices.get(name), part)
     if state.shape != tuple(meta.shape):
         raise InvalidCheckpoint(
             f"{state.ref.file}: tensor {source} has shape {list(state.ref.shape)}, the configuration says "
@@ -173,7 +192,7 @@ def _find(component: Loadable, index: dict[str, TensorRef], name: str, meta: tor
 
 def _part(component: Loadable, name: str) -> Part | None:
     path, _, attribute = name.rpartition(".")
-    return next((part for part in PARTS if part == attribute), None) if path in component.fp8_layers else None
+    return next((part for part in PARTS if part == attribute), None) if path in component.weights.fp8_layers else None
 
 
 def _owner(name: str, owner: dict[str, str]) -> str:

@@ -83,7 +83,7 @@ def read_lora(file: Path, component: Adaptable) -> Lora:
 
 def _require_device(file: Path, layers: Mapping[tuple[str, ...], Mapping[str, str]], component: Adaptable) -> None:
     for paths, keys in layers.items():
-        if f"{paths[0]}.weight" in component.host_tensors:
+        if f"{paths[0]}.weight" in component.weights.host_tensors:
             key = next(iter(keys.values()))
             raise InvalidCheckpoint(
                 f"{file}: {key} belongs to a layer that stays on the host; nothing is added to those"
@@ -95,14 +95,14 @@ def _states(
 ) -> Iterator[State]:
     """In the type of what enters the layer."""
     for paths, keys in layers.items():
-        dtype = torch.float32 if f"{paths[0]}.weight" in component.precise else component.dtype
+        dtype = torch.float32 if f"{paths[0]}.weight" in component.weights.precise else component.dtype
         yield from (State(key, refs[key], dtype) for part, key in keys.items() if part != ALPHA)
 
 
 def _layers(component: Adaptable) -> dict[str, tuple[str, ...]]:
     """The paths of the linear layers behind every name that a file may have for them."""
     linear = [path for path, module in component.module.named_modules() if isinstance(module, nn.Linear)]
-    own = {component.source(f"{path}.weight").removesuffix(".weight"): (path,) for path in linear}
+    own = {component.weights.source(f"{path}.weight").removesuffix(".weight"): (path,) for path in linear}
     there = {path for paths in own.values() for path in paths}
     dotted = {name: paths for name, paths in component.aliases.items() if there.issuperset(paths)} | own
     return {name.replace(".", "_"): paths for name, paths in dotted.items()} | dotted

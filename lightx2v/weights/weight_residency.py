@@ -12,7 +12,7 @@ from torch import nn
 
 from lightx2v.weights.device import Device, Moment
 from lightx2v.weights.host import Source
-from lightx2v.weights.layout import Layout, Loadable, Unit, view
+from lightx2v.weights.layout import Entry, Layout, Loadable, Unit, view
 from lightx2v.weights.residency_order import residency_order
 from lightx2v.weights.ring import Ring, ring_bytes
 
@@ -163,18 +163,18 @@ class WeightResidency:
         """Binds host states to host memory. While a layer is called, its own are on the device: the copy is counted and
         freed after the call. Code that reads a state without calling its layer finds it on the host."""
         for binding, entry in zip(self._kept, self.layout.host.entries, strict=True):
-            state = self._source.state(entry)
-            binding.bind(state)
+            self._put_back(binding, entry)
             layer = module.get_submodule(entry.name.rpartition(".")[0])
-            layer.register_forward_pre_hook(self._bringing(binding, state))
-            layer.register_forward_hook(partial(_put_back, binding, state), always_call=True)
+            layer.register_forward_pre_hook(partial(self._bring, binding, entry))
+            layer.register_forward_hook(partial(self._put_back, binding, entry), always_call=True)
 
-    def _bringing(self, binding: Binding, state: torch.Tensor) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            slab = self._device.bring(state.reshape(-1).view(torch.uint8))
-            binding.bind(slab.view(state.dtype).view(state.shape))
+    def _bring(self, binding: Binding, entry: Entry, *_: object) -> None:
+        state = self._source.state(entry)  # asked for anew: a hook that held it would keep the host copy alive
+        slab = self._device.bring(state.reshape(-1).view(torch.uint8))
+        binding.bind(slab.view(state.dtype).view(state.shape))
 
-        return hook
+    def _put_back(self, binding: Binding, entry: Entry, *_: object) -> None:
+        binding.bind(self._source.state(entry))
 
     def _entering(self, unit: Unit) -> Callable[..., None]:
         def hook(*_: object) -> None:
@@ -212,10 +212,6 @@ class WeightResidency:
             self._device.wait(arrived)
         self._release(name)
         self._device.free(self._slabs.pop(name))
-
-
-def _put_back(binding: Binding, state: torch.Tensor, *_: object) -> None:
-    binding.bind(state)
 
 
 def _bindings(module: nn.Module, unit: Unit) -> list[Binding]:

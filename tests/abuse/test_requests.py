@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from benchmarks.pictures import noise, png
+from benchmarks.server import Server
 from lightx2v.core import Size
-from tests.pictures import noise, png
-from tests.server import Server
 
 JSON = "application/json"
 
@@ -131,3 +131,16 @@ def test_other_methods(server: Server, method: str) -> None:
 
 def test_other_paths(server: Server) -> None:
     assert server.http.get("/v1/../../etc/passwd").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/images/edits", "/v1/videos"])
+def test_a_form_that_a_page_of_another_site_sends(server: Server, path: str) -> None:
+    headers = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
+    answer = server.http.post(path, data={"prompt": "a circle"}, files={"image": b""}, headers=headers)
+    refused(answer, None, 403)
+
+
+def test_a_name_that_was_rebound_to_loopback(server: Server) -> None:
+    """Also where it says that it comes from elsewhere, which Serve's proxy believes."""
+    headers = {"Host": "evil.example", "X-Forwarded-For": "8.8.8.8"}
+    refused(server.http.get("/v1/models", headers=headers), None, 421)

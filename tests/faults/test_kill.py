@@ -14,11 +14,11 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.pictures import asked, made
+from benchmarks.server import Server, serve, under
 from lightx2v.core import Size
 from lightx2v.pipeline import Pipeline
 from lightx2v.weights.shared import used_by
-from tests.pictures import asked, made
-from tests.server import Server, serve, under
 
 PROMPT = "a green triangle"
 STEPS = 60
@@ -30,7 +30,7 @@ TIMEOUT_SECONDS = 60.0
 @pytest.fixture(scope="module")
 def tight(checkpoint: Path, pipeline: Pipeline) -> Iterator[Server]:
     sizes = pipeline.sizes(asked(PROMPT, Size(64, 64), 0))
-    budget = max(size.total + size.workspace for size in sizes) + 200_000
+    budget = max(size.reachable + size.activation_bytes for size in sizes) + 200_000
     arguments = under(budget, checkpoint) | {"max_replicas": 1, "request_timeout_seconds": TIMEOUT_SECONDS}
     with serve(arguments) as server:
         yield server

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.server import serve
+from benchmarks.server import serve
 
 
 def test_a_truncated_weight_file_is_named_at_the_start(checkpoint: Path, tmp_path: Path) -> None:

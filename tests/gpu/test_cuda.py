@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.pictures import asked, noise
 from lightx2v.config import EngineSettings
 from lightx2v.core import Picture, Reference, Size, Video
 from lightx2v.errors import OutOfMemory
@@ -22,7 +23,6 @@ from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
 from tests.checkpoints import lora
 from tests.e4m3 import kept_in_fp8
-from tests.pictures import asked, noise
 from tests.unit.toy import Toy, load_toy, write_toy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -140,7 +140,7 @@ def test_a_token_that_sees_nothing_gets_nothing(dtype: torch.dtype) -> None:
 
 def test_a_run_is_held_to_its_grant() -> None:
     device = CudaDevice()
-    with pytest.raises(OutOfMemory), device.workspace(0, 64 << 20):
+    with pytest.raises(OutOfMemory), device.run_limits(0, 64 << 20):
         torch.empty(1 << 30, dtype=torch.uint8, device=device.torch_device)
 
 
@@ -189,4 +189,4 @@ def test_dropped_memory_is_free_for_other_processes(checkpoint: Path) -> None:
 def test_the_rates_are_those_of_a_gpu() -> None:
     """From 1 to 64 TB of operations while a GB arrives: PCIe 3 with a small card to PCIe 5 with a large one."""
     device = CudaDevice()
-    assert 1e12 < 1e9 / (device.behind(1e15) / 1e15) < 64e12
+    assert 1e12 < 1e9 / (device.overlap_bytes(1e15) / 1e15) < 64e12

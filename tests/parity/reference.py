@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, ProcessorMixin
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Latents, Picture, Reference, Size, Video
 from lightx2v.models.component import Component
-from lightx2v.models.recipe import make_reference
+from lightx2v.models.reference import make_reference
 from lightx2v.models.registry import find_family
 from lightx2v.pipeline import Pipeline
 
@@ -32,14 +32,14 @@ REFERENCE_SIZES = ((96, 64), (64, 80))
 
 def bind(component: C, checkpoint: Path) -> C:
     """Loads all weights that `component` says it reads, and no others."""
-    folders = (component.folder, *component.more_folders)
+    folders = component.weights.folders
     files = sorted(file for folder in folders for file in (checkpoint / folder).glob("*.safetensors"))
     stored = {name: tensor for file in files for name, tensor in load_file(file).items()}
-    wanted = [name for name in component.module.state_dict() if name not in component.unreachable]
-    dtypes = {name: torch.float32 if name in component.precise else component.dtype for name in wanted}
-    states = {name: stored[component.source(name)].to(dtypes[name]) for name in wanted}
+    wanted = [name for name in component.module.state_dict() if name not in component.weights.unreachable]
+    dtypes = {name: torch.float32 if name in component.weights.precise else component.dtype for name in wanted}
+    states = {name: stored[component.weights.source(name)].to(dtypes[name]) for name in wanted}
     missing, unexpected = component.module.load_state_dict(states, strict=False, assign=True)
-    assert set(missing) <= component.unreachable
+    assert set(missing) <= component.weights.unreachable
     assert not unexpected
     return component
 
@@ -57,10 +57,10 @@ def generate(
 def make_with_all(checkpoint: Path, *heights: int, **settings: Any) -> list[Picture | Video]:
     """With guidance, frames, and as many references as the model takes, up to two, so that no part is left out. In fp32
     on the CPU, unless `settings` say otherwise."""
-    recipe = find_family(checkpoint).recipe(checkpoint)
-    taken = enumerate(REFERENCE_SIZES[: recipe.max_references])
-    references = [make_reference(make_image(seed, *size), recipe) for seed, size in taken]
-    width, frames = (32, 9) if recipe.clip else (80, 1)
+    spec = find_family(checkpoint).spec(checkpoint)
+    taken = enumerate(REFERENCE_SIZES[: spec.max_references])
+    references = [make_reference(make_image(seed, *size), spec) for seed, size in taken]
+    width, frames = (32, 9) if spec.clip else (80, 1)
     sizes = tuple(reference.fitted.size for reference in references)
     asked = {"frames": frames, "guidance": 4.0, "negative_prompt": "grey " * 40, "references": sizes}
     requests = [make_request(width, height, **asked) for height in heights]
@@ -68,7 +68,7 @@ def make_with_all(checkpoint: Path, *heights: int, **settings: Any) -> list[Pict
         {"model": str(checkpoint), "dtype": "float32", "device": "cpu", "compile": False} | settings
     )
     with closing(Pipeline(engine)) as pipeline:
-        needs = [sum(size.units) + size.rest + size.workspace for size in pipeline.sizes(requests[0])]
+        needs = [sum(size.units) + size.rest + size.activation_bytes for size in pipeline.sizes(requests[0])]
         assert engine.gpu_budget is None or engine.gpu_budget < max(needs), "else nothing streams"
         return [pipeline.generate(request, references) for request in requests]
 

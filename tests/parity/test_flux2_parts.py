@@ -25,16 +25,17 @@ from lightx2v.models.flux2.autoencoder import Flux2Autoencoder
 from lightx2v.models.flux2.denoiser import Flux2Denoiser
 from lightx2v.models.flux2.encoder import Flux2TextEncoder
 from lightx2v.models.flux2.schedule import noise_levels
+from lightx2v.models.flux2.spec import Flux2Spec, read_spec
 from lightx2v.models.registry import find_family
 from tests.checkpoints.flux2 import write_dev, write_klein
 from tests.parity.reference import bind
 
 CPU = torch.device("cpu")
-Part = Callable[[Path, torch.dtype], Component]
+Part = Callable[[Path, torch.dtype, Flux2Spec], Component]
 
 
-def text_encoder(checkpoint: Path, dtype: torch.dtype) -> Flux2TextEncoder:
-    encoder = find_family(checkpoint).encoder(checkpoint, dtype)
+def text_encoder(checkpoint: Path, dtype: torch.dtype, spec: Flux2Spec) -> Flux2TextEncoder:
+    encoder = find_family(checkpoint).build("encode", checkpoint, dtype, spec)
     assert isinstance(encoder, Flux2TextEncoder)
     return encoder
 
@@ -54,7 +55,7 @@ def make_request(**fields: object) -> GenerateRequest:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_nothing_is_allocated(checkpoint: Path, part: Part) -> None:
-    module = part(checkpoint, torch.bfloat16).module
+    module = part(checkpoint, torch.bfloat16, read_spec(checkpoint)).module
     states = module.state_dict()
     assert {state.device.type for state in states.values()} == {"meta"}
     assert {state.dtype for state in states.values() if state.is_floating_point()} == {torch.bfloat16}
@@ -64,7 +65,7 @@ def test_nothing_is_allocated(checkpoint: Path, part: Part) -> None:
 @pytest.mark.parametrize("part", PARTS)
 def test_blocks_are_entered_by_call_in_their_order(checkpoint: Path, part: Part) -> None:
     """And so are their children that hold weights, lists aside, which never run themselves."""
-    component = bind(part(checkpoint, torch.float32), checkpoint)
+    component = bind(part(checkpoint, torch.float32, read_spec(checkpoint)), checkpoint)
     entered: list[str] = []
     for name, module in component.module.named_modules():
         module.register_forward_pre_hook(lambda _module, _inputs, name=name: entered.append(name))
@@ -90,13 +91,15 @@ def run(component: Component) -> None:
 
 
 def test_the_encoder_reads_three_quarters_of_the_layers_no_head_and_no_vision(checkpoint: Path) -> None:
-    encoder = text_encoder(checkpoint, torch.float32)
+    encoder = text_encoder(checkpoint, torch.float32, read_spec(checkpoint))
     config = json.loads((checkpoint / "text_encoder/config.json").read_text())
     layers = config.get("text_config", config)["num_hidden_layers"]
-    read = {encoder.source(name) for name in encoder.module.state_dict()} - {encoder.source("norm.weight")}
+    read = {encoder.weights.source(name) for name in encoder.module.state_dict()} - {
+        encoder.weights.source("norm.weight")
+    }
     with safe_open(checkpoint / "text_encoder/model.safetensors", "pt") as file:
         unread = set(file.keys()) - read
-    assert encoder.unreachable == {"norm.weight"}
+    assert encoder.weights.unreachable == {"norm.weight"}
     assert len(encoder.blocks) == 3 * layers // 4
     rest = {name.removeprefix(encoder.prefix) for name in unread if name.startswith(encoder.prefix)} - {"norm.weight"}
     assert {int(name.split(".")[1]) for name in rest} == set(range(len(encoder.blocks), layers))
@@ -104,10 +107,10 @@ def test_the_encoder_reads_three_quarters_of_the_layers_no_head_and_no_vision(ch
 
 
 def test_two_prompts_need_a_base_model(checkpoint: Path, distilled: Path, tmp_path: Path) -> None:
-    assert not text_encoder(checkpoint, torch.float32).is_guided(make_request(guidance=4.0))
+    assert not text_encoder(checkpoint, torch.float32, read_spec(checkpoint)).is_guided(make_request(guidance=4.0))
     shutil.copytree(distilled, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model_index.json").write_text('{"_class_name": "Flux2KleinPipeline"}')
-    base = text_encoder(tmp_path, torch.float32)
+    base = text_encoder(tmp_path, torch.float32, read_spec(tmp_path))
     assert base.is_guided(make_request(guidance=1.01))
     assert not base.is_guided(make_request(guidance=1.0))
 
@@ -116,9 +119,10 @@ def test_the_tokenizer_may_take_less_than_512(checkpoint: Path, tmp_path: Path) 
     shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
     file = tmp_path / "tokenizer/tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 64}))
-    encoder = bind(text_encoder(tmp_path, torch.float32), tmp_path)
+    encoder = bind(text_encoder(tmp_path, torch.float32, read_spec(tmp_path)), tmp_path)
+    usual = text_encoder(checkpoint, torch.float32, read_spec(checkpoint))
     assert encoder.encode("a red circle " * 99, (), CPU).shape == (64, 96)
-    assert encoder.workspace(make_request()) < text_encoder(checkpoint, torch.float32).workspace(make_request())
+    assert encoder.workspace(make_request()) < usual.workspace(make_request())
 
 
 @pytest.mark.parametrize(
@@ -134,7 +138,7 @@ def test_a_missing_file_is_named(checkpoint: Path, tmp_path: Path, part: Part, n
     shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
     (tmp_path / name).rename(tmp_path / "elsewhere")
     with pytest.raises(InvalidCheckpoint, match=name):
-        part(tmp_path, torch.float32)
+        part(tmp_path, torch.float32, read_spec(tmp_path))
 
 
 def test_a_text_encoder_of_too_few_layers(checkpoint: Path, tmp_path: Path) -> None:
@@ -144,12 +148,12 @@ def test_a_text_encoder_of_too_few_layers(checkpoint: Path, tmp_path: Path) -> N
     values.get("text_config", values)["num_hidden_layers"] = 20
     file.write_text(json.dumps(values))
     with pytest.raises(InvalidCheckpoint, match="20 layers"):
-        text_encoder(tmp_path, torch.float32)
+        text_encoder(tmp_path, torch.float32, read_spec(tmp_path))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_latents_that_are_not_finite_make_no_picture(checkpoint: Path, value: float) -> None:
-    autoencoder = bind(Flux2Autoencoder(checkpoint, torch.float32), checkpoint)
+    autoencoder = bind(Flux2Autoencoder(checkpoint, torch.float32, read_spec(checkpoint)), checkpoint)
     tokens = torch.zeros(12, 32)
     tokens[3, 4] = value
     with pytest.raises(NonFinite):
@@ -157,7 +161,7 @@ def test_latents_that_are_not_finite_make_no_picture(checkpoint: Path, value: fl
 
 
 def test_a_request_is_repeatable_and_seeds_differ(checkpoint: Path) -> None:
-    denoiser = bind(Flux2Denoiser(checkpoint, torch.bfloat16), checkpoint)
+    denoiser = bind(Flux2Denoiser(checkpoint, torch.bfloat16, read_spec(checkpoint)), checkpoint)
     text = Conditioning(torch.randn(8, 96, generator=torch.Generator().manual_seed(0)).bfloat16())
 
     def final(seed: int) -> torch.Tensor:
@@ -173,7 +177,7 @@ def test_a_request_is_repeatable_and_seeds_differ(checkpoint: Path) -> None:
 
 
 def test_giving_up_between_two_steps(checkpoint: Path) -> None:
-    denoiser = bind(Flux2Denoiser(checkpoint, torch.float32), checkpoint)
+    denoiser = bind(Flux2Denoiser(checkpoint, torch.float32, read_spec(checkpoint)), checkpoint)
     steps = denoiser.steps(make_request(), Conditioning(torch.zeros(8, 96)), (), CPU)
     next(steps)
     steps.close()  # type: ignore[attr-defined]
@@ -214,7 +218,9 @@ def test_the_text_encoder_brings_no_vision(checkpoint: Path) -> None:
         "from pathlib import Path\n"
         "from lightx2v.models.registry import find_family\n"
         f"checkpoint = Path({str(checkpoint)!r})\n"
-        "find_family(checkpoint).encoder(checkpoint, torch.float32)._tokenise('a red circle')\n"
+        "family = find_family(checkpoint)\n"
+        "encoder = family.build('encode', checkpoint, torch.float32, family.spec(checkpoint))\n"
+        "encoder._tokenise('a red circle')\n"
         "print(*sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

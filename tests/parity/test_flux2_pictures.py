@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from lightx2v.core import GenerateRequest, Size
-from lightx2v.models.flux2.recipe import read_recipe
-from lightx2v.models.recipe import make_reference
+from lightx2v.models.flux2.spec import read_spec
+from lightx2v.models.reference import make_reference
 from tests.parity.reference import (
     LATENTS,
     PIXELS,
@@ -25,7 +25,7 @@ from tests.parity.reference import (
 
 
 def compare(checkpoint: Path, request: GenerateRequest, images: Sequence[Image.Image] = ()) -> None:
-    references = [make_reference(image, read_recipe(checkpoint)) for image in images]
+    references = [make_reference(image, read_spec(checkpoint)) for image in images]
     latents, picture = generate(checkpoint, request, references)
     expected_latents, expected = reference_generate(load_reference(checkpoint), request, images)
     assert (latents.tokens - expected_latents).abs().max().item() <= LATENTS
@@ -33,7 +33,7 @@ def compare(checkpoint: Path, request: GenerateRequest, images: Sequence[Image.I
 
 
 def default_request(checkpoint: Path, width: int = 64, height: int = 64, **fields: object) -> GenerateRequest:
-    return make_request(width, height, guidance=read_recipe(checkpoint).guidance, **fields)
+    return make_request(width, height, guidance=read_spec(checkpoint).guidance, **fields)
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (80, 48), (112, 64), (16, 160)])
@@ -85,5 +85,5 @@ def test_a_prompt_beyond_the_limit(either: Path) -> None:
 
 
 def _fitted(checkpoint: Path, images: Sequence[Image.Image]) -> tuple[Size, ...]:
-    recipe = read_recipe(checkpoint)
-    return tuple(Size(*recipe.fit_reference(image).size) for image in images)
+    spec = read_spec(checkpoint)
+    return tuple(Size(*spec.fit_reference(image).size) for image in images)

@@ -14,8 +14,8 @@ from lightx2v.core import Conditioning, Latents, Picture
 from lightx2v.layers.rope import rope_table
 from lightx2v.models.flux2.autoencoder import Flux2Autoencoder
 from lightx2v.models.flux2.denoiser import Flux2Denoiser
-from lightx2v.models.flux2.recipe import read_recipe
 from lightx2v.models.flux2.schedule import noise_levels, timesteps
+from lightx2v.models.flux2.spec import read_spec
 from lightx2v.models.flux2.transformer import Flux2Shape, Flux2Transformer
 from lightx2v.models.registry import find_family
 from tests.checkpoints.flux2 import make_transformer
@@ -38,7 +38,9 @@ def oracle(distilled: Path) -> Flux2KleinPipeline:
 def test_conditioning(prompt: str, variant: str, request: pytest.FixtureRequest) -> None:
     checkpoint = request.getfixturevalue(variant)
     expected = load_reference(checkpoint).encode_prompt(prompt)[0][0]
-    encoder = bind(find_family(checkpoint).encoder(checkpoint, torch.float32), checkpoint)
+    encoder = bind(
+        find_family(checkpoint).build("encode", checkpoint, torch.float32, read_spec(checkpoint)), checkpoint
+    )
     torch.testing.assert_close(encoder.encode(prompt, (), CPU), expected, rtol=0, atol=LATENTS)
 
 
@@ -79,7 +81,7 @@ def test_the_schedule_is_exact(oracle: Flux2KleinPipeline, tokens: int, steps: i
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (96, 64), (80, 144)])
 def test_encoded_reference(distilled: Path, oracle: Flux2KleinPipeline, width: int, height: int) -> None:
     image = make_image(3, width, height)
-    autoencoder = bind(Flux2Autoencoder(distilled, torch.float32), distilled)
+    autoencoder = bind(Flux2Autoencoder(distilled, torch.float32, read_spec(distilled)), distilled)
     ours = autoencoder.encode(make_request(), Picture(np.asarray(image)), CPU)
     pixels = oracle.image_processor.preprocess(image, height=height, width=width, resize_mode="crop")
     with torch.no_grad():
@@ -103,7 +105,7 @@ def test_decoded_picture(distilled: Path, dtype: torch.dtype) -> None:
         guidance_scale=1.0,
         callback_on_step_end=lambda *_: {"latents": latents},
     ).images[0]
-    autoencoder = bind(Flux2Autoencoder(distilled, dtype), distilled)
+    autoencoder = bind(Flux2Autoencoder(distilled, dtype, read_spec(distilled)), distilled)
     ours = autoencoder.decode(Latents(latents[0], 3, 5)).pixels
     difference = np.abs(ours.astype(int) - np.asarray(picture).astype(int))
     assert difference.max() <= PIXELS
@@ -120,13 +122,13 @@ def test_fitted_reference(distilled: Path, width: int, height: int) -> None:
         expected = processor._resize_to_target_area(image, 1024 * 1024)
     size = expected.width // 16 * 16, expected.height // 16 * 16
     expected = processor._resize_and_crop(expected, *size)
-    fitted = read_recipe(distilled).fit_reference(image)
+    fitted = read_spec(distilled).fit_reference(image)
     assert fitted.size == size
     assert np.array_equal(np.asarray(fitted), np.asarray(expected))
 
 
 def test_noise_is_drawn_as_the_reference_draws_it(distilled: Path, oracle: Flux2KleinPipeline) -> None:
-    denoiser = bind(Flux2Denoiser(distilled, torch.float32), distilled)
+    denoiser = bind(Flux2Denoiser(distilled, torch.float32, read_spec(distilled)), distilled)
     for parameter in denoiser.module.parameters():
         parameter.zero_()
     request = make_request(112, 64, steps=1, seed=2**63 - 1)

@@ -11,10 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.checkpoint.flux2 import SHAPES, write_configurations
 from benchmarks.checkpoint.tokenizer import make_tokenizer
-from lightx2v.core import Conditioning, GenerateRequest, Latents, Size
+from lightx2v.core import Conditioning, GenerateRequest, Latents, Size, StageName
 from lightx2v.models.flux2.autoencoder import Flux2Autoencoder
 from lightx2v.models.flux2.denoiser import Flux2Denoiser
-from lightx2v.models.fp8 import keep_in_fp8, workspace
+from lightx2v.models.flux2.spec import read_spec
+from lightx2v.models.fp8 import keep_in_fp8
 from lightx2v.models.registry import find_family
 from tests.checkpoints.flux2 import write_dev_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
@@ -48,9 +49,10 @@ def make_request(size: Size = LARGE, references: tuple[Size, ...] = (), guidance
 
 def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None:
     family, counts = find_family(shapes), REACHABLE[request.node.callspec.params["shapes"]]
-    for part, count in zip((family.encoder, family.denoiser), counts, strict=True):
-        component = part(shapes, torch.bfloat16)
-        absent = component.host_tensors | component.unreachable
+    stages: tuple[StageName, ...] = ("encode", "denoise")
+    for stage, count in zip(stages, counts, strict=True):
+        component = family.build(stage, shapes, torch.bfloat16, read_spec(shapes))
+        absent = component.weights.host_tensors | component.weights.unreachable
         states = component.module.state_dict()
         assert sum(state.nbytes for name, state in states.items() if name not in absent) == 2 * count
 
@@ -58,13 +60,13 @@ def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None
 @pytest.mark.parametrize("references", [0, 1, 2])
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_denoiser(shapes: Path, references: int, guidance: float) -> None:
-    denoiser = Flux2Denoiser(shapes, torch.bfloat16)
+    denoiser = Flux2Denoiser(shapes, torch.bfloat16, read_spec(shapes))
     request = make_request(references=(LARGE,) * references, guidance=guidance)
     text = torch.empty(512, denoiser.shape.joint_attention_dim)
-    conditioning = Conditioning(text, text if denoiser.recipe.is_guided(request) else None)
-    seen = [Latents(torch.empty(4096, 128), 64, 64)] * references
+    conditioning = Conditioning(text, text if denoiser.spec.is_guided(request) else None)
+    encoded = [Latents(torch.empty(4096, 128), 64, 64)] * references
     with LiveBytes(denoiser) as meter:
-        for _ in denoiser.steps(request, conditioning, seen, META):
+        for _ in denoiser.steps(request, conditioning, encoded, META):
             pass
     assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
 
@@ -72,20 +74,20 @@ def test_denoiser(shapes: Path, references: int, guidance: float) -> None:
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_parts_in_fp8(shapes: Path, guidance: float) -> None:
     """They need more, and the encoder no more than is set aside."""
-    denoiser = keep_in_fp8(Flux2Denoiser(shapes, torch.bfloat16))
+    denoiser = keep_in_fp8(Flux2Denoiser(shapes, torch.bfloat16, read_spec(shapes)))
     request = make_request(guidance=guidance)
     text = torch.empty(512, denoiser.shape.joint_attention_dim)
-    conditioning = Conditioning(text, text if denoiser.recipe.is_guided(request) else None)
+    conditioning = Conditioning(text, text if denoiser.spec.is_guided(request) else None)
     with LiveBytes(denoiser) as meter:
         for _ in denoiser.steps(request, conditioning, (), META):
             pass
-    assert 1.1 * meter.peak < workspace(denoiser, request) < 1.25 * meter.peak
-    encoder: Any = keep_in_fp8(find_family(shapes).encoder(shapes, torch.bfloat16))
+    assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
+    encoder: Any = keep_in_fp8(find_family(shapes).build("encode", shapes, torch.bfloat16, read_spec(shapes)))
     table = torch.empty(encoder.config.vocab_size, encoder.config.hidden_size, dtype=torch.bfloat16)
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     with LiveBytes(encoder) as meter:
         encoder.encode("a red circle " * 300, (), META)
-    assert 1.1 * meter.peak < workspace(encoder, request)
+    assert 1.1 * meter.peak < encoder.workspace(request)
 
 
 @pytest.mark.parametrize("references", [0, 2])
@@ -93,21 +95,18 @@ def test_parts_in_fp8(shapes: Path, guidance: float) -> None:
 def test_operations_of_a_step(shapes: Path, references: int, guidance: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against PyTorch's own count, which leaves elementwise operations out as ours does."""
     monkeypatch.undo()
-    denoiser = Flux2Denoiser(shapes, torch.bfloat16)
+    denoiser = Flux2Denoiser(shapes, torch.bfloat16, read_spec(shapes))
     request = make_request(references=(LARGE,) * references, guidance=guidance)
     text = torch.empty(512, denoiser.shape.joint_attention_dim)
-    seen = [Latents(torch.empty(4096, 128), 64, 64)] * references
+    encoded = [Latents(torch.empty(4096, 128), 64, 64)] * references
+    conditioning = Conditioning(text, text if denoiser.spec.is_guided(request) else None)
     with FlopCounterMode(display=False) as counter:
-        next(
-            denoiser.steps(
-                request, Conditioning(text, text if denoiser.recipe.is_guided(request) else None), seen, META
-            )
-        )
+        next(denoiser.steps(request, conditioning, encoded, META))
     assert counter.get_total_flops() == pytest.approx(denoiser.flops(request), rel=0.02)
 
 
 def test_encoder(shapes: Path) -> None:
-    encoder: Any = find_family(shapes).encoder(shapes, torch.bfloat16)
+    encoder: Any = find_family(shapes).build("encode", shapes, torch.bfloat16, read_spec(shapes))
     table = torch.empty(encoder.config.vocab_size, encoder.config.hidden_size, dtype=torch.bfloat16)
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     with LiveBytes(encoder) as meter:
@@ -119,7 +118,7 @@ def test_encoder(shapes: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("size", [LARGE, Size(512, 768)])
 def test_autoencoder(shapes: Path, dtype: torch.dtype, size: Size) -> None:
-    autoencoder = Flux2Autoencoder(shapes, dtype)
+    autoencoder = Flux2Autoencoder(shapes, dtype, read_spec(shapes))
     with LiveBytes(autoencoder) as decoding:
         autoencoder.module.decode(torch.empty(1, 32, size.height // 8, size.width // 8, dtype=dtype, device=META))
     assert 1.1 * CUDNN * decoding.peak < autoencoder.workspace(make_request(size)) < 1.3 * CUDNN * decoding.peak

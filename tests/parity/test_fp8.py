@@ -20,6 +20,7 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import Conditioning
 from lightx2v.models.component import Component
 from lightx2v.pipeline import Pipeline
+from lightx2v.stages.run import StageInputs
 from tests.checkpoints.variants import BUDGETS
 from tests.e4m3 import Emulated, emulate, in_block
 from tests.parity.reference import LATENTS, load_reference, make_request, make_with_all, reference_generate
@@ -36,8 +37,8 @@ def follow(component: Component, emulated: dict[str, Emulated]) -> list[str]:
     """Gives our layers what the reference's got, call by call. The list fills with who was called."""
     called: list[str] = []
     theirs = {in_block(path): layer for path, layer in emulated.items()}
-    for path in component.fp8_layers:
-        source = in_block(component.source(path))
+    for path in component.weights.fp8_layers:
+        source = in_block(component.weights.source(path))
         given = iter(theirs[source].inputs)
         layer = component.module.get_submodule(path)
         layer.register_forward_pre_hook(_giving(given, source, called))
@@ -74,11 +75,11 @@ def test_conditioning(variant: str, request: pytest.FixtureRequest) -> None:
     with closing(open_pipeline(checkpoint)) as pipeline:
         stage = pipeline._stages["encode"]
         called = follow(stage.component, emulated)
-        found = pipeline._run("encode", "run", make_request(prompt=PROMPT), (), lambda: False).positive
+        found = pipeline.run_stage("encode", "run", make_request(prompt=PROMPT), StageInputs()).positive
         used = {in_block(path) for path, layer in emulated.items() if layer.inputs}
         assert sorted(called) == sorted(set(called))
         assert set(called) <= used
-        assert len(called) == len(stage.component.fp8_layers) > 10
+        assert len(called) == len(stage.component.weights.fp8_layers) > 10
     torch.testing.assert_close(found, expected[: len(found)], rtol=LATENTS, atol=LATENTS)
     assert (expected - exact).abs().max() > 100 * LATENTS, "or nothing was compared"
 
@@ -94,8 +95,7 @@ def test_all_steps(variant: str, request: pytest.FixtureRequest) -> None:
     expected, _ = reference_generate(reference, asked)
     with closing(open_pipeline(checkpoint)) as pipeline:
         called = follow(pipeline._stages["denoise"].component, emulated)
-        inputs = (conditioning, (), lambda: False, lambda _: None)
-        found = pipeline._run("denoise", "run", asked, *inputs).tokens
+        found = pipeline.run_stage("denoise", "run", asked, StageInputs(conditioning=conditioning)).tokens
         assert sorted(called) == sorted(2 * [in_block(path) for path in emulated])
     torch.testing.assert_close(found, expected, rtol=LATENTS, atol=LATENTS)
     assert (expected - exact).abs().max() > 100 * LATENTS, "or nothing was compared"

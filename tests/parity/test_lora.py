@@ -118,7 +118,7 @@ def test_same_bits_under_every_setting(
     with closing(open_pipeline(distilled, loras, **settings)) as pipeline:
         for name in ("kohya", None, "peft", "kohya"):
             request = with_lora(name)
-            needed = max(size.total + size.workspace for size in pipeline.sizes(request))
+            needed = max(size.reachable + size.activation_bytes for size in pipeline.sizes(request))
             assert needed > settings.get("gpu_budget", 0) > 0 or settings["cpu_offload"] is True, "else nothing streams"
             assert torch.equal(pipeline.latents(request).tokens, engine.latents(request).tokens), name
 
@@ -175,7 +175,7 @@ def test_its_device_bytes_go_with_the_run(
 def test_its_bytes_are_workspace(engine: Pipeline) -> None:
     stage = denoiser(engine)
     engine.latents(with_lora("peft"))
-    plain, more = stage.workspace(PLAIN), stage.workspace(with_lora("peft"))
+    plain, more = stage.activation_bytes(PLAIN), stage.activation_bytes(with_lora("peft"))
     stored = sum(-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in lora.peft(1).values())
     largest_rank = 6
     assert more - plain == stored + ROWS * largest_rank * torch.float32.itemsize

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus as published
@@ -19,14 +20,15 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import Conditioning, GenerateRequest, Latents, Picture, Reference, Size
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
-from lightx2v.models.qwen_image import recipe as recipes
+from lightx2v.models.qwen_image import spec as specs
 from lightx2v.models.qwen_image.autoencoder import QwenImageEditAutoencoder
 from lightx2v.models.qwen_image.denoiser import QwenImageDenoiser
 from lightx2v.models.qwen_image.edit_encoder import PAD, SYSTEM_TOKENS, TEMPLATE, QwenImageEditTextEncoder
-from lightx2v.models.qwen_image.recipe import MAX_EDIT_TOKENS, SEEN_TOKENS
+from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, SEEN_TOKENS, read_spec
 from lightx2v.models.qwen_image.vision import Grid, mix, to_patches
-from lightx2v.models.recipe import check_request, make_reference, planning_request
+from lightx2v.models.reference import make_reference
 from lightx2v.models.registry import find_family
+from lightx2v.models.request import check_request, planning_request
 from lightx2v.pipeline import Pipeline
 from tests.parity.oracle_edit import load_edit_reference
 from tests.parity.oracle_qwen_image import reference_generate
@@ -43,7 +45,7 @@ SIZES = ((96, 64), (70, 130), (64, 64))
 @pytest.fixture(autouse=True)
 def _small_references(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published, "VAE_IMAGE_SIZE", AREA)
-    monkeypatch.setattr(recipes, "REFERENCE_AREA", AREA)
+    monkeypatch.setattr(specs, "REFERENCE_AREA", AREA)
 
 
 @pytest.fixture(params=["edit_2509", "edit_2511"])
@@ -59,7 +61,9 @@ def reference(edit_2509: Path) -> QwenImageEditPlusPipeline:
 
 @pytest.fixture(scope="module")
 def encoder(edit_2509: Path) -> QwenImageEditTextEncoder:
-    encoder: QwenImageEditTextEncoder = load(QwenImageEditTextEncoder(edit_2509, torch.float32), edit_2509)
+    encoder: QwenImageEditTextEncoder = load(
+        QwenImageEditTextEncoder(edit_2509, torch.float32, read_spec(edit_2509)), edit_2509
+    )
     return encoder
 
 
@@ -68,7 +72,7 @@ def make_images(count: int) -> list[Image.Image]:
 
 
 def make_references(checkpoint: Path, images: Sequence[Image.Image]) -> list[Reference]:
-    return [make_reference(image, recipes.read_recipe(checkpoint)) for image in images]
+    return [make_reference(image, specs.read_spec(checkpoint)) for image in images]
 
 
 def edit_request(references: Sequence[Reference], **fields: object) -> GenerateRequest:
@@ -161,8 +165,8 @@ def test_encoder(
     prompt: str,
     count: int,
 ) -> None:
-    recipe = recipes.read_recipe(edit_2509)
-    seen = [recipe.see(image) for image in make_images(count)]
+    spec = specs.read_spec(edit_2509)
+    seen = [spec.see(image) for image in make_images(count)]
     with torch.no_grad():
         expected, mask = reference.encode_prompt(prompt, seen)
     encoded = encoder.encode(prompt, [Picture(np.asarray(image)) for image in seen], CPU)
@@ -180,7 +184,9 @@ def test_prompts_beyond_what_the_reference_is_used_with(encoder: QwenImageEditTe
 
 
 def test_a_block_is_used_once_per_prompt(edit_2509: Path) -> None:
-    encoder: QwenImageEditTextEncoder = load(QwenImageEditTextEncoder(edit_2509, torch.float32), edit_2509)
+    encoder: QwenImageEditTextEncoder = load(
+        QwenImageEditTextEncoder(edit_2509, torch.float32, read_spec(edit_2509)), edit_2509
+    )
     entered: list[str] = []
     for name in encoder.blocks:
         encoder.module.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: entered.append(name))
@@ -190,7 +196,9 @@ def test_a_block_is_used_once_per_prompt(edit_2509: Path) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 32), (32, 160)])
 def test_autoencoder_encodes(edit_2509: Path, reference: QwenImageEditPlusPipeline, size: tuple[int, int]) -> None:
-    autoencoder: QwenImageEditAutoencoder = load(QwenImageEditAutoencoder(edit_2509, torch.float32), edit_2509)
+    autoencoder: QwenImageEditAutoencoder = load(
+        QwenImageEditAutoencoder(edit_2509, torch.float32, read_spec(edit_2509)), edit_2509
+    )
     image = make_image(3, *size)
     with torch.no_grad():
         pixels = reference.image_processor.preprocess(image).unsqueeze(2)
@@ -205,14 +213,15 @@ def test_autoencoder_encodes(edit_2509: Path, reference: QwenImageEditPlusPipeli
 @pytest.mark.parametrize("grids", [[(4, 5), (3, 7)], [(4, 5), (2, 2), (9, 1), (5, 4)]])
 def test_velocity(checkpoint: Path, grids: list[tuple[int, int]]) -> None:
     reference = load_edit_reference(checkpoint)
-    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(checkpoint, torch.float32), checkpoint)
+    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(checkpoint, torch.float32, read_spec(checkpoint)), checkpoint)
     target, *others = (torch.randn(rows * columns, 64) for rows, columns in grids)
     references = [Latents(tokens, *grid) for tokens, grid in zip(others, grids[1:], strict=True)]
     text, time = features(9), torch.tensor([0.7312])
     with torch.no_grad():
         table = denoiser.module.tabulate(torch.cat((time, torch.zeros(1))))
-        velocity = denoiser._velocity(make_request(80, 64), Conditioning(text), references, CPU)
-        predicted = velocity(target[None], time, denoiser._streams(table, 0))
+        state = denoiser.start(make_request(80, 64), Conditioning(text), references, CPU)
+        conditions = state.conditions._replace(times=time, modulations=table)
+        predicted = denoiser.velocity(replace(state, latents=target[None], conditions=conditions))
         expected = reference.transformer(
             hidden_states=torch.cat((target, *others))[None],
             encoder_hidden_states=text[None],
@@ -223,7 +232,7 @@ def test_velocity(checkpoint: Path, grids: list[tuple[int, int]]) -> None:
 
 
 def test_references_are_modulated_once_for_a_schedule(edit_2511: Path) -> None:
-    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(edit_2511, torch.float32), edit_2511)
+    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(edit_2511, torch.float32, read_spec(edit_2511)), edit_2511)
     table = denoiser._modulation(20, 4, CPU)
     assert len(table) == 5
     assert torch.equal(table[-1:], denoiser.module.tabulate(torch.zeros(1)))
@@ -233,9 +242,9 @@ def test_references_are_modulated_once_for_a_schedule(edit_2511: Path) -> None:
 def test_how_a_reference_is_scaled(
     edit_2509: Path, monkeypatch: pytest.MonkeyPatch, reference: QwenImageEditPlusPipeline, size: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(recipes, "REFERENCE_AREA", 1024 * 1024)
+    monkeypatch.setattr(specs, "REFERENCE_AREA", 1024 * 1024)
     image = make_image(5, *size)
-    made = make_reference(image, recipes.read_recipe(edit_2509))
+    made = make_reference(image, specs.read_spec(edit_2509))
     for picture, area in ((made.fitted, 1024 * 1024), (made.seen, published.CONDITION_IMAGE_SIZE)):
         width, height = published.calculate_dimensions(area, size[0] / size[1])
         assert picture is not None
@@ -243,20 +252,20 @@ def test_how_a_reference_is_scaled(
         assert np.array_equal(picture.pixels, np.asarray(reference.image_processor.resize(image, height, width)))
 
 
-def test_recipe(checkpoint: Path) -> None:
-    recipe = recipes.read_recipe(checkpoint)
+def test_spec(checkpoint: Path) -> None:
+    spec = specs.read_spec(checkpoint)
     assert find_family(checkpoint).name == "qwen-image-edit"
-    assert recipe == recipes.QwenImageEditRecipe(Size(1024, 1024), steps=40, guidance=4.0, multiple=16)
-    assert (recipe.min_references, recipe.max_references) == (1, 3)
-    assert recipe.edit_size([Size(64, 32), Size(96, 64)]) == Size(96, 64)
-    assert recipe.edit_size([]) == recipe.size
+    assert spec == specs.QwenImageEditSpec(Size(1024, 1024), steps=40, guidance=4.0, multiple=16)
+    assert (spec.min_references, spec.max_references) == (1, 3)
+    assert spec.edit_size([Size(64, 32), Size(96, 64)]) == Size(96, 64)
+    assert spec.edit_size([]) == spec.size
 
 
 @pytest.mark.parametrize("count", [0, 4])
 def test_too_few_or_too_many_pictures(edit_2509: Path, count: int) -> None:
     request = make_request(references=(Size(64, 64),) * count)
     with pytest.raises(InvalidRequest, match="image: this model") as caught:
-        check_request(request, recipes.read_recipe(edit_2509), Limits())
+        check_request(request, specs.read_spec(edit_2509), Limits())
     assert caught.value.param == "image"
 
 
@@ -278,14 +287,14 @@ def test_the_command_line(
 
 
 def test_the_plan_is_made_for_an_edit(edit_2509: Path) -> None:
-    request = planning_request(recipes.read_recipe(edit_2509))
+    request = planning_request(specs.read_spec(edit_2509))
     assert request.references == (Size(1024, 1024),)
 
 
 @pytest.mark.parametrize("size", [(63, 64), (64, 513)])
 def test_a_picture_that_cannot_be_used(edit_2509: Path, size: tuple[int, int]) -> None:
     with pytest.raises(InvalidRequest, match="a reference of"):
-        make_reference(Image.new("RGB", size), recipes.read_recipe(edit_2509))
+        make_reference(Image.new("RGB", size), specs.read_spec(edit_2509))
 
 
 def test_every_picture_has_at_most_so_many_tokens() -> None:

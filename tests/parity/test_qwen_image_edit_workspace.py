@@ -17,6 +17,7 @@ from lightx2v.models.component import Component
 from lightx2v.models.qwen_image.autoencoder import QwenImageEditAutoencoder
 from lightx2v.models.qwen_image.denoiser import QwenImageDenoiser
 from lightx2v.models.qwen_image.edit_encoder import QwenImageEditTextEncoder
+from lightx2v.models.qwen_image.spec import read_spec
 from tests.checkpoints.qwen_image import write_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
 from tests.parity.reference import make_image
@@ -47,7 +48,7 @@ def _fused_attention(fused_attention: None) -> None:
 @pytest.fixture
 def denoiser(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> QwenImageDenoiser:
     """Its modulations are no numbers either."""
-    denoiser = QwenImageDenoiser(shapes, torch.bfloat16)
+    denoiser = QwenImageDenoiser(shapes, torch.bfloat16, read_spec(shapes))
     table = torch.empty(2, LAYERS, 2, 6, 1, 1, WIDTH, dtype=torch.bfloat16)
     monkeypatch.setattr(denoiser, "_modulation", lambda *_: table)
     return denoiser
@@ -68,8 +69,8 @@ def step(denoiser: QwenImageDenoiser, request: GenerateRequest) -> None:
 
 @pytest.mark.parametrize(("part", "count"), REACHABLE)
 def test_reachable_weights(shapes: Path, part: Any, count: int) -> None:
-    component = part(shapes, torch.bfloat16)
-    absent = component.host_tensors | component.unreachable
+    component = part(shapes, torch.bfloat16, read_spec(shapes))
+    absent = component.weights.host_tensors | component.weights.unreachable
     states = component.module.state_dict()
     assert absent <= states.keys()
     assert sum(state.nbytes for name, state in states.items() if name not in absent) == 2 * count
@@ -77,7 +78,7 @@ def test_reachable_weights(shapes: Path, part: Any, count: int) -> None:
 
 def test_reachable_weights_of_the_autoencoder(shapes: Path) -> None:
     """44.6 of 126.9 million: of the others a still has no use."""
-    states = QwenImageEditAutoencoder(shapes, torch.bfloat16).module.state_dict().values()
+    states = QwenImageEditAutoencoder(shapes, torch.bfloat16, read_spec(shapes)).module.state_dict().values()
     assert sum(state.numel() for state in states) / 1e6 == pytest.approx(44.6, abs=0.05)
 
 
@@ -103,7 +104,7 @@ def test_operations_of_a_step(denoiser: QwenImageDenoiser, references: int, monk
 @pytest.mark.parametrize("references", [1, 3])
 def test_encoder(shapes: Path, references: int) -> None:
     """Of pictures that have the most tokens."""
-    encoder = QwenImageEditTextEncoder(shapes, torch.bfloat16)
+    encoder = QwenImageEditTextEncoder(shapes, torch.bfloat16, read_spec(shapes))
     table = torch.empty(encoder.config.vocab_size, encoder.config.hidden_size, dtype=torch.bfloat16)
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     pictures = [Picture(np.asarray(make_image(0, 160, 1024)))] * references
@@ -115,7 +116,7 @@ def test_encoder(shapes: Path, references: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_autoencoder(shapes: Path, dtype: torch.dtype) -> None:
     """A large reference of a small picture, so that it is the encoding that counts."""
-    autoencoder = QwenImageEditAutoencoder(shapes, dtype)
+    autoencoder = QwenImageEditAutoencoder(shapes, dtype, read_spec(shapes))
     with LiveBytes(autoencoder) as encoding:
         autoencoder.module.encode(torch.empty(1, 3, LARGE.height, LARGE.width, dtype=dtype, device=META))
     request = GenerateRequest("workspace", "a red circle", Size(64, 64), 1, 0, references=(LARGE,))

@@ -24,12 +24,13 @@ from lightx2v.models.component import Component
 from lightx2v.models.qwen_image.autoencoder import QwenImageAutoencoder
 from lightx2v.models.qwen_image.denoiser import SCHEDULES, QwenImageDenoiser
 from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
-from lightx2v.models.qwen_image.recipe import QwenImageRecipe, read_recipe
 from lightx2v.models.qwen_image.schedule import read_schedule, timesteps
+from lightx2v.models.qwen_image.spec import read_spec
 from lightx2v.models.registry import find_family
+from lightx2v.models.spec import ModelSpec
+from lightx2v.residency.lease import Grant
 from lightx2v.stages.build import load_stage
-from lightx2v.stages.denoise import ignore
-from lightx2v.stages.stage import Grant
+from lightx2v.stages.run import Control, StageInputs
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.host import OnDisk
 from lightx2v.weights.index import read_index
@@ -38,7 +39,7 @@ from tests.checkpoints.qwen_image import HIDDEN, write_configurations
 from tests.parity.reference import LATENTS, load_reference, make_request
 
 CPU = torch.device("cpu")
-Part = Callable[[Path, torch.dtype], Component]
+Part = Callable[[Path, torch.dtype, ModelSpec], Component]
 PARTS: tuple[Part, ...] = (QwenImageTextEncoder, QwenImageDenoiser, QwenImageAutoencoder)
 
 
@@ -49,19 +50,23 @@ def reference(qwen_image: Path) -> QwenImagePipeline:
 
 @pytest.fixture(scope="module")
 def denoiser(qwen_image: Path) -> QwenImageDenoiser:
-    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(qwen_image, torch.float32), qwen_image)
+    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(qwen_image, torch.float32, read_spec(qwen_image)), qwen_image)
     return denoiser
 
 
 @pytest.fixture(scope="module")
 def encoder(qwen_image: Path) -> QwenImageTextEncoder:
-    encoder: QwenImageTextEncoder = load(QwenImageTextEncoder(qwen_image, torch.float32), qwen_image)
+    encoder: QwenImageTextEncoder = load(
+        QwenImageTextEncoder(qwen_image, torch.float32, read_spec(qwen_image)), qwen_image
+    )
     return encoder
 
 
 @pytest.fixture(scope="module")
 def autoencoder(qwen_image: Path) -> QwenImageAutoencoder:
-    autoencoder: QwenImageAutoencoder = load(QwenImageAutoencoder(qwen_image, torch.float32), qwen_image)
+    autoencoder: QwenImageAutoencoder = load(
+        QwenImageAutoencoder(qwen_image, torch.float32, read_spec(qwen_image)), qwen_image
+    )
     return autoencoder
 
 
@@ -81,7 +86,7 @@ def features(tokens: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_nothing_is_allocated(qwen_image: Path, part: Part) -> None:
-    states = part(qwen_image, torch.bfloat16).module.state_dict().values()
+    states = part(qwen_image, torch.bfloat16, read_spec(qwen_image)).module.state_dict().values()
     assert {(state.device.type, state.dtype) for state in states} == {("meta", torch.bfloat16)}
 
 
@@ -96,7 +101,8 @@ def test_encoder(encoder: QwenImageTextEncoder, reference: QwenImagePipeline, pr
 
 def test_the_published_text_encoder_is_read(tmp_path: Path) -> None:
     """It is described in the words of an older version of transformers."""
-    config = QwenImageTextEncoder(write_configurations(tmp_path), torch.bfloat16).config
+    checkpoint = write_configurations(tmp_path)
+    config = QwenImageTextEncoder(checkpoint, torch.bfloat16, read_spec(checkpoint)).config
     assert config.rope_parameters["mrope_section"] == [16, 24, 24]
     assert config.rope_parameters["rope_theta"] == 1e6
     assert config.num_hidden_layers == 28
@@ -110,8 +116,9 @@ def test_velocity(
     text, tokens = features(length), torch.randn(1, rows * columns, 64, generator=torch.Generator().manual_seed(1))
     time = torch.tensor([0.7312])
     with torch.no_grad():
-        velocity = denoiser._velocity(request, Conditioning(text), (), CPU)
-        predicted = velocity(tokens, time, denoiser.module.tabulate(time)[0])
+        state = denoiser.start(request, Conditioning(text), (), CPU)
+        conditions = state.conditions._replace(times=time, modulations=denoiser.module.tabulate(time))
+        predicted = denoiser.velocity(replace(state, latents=tokens, conditions=conditions))
         expected = reference.transformer(
             hidden_states=tokens, encoder_hidden_states=text[None], timestep=time, img_shapes=[[(1, rows, columns)]]
         ).sample
@@ -150,7 +157,7 @@ def test_modulation_has_the_bits_of_the_straight_way(denoiser: QwenImageDenoiser
 
 
 def test_modulation_is_made_once_for_a_schedule(qwen_image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(qwen_image, torch.float32), qwen_image)
+    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(qwen_image, torch.float32, read_spec(qwen_image)), qwen_image)
     made: list[int] = []
     tabulate = denoiser.module.tabulate
 
@@ -177,7 +184,7 @@ def test_modulation_is_made_once_for_a_schedule(qwen_image: Path, monkeypatch: p
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_a_block_is_used_once_per_step(qwen_image: Path, guidance: float) -> None:
-    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(qwen_image, torch.float32), qwen_image)
+    denoiser: QwenImageDenoiser = load(QwenImageDenoiser(qwen_image, torch.float32, read_spec(qwen_image)), qwen_image)
     entered: list[str] = []
     for name in denoiser.blocks:
         denoiser.module.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: entered.append(name))
@@ -221,7 +228,8 @@ def test_decoder(autoencoder: QwenImageAutoencoder, reference: QwenImagePipeline
 
 def test_in_half_precision(qwen_image: Path) -> None:
     """The whole way, in the type that is served."""
-    encoder, denoiser, autoencoder = (load(part(qwen_image, torch.bfloat16), qwen_image) for part in PARTS)
+    built = (part(qwen_image, torch.bfloat16, read_spec(qwen_image)) for part in PARTS)
+    encoder, denoiser, autoencoder = (load(component, qwen_image) for component in built)
     request = make_request(80, 48, guidance=4.0)
     texts = (encoder.encode(prompt, (), CPU) for prompt in (request.prompt, encoder.negative(request)))
     *_, latents = denoiser.steps(request, Conditioning(*texts), (), CPU)
@@ -238,13 +246,13 @@ def test_latents_that_are_not_finite_make_no_picture(autoencoder: QwenImageAutoe
         autoencoder.decode(Latents(tokens, 3, 4))
 
 
-def test_recipe(qwen_image: Path, tmp_path: Path) -> None:
-    expected = QwenImageRecipe(Size(1024, 1024), steps=50, guidance=4.0, multiple=16)
-    assert read_recipe(qwen_image) == expected
+def test_spec(qwen_image: Path, tmp_path: Path) -> None:
+    expected = ModelSpec(Size(1024, 1024), steps=50, guidance=4.0, multiple=16)
+    assert read_spec(qwen_image) == expected
     assert expected.edit_size([]) == expected.size
     write_configurations(tmp_path)
     (tmp_path / "generation_config.json").write_text('{"num_inference_steps": 4, "guidance_scale": 1, "size": "96x64"}')
-    overridden = read_recipe(tmp_path)
+    overridden = read_spec(tmp_path)
     assert overridden == replace(expected, size=Size(96, 64), steps=4, guidance=1.0)
 
 
@@ -257,7 +265,7 @@ def test_guidance_needs_no_negative_prompt(encoder: QwenImageTextEncoder) -> Non
 
 def test_a_picture_is_refused(qwen_image: Path, autoencoder: QwenImageAutoencoder) -> None:
     with pytest.raises(InvalidRequest, match="from text alone"):
-        find_family(qwen_image).recipe(qwen_image).fit_reference(Image.new("RGB", (64, 64)))
+        find_family(qwen_image).spec(qwen_image).fit_reference(Image.new("RGB", (64, 64)))
     with pytest.raises(InvalidRequest, match="from text alone"):
         autoencoder.encode(make_request(), Picture(np.zeros((64, 64, 3), np.uint8)), CPU)
 
@@ -278,7 +286,7 @@ def test_another_model_is_refused(
     file = tmp_path / name
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
     with pytest.raises(InvalidCheckpoint, match=message):
-        part(tmp_path, torch.float32)
+        part(tmp_path, torch.float32, read_spec(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -295,7 +303,7 @@ def test_a_missing_file_is_named(tmp_path: Path, part: Part, name: str) -> None:
     write_configurations(tmp_path)
     (tmp_path / name).rename(tmp_path / "elsewhere")
     with pytest.raises(InvalidCheckpoint, match=name):
-        part(tmp_path, torch.float32)
+        part(tmp_path, torch.float32, read_spec(tmp_path))
 
 
 def test_transformer_and_autoencoder_import_neither_diffusers_nor_transformers() -> None:
@@ -306,8 +314,8 @@ def test_transformer_and_autoencoder_import_neither_diffusers_nor_transformers()
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_recipe_is_free_of_torch() -> None:
-    code = "import sys, lightx2v.models.qwen_image.recipe\nassert 'torch' not in sys.modules"
+def test_the_spec_is_free_of_torch() -> None:
+    code = "import sys, lightx2v.models.qwen_image.spec\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -324,9 +332,9 @@ def test_modulations_are_counted_when_they_cross_the_link(qwen_image: Path) -> N
     stage: Any = load_stage("denoise", EngineSettings(model=str(qwen_image)), CpuDevice())
     modulations = stage.component.module.modulations.state_dict().values()
     crossing = sum(state.numel() * stage.component.dtype.itemsize for state in modulations)
-    grant, conditioning = Grant(stage.reachable, 0, stage.reachable), Conditioning(features(5))
+    grant, conditioning = Grant(stage.reachable, 0, 0, stage.reachable), Conditioning(features(5))
     for steps, tables in ((2, 1), (2, 1), (3, 2)):
         request = make_request(64, steps=steps)
-        stage.perform(grant, stage.run, request, conditioning, (), lambda: False, ignore)
+        stage.perform(grant, stage.run, request, StageInputs(conditioning=conditioning), Control())
         assert stage.device.h2d_bytes == stage.reachable + tables * crossing
     stage.close()

@@ -15,6 +15,7 @@ from lightx2v.models.component import Component
 from lightx2v.models.qwen_image.autoencoder import QwenImageAutoencoder
 from lightx2v.models.qwen_image.denoiser import QwenImageDenoiser
 from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
+from lightx2v.models.qwen_image.spec import read_spec
 from tests.checkpoints.qwen_image import write_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
 from tests.parity.test_flux2_workspace import LARGE
@@ -44,7 +45,7 @@ def _fused_attention(fused_attention: None) -> None:
 @pytest.fixture
 def denoiser(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> QwenImageDenoiser:
     """Its modulations are no numbers either."""
-    denoiser = QwenImageDenoiser(shapes, torch.bfloat16)
+    denoiser = QwenImageDenoiser(shapes, torch.bfloat16, read_spec(shapes))
     table = torch.empty(1, LAYERS, 2, 6, 1, 1, WIDTH, dtype=torch.bfloat16)
     monkeypatch.setattr(denoiser, "_modulation", lambda *_: table)
     return denoiser
@@ -61,17 +62,17 @@ def make_conditioning(guidance: float) -> Conditioning:
 
 @pytest.mark.parametrize(("part", "count"), REACHABLE)
 def test_reachable_weights(shapes: Path, part: Any, count: int) -> None:
-    component = part(shapes, torch.bfloat16)
-    absent = component.host_tensors | component.unreachable
+    component = part(shapes, torch.bfloat16, read_spec(shapes))
+    absent = component.weights.host_tensors | component.weights.unreachable
     states = component.module.state_dict()
     assert absent <= states.keys()
     assert sum(state.nbytes for name, state in states.items() if name not in absent) == 2 * count
 
 
 def test_the_modulation_is_a_third_of_the_weights(shapes: Path) -> None:
-    denoiser = QwenImageDenoiser(shapes, torch.bfloat16)
+    denoiser = QwenImageDenoiser(shapes, torch.bfloat16, read_spec(shapes))
     states = denoiser.module.state_dict()
-    assert sum(states[name].nbytes for name in denoiser.host_tensors) == 2 * MODULATION == 13_593_968_640
+    assert sum(states[name].nbytes for name in denoiser.weights.host_tensors) == 2 * MODULATION == 13_593_968_640
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
@@ -97,7 +98,7 @@ def test_operations_of_a_step(denoiser: QwenImageDenoiser, guidance: float, monk
 
 
 def test_encoder(shapes: Path) -> None:
-    encoder = QwenImageTextEncoder(shapes, torch.bfloat16)
+    encoder = QwenImageTextEncoder(shapes, torch.bfloat16, read_spec(shapes))
     table = torch.empty(encoder.config.vocab_size, encoder.config.hidden_size, dtype=torch.bfloat16)
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     with LiveBytes(encoder) as meter:
@@ -109,7 +110,7 @@ def test_encoder(shapes: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("size", [LARGE, Size(512, 768)])
 def test_autoencoder(shapes: Path, dtype: torch.dtype, size: Size) -> None:
-    autoencoder = QwenImageAutoencoder(shapes, dtype)
+    autoencoder = QwenImageAutoencoder(shapes, dtype, read_spec(shapes))
     with LiveBytes(autoencoder) as decoding:
         autoencoder.module(torch.empty(1, 16, size.height // 8, size.width // 8, dtype=dtype, device=META))
     assert 1.1 * CUDNN * decoding.peak < autoencoder.workspace(make_request(size)) < 1.3 * CUDNN * decoding.peak

@@ -11,11 +11,12 @@ import pytest
 from torch._dynamo.testing import CompileCounter
 
 from deployments.rehearsal import Rehearsal
-from lightx2v.checkpoint import read_recipe
+from lightx2v.checkpoint import read_spec
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Reference
 from lightx2v.limits import Limits
-from lightx2v.models import recipe as recipes
+from lightx2v.models import reference
+from lightx2v.models.request import check_request
 from lightx2v.pipeline import Pipeline
 from tests.parity.reference import make_with_all
 
@@ -23,7 +24,7 @@ from tests.parity.reference import make_with_all
 @pytest.fixture(autouse=True)
 def _tiny_references(monkeypatch: pytest.MonkeyPatch, small_references: None) -> None:
     """The default size of the tiny Wan models is no size of a reference."""
-    monkeypatch.setattr(recipes, "REFERENCE_MIN_SIDE", 48)
+    monkeypatch.setattr(reference, "REFERENCE_MIN_SIDE", 48)
 
 
 class Noted:
@@ -44,7 +45,7 @@ async def rehearse(checkpoint: Path) -> list[GenerateRequest]:
     settings = EngineSettings(model=str(checkpoint), dtype="float32", device="cpu", compile=True)
     with closing(Pipeline(settings)) as pipeline:
         graph: Any = Noted(pipeline)
-        rehearsal = Rehearsal(read_recipe(settings), graph)
+        rehearsal = Rehearsal(read_spec(settings), graph)
         rehearsal.start()
         await rehearsal.over()
     asked: list[GenerateRequest] = graph.asked
@@ -54,12 +55,12 @@ async def rehearse(checkpoint: Path) -> list[GenerateRequest]:
 async def test_nothing_is_traced_for_a_user(
     family: Path, traced: CompileCounter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recipe = read_recipe(EngineSettings(model=str(family)))
+    spec = read_spec(EngineSettings(model=str(family)))
     asked = await rehearse(family)
     assert "rehearsal" not in caplog.text
     for request in asked:
-        recipes.check_request(request, recipe, Limits())
-    assert {len(request.references) for request in asked} == {recipe.min_references, min(1, recipe.max_references)}
+        check_request(request, spec, Limits())
+    assert {len(request.references) for request in asked} == {spec.min_references, min(1, spec.max_references)}
     rehearsed = traced.frame_count
     make_with_all(family, 64, 96, compile=True)
     assert traced.frame_count == rehearsed > 0

@@ -17,17 +17,18 @@ from lightx2v.config import EngineSettings
 from lightx2v.core import Conditioning, Latents, Picture, Size
 from lightx2v.errors import InvalidRequest, NonFinite
 from lightx2v.layers.rope import rope_table
-from lightx2v.models.recipe import make_reference
+from lightx2v.models.reference import make_reference
 from lightx2v.models.wan.autoencoder import WanAutoencoder
 from lightx2v.models.wan.condition import Beside
 from lightx2v.models.wan.denoiser import WanDenoiser
 from lightx2v.models.wan.encoder import WanTextEncoder
 from lightx2v.models.wan.latents import to_grid
-from lightx2v.models.wan.recipe import read_recipe
 from lightx2v.models.wan.schedule import Schedule
+from lightx2v.models.wan.spec import read_spec
 from lightx2v.models.wan.transformer import WanShape, WanTransformer
+from lightx2v.residency.lease import Grant
 from lightx2v.stages.encode import EncodeStage
-from lightx2v.stages.stage import Grant
+from lightx2v.stages.run import Control, StageInputs
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
@@ -59,7 +60,7 @@ def i2v_oracle(wan_i2v: Path) -> WanImageToVideoPipeline:
 )
 def test_conditioning(wan: Path, oracle: WanPipeline, prompt: str) -> None:
     expected = oracle.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=512)[0][0]
-    conditioning = bind(WanTextEncoder(wan, torch.float32), wan).encode(prompt, (), CPU)
+    conditioning = bind(WanTextEncoder(wan, torch.float32, read_spec(wan)), wan).encode(prompt, (), CPU)
     torch.testing.assert_close(conditioning, expected[: len(conditioning)], rtol=0, atol=LATENTS)
     assert not expected[len(conditioning) :].any()
 
@@ -70,28 +71,30 @@ def test_what_the_image_encoder_sees(
 ) -> None:
     image = make_image(6, width, height)
     expected = clip_oracle.encode_image(image, CPU)[0]
-    reference = make_reference(image, read_recipe(wan_clip))
+    reference = make_reference(image, read_spec(wan_clip))
     assert reference.seen is not None
-    seen = bind(WanTextEncoder(wan_clip, torch.float32), wan_clip).look((reference.seen,), CPU)
+    seen = bind(WanTextEncoder(wan_clip, torch.float32, read_spec(wan_clip)), wan_clip).look((reference.seen,), CPU)
     torch.testing.assert_close(seen, expected, rtol=0, atol=LATENTS)
 
 
 def test_a_prompt_is_known_whatever_the_picture(wan_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The picture is looked at anew."""
-    encoder = WanTextEncoder(wan_clip, torch.float32)
+    encoder = WanTextEncoder(wan_clip, torch.float32, read_spec(wan_clip))
     request = make_request(frames=5, guidance=5.0, references=(Size(64, 64),))
     stage = EncodeStage(encoder, wan_clip, EngineSettings(dtype="float32"), CpuDevice(), request)
     encode = Mock(wraps=encoder.encode)
     monkeypatch.setattr(encoder, "encode", encode)
     pictures = [Picture(np.asarray(make_image(seed, 224, 224))) for seed in (0, 1)]
-    grant = Grant(stage.reachable, 0, stage.reachable)
-    first, second = (stage.perform(grant, stage.run, request, (picture,), lambda: False) for picture in pictures)
+    grant = Grant(stage.reachable, 0, 0, stage.reachable)
+    first, second = (
+        stage.perform(grant, stage.run, request, StageInputs((picture,)), Control()) for picture in pictures
+    )
     assert encode.call_count == 2
     assert stage.recall(request) is None
     assert torch.equal(first.positive, second.positive)
-    assert first.seen is not None
-    assert second.seen is not None
-    assert not torch.equal(first.seen, second.seen)
+    assert first.image_features is not None
+    assert second.image_features is not None
+    assert not torch.equal(first.image_features, second.image_features)
     stage.close()
 
 
@@ -140,7 +143,7 @@ def test_what_is_precise_in_half_precision(variant: str, request: pytest.Fixture
     """The same states as in the reference, bit for bit, and nearly the same velocity."""
     checkpoint: Path = request.getfixturevalue(variant)
     expected_of = DiffusionPipeline.from_pretrained(checkpoint, dtype=torch.bfloat16).transformer
-    denoiser: Any = WanDenoiser(checkpoint, torch.bfloat16)
+    denoiser: Any = WanDenoiser(checkpoint, torch.bfloat16, read_spec(checkpoint))
     layout = make_layout(denoiser, read_index(checkpoint / "transformer"), denoiser.blocks)
     dtypes = {entry.name: entry.dtype for unit in layout.units for entry in unit.entries}
     assert dtypes == {name: state.dtype for name, state in expected_of.state_dict().items()}
@@ -159,12 +162,12 @@ def test_what_is_precise_in_half_precision(variant: str, request: pytest.Fixture
 
 @pytest.mark.parametrize(("steps", "expected"), [(4, [999, 900, 750, 500]), (1, [999])])
 def test_the_schedule(wan: Path, steps: int, expected: list[int]) -> None:
-    assert Schedule(wan).solver(steps).timesteps.tolist() == expected
+    assert Schedule(wan, read_spec(wan)).stepper(steps).timesteps.tolist() == expected
 
 
 def test_noise_is_drawn_as_the_reference_draws_it(wan: Path, oracle: WanPipeline) -> None:
     """With a velocity of zero the solver scales the noise, and no more."""
-    denoiser = bind(WanDenoiser(wan, torch.float32), wan)
+    denoiser = bind(WanDenoiser(wan, torch.float32, read_spec(wan)), wan)
     for parameter in denoiser.module.parameters():
         parameter.zero_()
     request = make_request(112, 64, frames=9, steps=1, seed=2**63 - 1)
@@ -181,7 +184,7 @@ def test_decoded_video(wan: Path, oracle: WanPipeline, frames: int) -> None:
     shift, scale = (torch.tensor(oracle.vae.config[f"latents_{name}"]).view(-1, 1, 1, 1) for name in ("mean", "std"))
     with torch.no_grad():
         expected = oracle.vae.decode((latents * scale + shift)[None]).sample[0].permute(1, 2, 3, 0)
-    autoencoder = bind(WanAutoencoder(wan, torch.float32), wan)
+    autoencoder = bind(WanAutoencoder(wan, torch.float32, read_spec(wan)), wan)
     made = autoencoder.decode(Latents(latents.flatten(1).T, 4, 6, frames))
     assert made.pixels.shape[-3:] == (32, 48, 3)
     pixels = torch.from_numpy(made.pixels).reshape(expected.shape)
@@ -190,14 +193,14 @@ def test_decoded_video(wan: Path, oracle: WanPipeline, frames: int) -> None:
 
 def test_the_order_of_latents_in_memory_does_not_show(wan: Path) -> None:
     """It is another after they have crossed from process to process."""
-    autoencoder = bind(WanAutoencoder(wan, torch.float32), wan)
+    autoencoder = bind(WanAutoencoder(wan, torch.float32, read_spec(wan)), wan)
     tokens = torch.randn(16, 3 * 4 * 6, generator=torch.Generator().manual_seed(1)).T
     here, there = (autoencoder.decode(Latents(given, 4, 6, 3)).pixels for given in (tokens, tokens.contiguous()))
     assert np.array_equal(here, there)
 
 
 def test_a_decoder_that_fails_remembers_nothing(wan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    autoencoder = bind(WanAutoencoder(wan, torch.float32), wan)
+    autoencoder = bind(WanAutoencoder(wan, torch.float32, read_spec(wan)), wan)
     decoder, calls = autoencoder.module.decoder.forward, []
 
     def fail(*inputs: object, **options: object) -> torch.Tensor:
@@ -214,14 +217,15 @@ def test_a_decoder_that_fails_remembers_nothing(wan: Path, monkeypatch: pytest.M
 
 
 def test_values_that_are_not_finite_make_no_video(wan: Path) -> None:
-    autoencoder = bind(WanAutoencoder(wan, torch.float32), wan)
+    autoencoder = bind(WanAutoencoder(wan, torch.float32, read_spec(wan)), wan)
     with pytest.raises(NonFinite):
         autoencoder.decode(Latents(torch.full((8, 16), torch.nan), 2, 2, 2))
 
 
 def test_pictures_are_not_looked_at(wan: Path) -> None:
+    autoencoder = WanAutoencoder(wan, torch.float32, read_spec(wan))
     with pytest.raises(InvalidRequest, match="text alone"):
-        WanAutoencoder(wan, torch.float32).encode(make_request(), Picture(np.asarray(make_image(0, 64, 64))), CPU)
+        autoencoder.encode(make_request(), Picture(np.asarray(make_image(0, 64, 64))), CPU)
 
 
 @pytest.mark.parametrize("frames", [1, 9])
@@ -232,17 +236,17 @@ def test_encoded_picture(wan_i2v: Path, i2v_oracle: WanImageToVideoPipeline, fra
     first = i2v_oracle.video_processor.preprocess(image, **size)
     with torch.no_grad():
         expected = i2v_oracle.prepare_latents(first, 1, 16, **size, num_frames=frames)[1][0]
-    autoencoder = bind(WanAutoencoder(wan_i2v, torch.float32), wan_i2v)
+    autoencoder = bind(WanAutoencoder(wan_i2v, torch.float32, read_spec(wan_i2v)), wan_i2v)
     encoded = autoencoder.encode(make_request(80, 48, frames=frames), Picture(np.asarray(image)), CPU)
     assert (encoded.frames, encoded.rows, encoded.columns) == expected.shape[1:]
     noise = torch.zeros(1, 16, *expected.shape[1:])
     shown = Beside(to_grid(encoded)[None], 4).show(noise)[0]
     torch.testing.assert_close(shown, torch.cat((noise[0], expected)), rtol=0, atol=LATENTS)
-    assert not autoencoder.unreachable
+    assert not autoencoder.weights.unreachable
 
 
 def test_all_weights_are_read_but_the_encoders(wan: Path) -> None:
-    autoencoder = WanAutoencoder(wan, torch.float32)
+    autoencoder = WanAutoencoder(wan, torch.float32, read_spec(wan))
     (file,) = (wan / "vae").glob("*.safetensors")
-    unread = {name for name in load_file(file) if name in autoencoder.unreachable}
+    unread = {name for name in load_file(file) if name in autoencoder.weights.unreachable}
     assert {name.partition(".")[0] for name in unread} == {"encoder", "quant_conv"}

@@ -12,9 +12,10 @@ from PIL import Image
 
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Size, Video
-from lightx2v.models.recipe import make_reference, planning_request
-from lightx2v.models.wan.recipe import read_recipe
+from lightx2v.models.reference import make_reference
+from lightx2v.models.request import planning_request
 from lightx2v.models.wan.schedule import Schedule
+from lightx2v.models.wan.spec import read_spec
 from lightx2v.pipeline import Pipeline
 from tests.parity.oracle_wan import reference_generate
 from tests.parity.reference import LATENTS, PIXELS, generate, load_reference, make_image, make_request
@@ -38,7 +39,7 @@ def ti2v_oracle(wan_ti2v: Path) -> WanPipeline:
 def compare(
     checkpoint: Path, oracle: DiffusionPipeline, request: GenerateRequest, image: Image.Image | None = None
 ) -> None:
-    references = [] if image is None else [make_reference(image, read_recipe(checkpoint))]
+    references = [] if image is None else [make_reference(image, read_spec(checkpoint))]
     request = replace(request, references=tuple(reference.fitted.size for reference in references))
     latents, made = generate(checkpoint, request, references)
     expected_latents, expected = reference_generate(oracle, request, image)
@@ -109,7 +110,7 @@ def test_a_picture_for_two_transformers(
     wan_i2v_experts: Path, i2v_experts_oracle: WanImageToVideoPipeline, steps: int, first: int
 ) -> None:
     """Each of the two sees it."""
-    assert Schedule(wan_i2v_experts).high(steps) == first
+    assert Schedule(wan_i2v_experts, read_spec(wan_i2v_experts)).high(steps) == first
     request = make_request(64, 48, frames=9, steps=steps, guidance=5.0, refine_guidance=2.0)
     compare(wan_i2v_experts, i2v_experts_oracle, request, make_image(4, 100, 75))
 
@@ -128,8 +129,8 @@ def test_a_first_frame(wan_ti2v: Path, ti2v_oracle: WanPipeline, frames: int, gu
 
 
 def test_the_plan_is_for_what_must_be_given(wan_i2v: Path, wan_ti2v: Path) -> None:
-    assert planning_request(read_recipe(wan_i2v)).references == (Size(64, 48),)
-    assert planning_request(read_recipe(wan_ti2v)).references == ()
+    assert planning_request(read_spec(wan_i2v)).references == (Size(64, 48),)
+    assert planning_request(read_spec(wan_ti2v)).references == ()
 
 
 def test_one_frame_is_a_picture_and_more_are_a_video(wan: Path) -> None:

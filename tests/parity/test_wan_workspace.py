@@ -15,6 +15,7 @@ from lightx2v.models.wan.autoencoder import WanAutoencoder
 from lightx2v.models.wan.denoiser import WanDenoiser
 from lightx2v.models.wan.encoder import WanTextEncoder
 from lightx2v.models.wan.refiner import WanRefiner
+from lightx2v.models.wan.spec import read_spec
 from tests.checkpoints.wan import UMT5_XXL, write_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
 
@@ -50,25 +51,28 @@ def make_request(size: Size = LARGE, frames: int = 81, guidance: float = 5.0) ->
 
 
 def reachable(component: Component) -> dict[str, torch.Tensor]:
-    absent = component.host_tensors | component.unreachable
+    absent = component.weights.host_tensors | component.weights.unreachable
     return {name: state for name, state in component.module.state_dict().items() if name not in absent}
 
 
 def inputs(denoiser: WanDenoiser, request: GenerateRequest) -> tuple[Conditioning, tuple[Latents, ...]]:
     """A prompt of 100 tokens, and as many references as the model takes."""
     frames, rows, columns = denoiser._grid(request)
-    frames = 1 if denoiser.recipe.expand_timesteps else frames
+    frames = 1 if denoiser.spec.expand_timesteps else frames
     latents = Latents(torch.empty(frames * rows * columns, denoiser.shape.out_channels), rows, columns, frames)
-    text, sight = torch.empty(100, 4096), denoiser.recipe.sight
-    seen = torch.empty(sight.tokens, 1280) if sight else None
+    text, image_encoder = torch.empty(100, 4096), denoiser.spec.image_encoder
+    seen = torch.empty(image_encoder.tokens, 1280) if image_encoder else None
     conditioning = Conditioning(text, text if request.guidance > 1 else None, seen)
-    return conditioning, (latents,) * denoiser.recipe.max_references
+    return conditioning, (latents,) * denoiser.spec.max_references
 
 
 def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None:
-    denoiser, encoder = WanDenoiser(shapes, torch.bfloat16), WanTextEncoder(shapes, torch.bfloat16)
+    denoiser, encoder = (
+        WanDenoiser(shapes, torch.bfloat16, read_spec(shapes)),
+        WanTextEncoder(shapes, torch.bfloat16, read_spec(shapes)),
+    )
     states = reachable(denoiser)
-    precise = sum(state.numel() for name, state in states.items() if name in denoiser.precise)
+    precise = sum(state.numel() for name, state in states.items() if name in denoiser.weights.precise)
     variant = request.node.callspec.params["shapes"]
     count = TRANSFORMERS[variant]
     assert sum(state.nbytes for state in states.values()) == 2 * count + 2 * precise
@@ -76,7 +80,7 @@ def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None
     seeing = IMAGE_ENCODER if encoder.sees else 0
     assert encoder.sees == (variant == "i2v-14b")
     assert sum(state.nbytes for state in reachable(encoder).values()) == 2 * (TEXT_ENCODER + seeing)
-    autoencoder = WanAutoencoder(shapes, torch.bfloat16)
+    autoencoder = WanAutoencoder(shapes, torch.bfloat16, read_spec(shapes))
     assert sum(state.nbytes for state in reachable(autoencoder).values()) == 2 * AUTOENCODERS[variant]
 
 
@@ -84,7 +88,7 @@ def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None
 def test_reachable_weights_of_the_second(tmp_path: Path, variant: str, count: int) -> None:
     """As many as of the first, from a folder of their own."""
     shapes = write_configurations(tmp_path, variant)
-    first, second = (component(shapes, torch.bfloat16) for component in (WanDenoiser, WanRefiner))
+    first, second = (component(shapes, torch.bfloat16, read_spec(shapes)) for component in (WanDenoiser, WanRefiner))
     assert (first.folder, second.folder) == ("transformer", "transformer_2")
     sizes = [{name: state.nbytes for name, state in reachable(one).items()} for one in (first, second)]
     assert sizes[0] == sizes[1]
@@ -94,7 +98,8 @@ def test_reachable_weights_of_the_second(tmp_path: Path, variant: str, count: in
 @pytest.mark.usefixtures("fused_attention")
 @pytest.mark.parametrize(("size", "frames", "guidance"), [(LARGE, 81, 5.0), (Size(1280, 704), 17, 1.0)])
 def test_denoiser(shapes: Path, size: Size, frames: int, guidance: float) -> None:
-    denoiser, request = WanDenoiser(shapes, torch.bfloat16), make_request(size, frames, guidance)
+    denoiser = WanDenoiser(shapes, torch.bfloat16, read_spec(shapes))
+    request = make_request(size, frames, guidance)
     with LiveBytes(denoiser) as meter:
         for _ in denoiser.steps(request, *inputs(denoiser, request), META):
             pass
@@ -104,7 +109,10 @@ def test_denoiser(shapes: Path, size: Size, frames: int, guidance: float) -> Non
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_operations_of_a_step(shapes: Path, guidance: float) -> None:
     """Against PyTorch's own count, which leaves elementwise operations out as ours does."""
-    denoiser, request = WanDenoiser(shapes, torch.bfloat16), make_request(frames=5, guidance=guidance)
+    denoiser, request = (
+        WanDenoiser(shapes, torch.bfloat16, read_spec(shapes)),
+        make_request(frames=5, guidance=guidance),
+    )
     with FlopCounterMode(display=False) as counter:
         next(denoiser.steps(request, *inputs(denoiser, request), META))
     assert counter.get_total_flops() == pytest.approx(denoiser.flops(request), rel=0.01)
@@ -112,7 +120,7 @@ def test_operations_of_a_step(shapes: Path, guidance: float) -> None:
 
 @pytest.mark.usefixtures("fused_attention")
 def test_encoder(shapes: Path) -> None:
-    encoder = WanTextEncoder(shapes, torch.bfloat16)
+    encoder = WanTextEncoder(shapes, torch.bfloat16, read_spec(shapes))
     table = torch.empty(UMT5_XXL["vocab_size"], UMT5_XXL["d_model"], dtype=torch.bfloat16)
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     with LiveBytes(encoder) as meter:
@@ -130,7 +138,8 @@ def test_encoder(shapes: Path) -> None:
 @pytest.mark.parametrize("variant", ["i2v-a14b", "ti2v-5b"])
 def test_autoencoder(tmp_path: Path, dtype: torch.dtype, variant: str, frames: int) -> None:
     """Encoding takes less than decoding."""
-    autoencoder = WanAutoencoder(write_configurations(tmp_path, variant), dtype)
+    shapes = write_configurations(tmp_path, variant)
+    autoencoder = WanAutoencoder(shapes, dtype, read_spec(shapes))
     request, config = make_request(frames=frames), autoencoder.module.config
     with LiveBytes(autoencoder) as encoding:
         autoencoder.encode(request, Picture(np.zeros((64, 64, 3), np.uint8)), META)

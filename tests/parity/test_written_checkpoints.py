@@ -15,10 +15,10 @@ import torch
 from benchmarks.checkpoint import flux2, qwen_image, z_image
 from benchmarks.checkpoint.__main__ import WRITERS
 from benchmarks.checkpoint.shape import Shape
+from benchmarks.pictures import asked
 from lightx2v.config import EngineSettings
 from lightx2v.core import Picture, Size
 from lightx2v.pipeline import Pipeline
-from tests.pictures import asked
 
 WIDTHS: dict[str, Any] = {
     "hidden_size": 64,

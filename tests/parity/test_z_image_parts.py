@@ -11,11 +11,11 @@ from diffusers import ZImageImg2ImgPipeline, ZImagePipeline
 
 from lightx2v.core import Conditioning, Latents, Picture, Size
 from lightx2v.errors import InvalidCheckpoint, NonFinite
-from lightx2v.models.zimage.autoencoder import ZImageAutoencoder
-from lightx2v.models.zimage.denoiser import ZImageDenoiser
-from lightx2v.models.zimage.encoder import ZImageTextEncoder
-from lightx2v.models.zimage.schedule import first_step, noise_levels, times
-from lightx2v.models.zimage.tokens import to_grid, to_tokens
+from lightx2v.models.z_image.autoencoder import ZImageAutoencoder
+from lightx2v.models.z_image.denoiser import ZImageDenoiser, first_step, noise_levels, times
+from lightx2v.models.z_image.encoder import ZImageTextEncoder
+from lightx2v.models.z_image.spec import read_spec
+from lightx2v.models.z_image.transformer import to_grid, to_tokens
 from tests.parity.reference import LATENTS, PIXELS, bind, load_reference, make_image, make_request
 
 CPU = torch.device("cpu")
@@ -28,12 +28,12 @@ def oracle(z_turbo: Path) -> ZImagePipeline:
 
 @pytest.fixture(scope="module")
 def denoiser(z_turbo: Path) -> ZImageDenoiser:
-    return bind(ZImageDenoiser(z_turbo, torch.float32), z_turbo)
+    return bind(ZImageDenoiser(z_turbo, torch.float32, read_spec(z_turbo)), z_turbo)
 
 
 @pytest.fixture(scope="module")
 def autoencoder(z_turbo: Path) -> ZImageAutoencoder:
-    return bind(ZImageAutoencoder(z_turbo, torch.float32), z_turbo)
+    return bind(ZImageAutoencoder(z_turbo, torch.float32, read_spec(z_turbo)), z_turbo)
 
 
 @pytest.mark.parametrize(
@@ -44,22 +44,22 @@ def autoencoder(z_turbo: Path) -> ZImageAutoencoder:
 def test_conditioning(z_turbo: Path, oracle: ZImagePipeline, prompt: str) -> None:
     """The prompt's own tokens, without padding."""
     expected = oracle.encode_prompt(prompt, do_classifier_free_guidance=False)[0][0]
-    encoder = bind(ZImageTextEncoder(z_turbo, torch.float32), z_turbo)
+    encoder = bind(ZImageTextEncoder(z_turbo, torch.float32, read_spec(z_turbo)), z_turbo)
     torch.testing.assert_close(encoder.encode(prompt, (), CPU), expected, rtol=0, atol=LATENTS)
 
 
 def test_the_encoder_reads_all_layers_but_the_last(z_turbo: Path) -> None:
-    encoder = ZImageTextEncoder(z_turbo, torch.float32)
+    encoder = ZImageTextEncoder(z_turbo, torch.float32, read_spec(z_turbo))
     assert encoder.blocks == tuple(f"layers.{index}" for index in range(5))
-    assert encoder.unreachable == {"norm.weight"}
+    assert encoder.weights.unreachable == {"norm.weight"}
 
 
 def test_a_text_encoder_of_one_layer_has_no_last_but_one(z_turbo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = ZImageTextEncoder(z_turbo, torch.float32)
+    encoder = ZImageTextEncoder(z_turbo, torch.float32, read_spec(z_turbo))
     assert encoder.depth(1) > 1, "which is refused"
     monkeypatch.setattr(ZImageTextEncoder, "depth", lambda _self, layers: layers + 1)
     with pytest.raises(InvalidCheckpoint, match="6 layers"):
-        ZImageTextEncoder(z_turbo, torch.float32)
+        ZImageTextEncoder(z_turbo, torch.float32, read_spec(z_turbo))
 
 
 @pytest.mark.parametrize("captions", [[7], [32], [40, 7], [33, 64]])
@@ -78,7 +78,7 @@ def test_one_transformer_call(oracle: ZImagePipeline, denoiser: ZImageDenoiser, 
 @pytest.mark.parametrize("guidance", [0.0, 4.0])
 def test_a_step_enters_every_block_once(z_turbo: Path, guidance: float) -> None:
     """In their order, and whole parts too, with two captions of different lengths: what streams crosses once."""
-    component = bind(ZImageDenoiser(z_turbo, torch.float32), z_turbo)
+    component = bind(ZImageDenoiser(z_turbo, torch.float32, read_spec(z_turbo)), z_turbo)
     blocks = {name: component.module.get_submodule(name) for name in component.blocks}
     parts = {f"{name}.{part}": child for name, block in blocks.items() for part, child in block.named_children()}
     entered: list[str] = []
@@ -139,7 +139,7 @@ def test_the_picture_is_drawn_before_the_noise(oracle: ZImagePipeline, denoiser:
     torch.randn(1, 16, 8, 12, generator=generator)
     expected = oracle.prepare_latents(1, 16, 64, 96, torch.float32, CPU, generator)
     started = denoiser._start(request, [Latents(torch.ones(24, 64), 4, 6)], torch.tensor(0.75))
-    assert torch.equal(to_grid(started[None], 4, 6, 2), 0.75 * expected + 0.25)
+    assert torch.equal(to_grid(started, 4, 6, 2), 0.75 * expected + 0.25)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -149,7 +149,7 @@ def test_decoded_picture(z_turbo: Path, dtype: torch.dtype) -> None:
     with torch.no_grad():
         decoded = oracle.vae.decode(grid.to(dtype) / 0.3611 + 0.1159).sample
     expected = np.asarray(oracle.image_processor.postprocess(decoded)[0])
-    autoencoder = bind(ZImageAutoencoder(z_turbo, dtype), z_turbo)
+    autoencoder = bind(ZImageAutoencoder(z_turbo, dtype, read_spec(z_turbo)), z_turbo)
     ours = autoencoder.decode(Latents(to_tokens(grid, 2)[0], 3, 5)).pixels
     assert np.abs(ours.astype(int) - expected.astype(int)).max() <= PIXELS
 
@@ -160,7 +160,7 @@ def test_latents_that_are_not_finite_make_no_picture(autoencoder: ZImageAutoenco
 
 
 def test_latents_stay_in_fp32(z_turbo: Path) -> None:
-    component = bind(ZImageDenoiser(z_turbo, torch.bfloat16), z_turbo)
+    component = bind(ZImageDenoiser(z_turbo, torch.bfloat16, read_spec(z_turbo)), z_turbo)
     *_, latents = component.steps(make_request(guidance=0.0), Conditioning(torch.zeros(8, 32).bfloat16()), (), CPU)
     assert latents.tokens.dtype == torch.float32
     assert not torch.equal(latents.tokens, latents.tokens.bfloat16().float())

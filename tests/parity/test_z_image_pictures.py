@@ -11,8 +11,8 @@ from diffusers import ZImageImg2ImgPipeline
 from PIL import Image
 
 from lightx2v.core import GenerateRequest, Size
-from lightx2v.models.recipe import make_reference
-from lightx2v.models.zimage.recipe import read_recipe
+from lightx2v.models.reference import make_reference
+from lightx2v.models.z_image.spec import read_spec
 from tests.parity.reference import (
     LATENTS,
     PIXELS,
@@ -34,7 +34,7 @@ def compare(checkpoint: Path, request: GenerateRequest, image: Image.Image | Non
         arguments["strength"] = request.strength
     grid, expected = reference_generate(reference, request, images, **arguments)
     expected_latents, *_ = reference.transformer._patchify_image(grid[:, None], 2, 1)
-    references = [make_reference(image, read_recipe(checkpoint))] if image else []
+    references = [make_reference(image, read_spec(checkpoint))] if image else []
     latents, picture = generate(checkpoint, request, references)
     assert (latents.tokens - expected_latents).abs().max().item() <= LATENTS
     assert np.abs(picture.pixels.astype(int) - expected.astype(int)).max() <= PIXELS
@@ -81,7 +81,7 @@ def test_image_to_image_resized_and_guided(z_base: Path, steps: int) -> None:
 def test_a_picture_gives_the_default_size(z_turbo: Path) -> None:
     """The oracle's own, when it is asked for none."""
     image = make_image(3, 100, 75)
-    size = read_recipe(z_turbo).edit_size([Size(100, 75)])
+    size = read_spec(z_turbo).edit_size([Size(100, 75)])
     reference = ZImageImg2ImgPipeline(**load_reference(z_turbo).components)
     assert size == Size(*reversed(reference.image_processor.preprocess(image).shape[-2:]))
 

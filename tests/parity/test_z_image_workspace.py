@@ -10,9 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightx2v.core import Conditioning, GenerateRequest, Size
-from lightx2v.models.zimage.autoencoder import ZImageAutoencoder
-from lightx2v.models.zimage.denoiser import ZImageDenoiser
-from lightx2v.models.zimage.encoder import ZImageTextEncoder
+from lightx2v.models.z_image.autoencoder import ZImageAutoencoder
+from lightx2v.models.z_image.denoiser import ZImageDenoiser
+from lightx2v.models.z_image.encoder import ZImageTextEncoder
+from lightx2v.models.z_image.spec import read_spec
 from lightx2v.weights.layout import reachable
 from tests.checkpoints.z_image import write_z_image_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
@@ -45,17 +46,17 @@ def captions(guidance: float) -> Conditioning:
     [(ZImageTextEncoder, TEXT_ENCODER), (ZImageDenoiser, TRANSFORMER), (ZImageAutoencoder, VAE)],
 )
 def test_reachable_weights(shapes: Path, part: Any, count: int) -> None:
-    component = part(shapes, torch.bfloat16)
+    component = part(shapes, torch.bfloat16, read_spec(shapes))
     states = dict(reachable(component))
     assert sum(state.nbytes for state in states.values()) == 2 * count
-    on_host = sum(states[name].nbytes for name in component.host_tensors)
+    on_host = sum(states[name].nbytes for name in component.weights.host_tensors)
     assert on_host == (2 * 151_936 * 2560 if part is ZImageTextEncoder else 0)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 4.0])
 @pytest.mark.parametrize("size", [LARGE, Size(528, 784)])
 def test_denoiser(shapes: Path, size: Size, guidance: float) -> None:
-    denoiser, request = ZImageDenoiser(shapes, torch.bfloat16), make_request(size, guidance=guidance)
+    denoiser, request = ZImageDenoiser(shapes, torch.bfloat16, read_spec(shapes)), make_request(size, guidance=guidance)
     with LiveBytes(denoiser) as meter:
         for _ in denoiser.steps(request, captions(guidance), (), META):
             pass
@@ -66,14 +67,14 @@ def test_denoiser(shapes: Path, size: Size, guidance: float) -> None:
 def test_operations_of_a_step(shapes: Path, guidance: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against PyTorch's own count, which leaves elementwise operations out as ours does."""
     monkeypatch.undo()
-    denoiser, request = ZImageDenoiser(shapes, torch.bfloat16), make_request(guidance=guidance)
+    denoiser, request = ZImageDenoiser(shapes, torch.bfloat16, read_spec(shapes)), make_request(guidance=guidance)
     with FlopCounterMode(display=False) as counter:
         next(denoiser.steps(request, captions(guidance), (), META))
     assert counter.get_total_flops() == pytest.approx(denoiser.flops(request), rel=0.02)
 
 
 def test_encoder(shapes: Path) -> None:
-    encoder = ZImageTextEncoder(shapes, torch.bfloat16)
+    encoder = ZImageTextEncoder(shapes, torch.bfloat16, read_spec(shapes))
     table = torch.empty(encoder.config.vocab_size, encoder.config.hidden_size, dtype=torch.bfloat16)
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     with LiveBytes(encoder) as meter:
@@ -86,7 +87,7 @@ def test_encoder(shapes: Path) -> None:
 @pytest.mark.parametrize("size", [LARGE, Size(512, 768)])
 def test_autoencoder(shapes: Path, dtype: torch.dtype, size: Size) -> None:
     """A reference is encoded at the request's size, whatever its own."""
-    autoencoder = ZImageAutoencoder(shapes, dtype)
+    autoencoder = ZImageAutoencoder(shapes, dtype, read_spec(shapes))
     with LiveBytes(autoencoder) as decoding:
         autoencoder.module.decode(torch.empty(1, 16, size.height // 8, size.width // 8, dtype=dtype, device=META))
     assert 1.1 * CUDNN * decoding.peak < autoencoder.workspace(make_request(size)) < 1.3 * CUDNN * decoding.peak

@@ -8,17 +8,20 @@ import torch
 from ray.serve.deployment import Application
 
 from deployments.app import compose
-from deployments.settings import parse_models
+from deployments.settings import parse_application
 from deployments.stage import StageServer
 
 
 class NeverReleases(StageServer):
     """Upstream's mistake: the transformer ignores the call to give way. The other stages obey."""
 
-    async def give_way(self, limit: int) -> int:
+    async def __init__(self, *args: Any) -> None:  # type: ignore[misc]
+        await super().__init__(*args)
         if self._stage.name == "denoise":
-            return int(self._stage.resident)
-        return await super().give_way(limit)
+            self._weights.drop = self._ignore  # type: ignore[method-assign]
+
+    async def _ignore(self, limit: int) -> int:
+        return int(self._stage.resident)
 
 
 class Traced(StageServer):
@@ -35,8 +38,8 @@ class Traced(StageServer):
 
 
 def traced(args: dict[str, Any]) -> Application:
-    return compose(parse_models(args), Traced)
+    return compose(parse_application(args), Traced)
 
 
 def never_releases(args: dict[str, Any]) -> Application:
-    return compose(parse_models(args), NeverReleases)
+    return compose(parse_application(args), NeverReleases)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import Run, parse
+from benchmarks.server import ROOT
 from lightx2v.weights.shared import used_by
 from tests.checkpoints.flux2 import write_klein
-from tests.server import ROOT
 
 
 @pytest.mark.timeout(600)

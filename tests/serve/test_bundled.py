@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.pictures import made, png
-from tests.server import Server, serve
+from benchmarks.pictures import made, png
+from benchmarks.server import Server, serve
 from training.gallery import LIST, drawn, fixed_list
 from training.judge import judge
 from training.tasks import Task

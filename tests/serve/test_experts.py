@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.pictures import asked, made
+from benchmarks.server import Server, serve, under
 from lightx2v.config import EngineSettings
 from lightx2v.core import STAGES, Size
 from lightx2v.pipeline import Pipeline
 from tests.checkpoints.wan import write_wan
-from tests.pictures import asked, made
 from tests.serve.test_seed_case import watching
-from tests.server import Server, serve, under
 
 PROMPT = "a red circle left of a blue square on white"
 SIZE = Size(48, 32)
@@ -40,8 +40,8 @@ def alone(experts: Path) -> Pipeline:
 def budget(alone: Pipeline) -> int:
     """Enough for any stage alone, whole and at work; too little for the two beside each other."""
     sizes = {size.stage: size for size in alone.sizes(replace(asked(PROMPT, SIZE, 0), guidance=4.0))}
-    budget = max(size.total + size.workspace for size in sizes.values()) + 200_000
-    assert budget < sizes["denoise"].total + sizes["refine"].total
+    budget = max(size.reachable + size.activation_bytes for size in sizes.values()) + 200_000
+    assert budget < sizes["denoise"].reachable + sizes["refine"].reachable
     return budget
 
 

@@ -12,15 +12,15 @@ import openai
 import pytest
 from PIL import Image
 
+from benchmarks.pictures import asked, noise, png
+from benchmarks.server import Server, serve
 from lightx2v.config import EngineSettings
 from lightx2v.core import Size, Video
 from lightx2v.media.video import encode_video
-from lightx2v.models.recipe import make_reference
-from lightx2v.models.wan.recipe import read_recipe
+from lightx2v.models.reference import make_reference
+from lightx2v.models.wan.spec import read_spec
 from lightx2v.pipeline import Pipeline
 from tests.checkpoints.wan import write_wan_clip, write_wan_i2v, write_wan_ti2v
-from tests.pictures import asked, noise, png
-from tests.server import Server, serve
 
 PROMPT = "a red circle left of a blue square"
 FIRST = noise(Size(120, 80))
@@ -62,7 +62,7 @@ def test_a_video_of_a_picture_is_what_the_engine_makes(videos: Any, folders: dic
         poll_interval_ms=50,
     )
     assert (video.status, video.size, video.error) == ("completed", str(SIZE), None)
-    reference = make_reference(Image.fromarray(FIRST.pixels), read_recipe(folders[model]))
+    reference = make_reference(Image.fromarray(FIRST.pixels), read_spec(folders[model]))
     request = asked(PROMPT, SIZE, 7, references=(reference.fitted.size,))
     request = replace(request, guidance=3.5, refine_guidance=3.5, frames=9)
     with closing(Pipeline(EngineSettings(model=str(folders[model]), dtype="float32", device="cpu"))) as pipeline:

@@ -11,10 +11,10 @@ import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from PIL import Image
 
+from benchmarks.pictures import asked, made, noise, png
+from benchmarks.server import Server
 from lightx2v.core import Reference, Size
 from lightx2v.pipeline import Pipeline
-from tests.pictures import asked, made, noise, png
-from tests.server import Server
 
 PROMPT = "a red circle left of a blue square on white"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.pictures import asked, made
+from benchmarks.server import Server
 from lightx2v.config import EngineSettings
 from lightx2v.core import Size
 from lightx2v.pipeline import Pipeline
-from tests.pictures import asked, made
-from tests.server import Server
 
 PROMPT = "a red circle"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.server import serve
+from benchmarks.server import serve
 
 
 def test_health_waits_for_the_first_pictures(checkpoint: Path) -> None:

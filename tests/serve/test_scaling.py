@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server import Server, serve
+from benchmarks.server import Server, serve
 
 SECONDS = 90.0
 

@@ -12,13 +12,13 @@ import httpx
 import openai
 import pytest
 
+from benchmarks.pictures import noise, png
+from benchmarks.server import Server, serve
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Size, Video
 from lightx2v.media.video import encode_video
 from lightx2v.pipeline import Pipeline
 from tests.checkpoints.wan import write_wan
-from tests.pictures import noise, png
-from tests.server import Server, serve
 
 PROMPT = "a red circle left of a blue square"
 SIZE = Size(64, 48)

@@ -28,8 +28,8 @@ def ledger_of(budget: int, *resting: tuple[Holder, int]) -> Ledger:
     return ledger
 
 
-def ask(ledger: Ledger, name: str, wants: Need, age: float = 0.0, deadline: float = FAR) -> str:
-    return ledger.request(name, wants, age, deadline, ledger.epoch)
+def ask(ledger: Ledger, name: str, wants: Need, admitted_at: float = 0.0, deadline: float = FAR) -> str:
+    return ledger.request(name, wants, admitted_at, deadline, ledger.epoch)
 
 
 def grant(ledger: Ledger, name: str, wants: Need) -> Lease:
@@ -40,7 +40,8 @@ def grant(ledger: Ledger, name: str, wants: Need) -> Lease:
     return event.lease
 
 
-def shrinks(events: list[Event]) -> list[tuple[str, int]]:
+def shrinks(ledger: Ledger, events: list[Event]) -> list[tuple[str, int]]:
+    """Who is to give way, and the bytes that each is to drop."""
     orders = [event for event in events if isinstance(event, Shrink)]
     assert len(orders) == len(events)
-    return [(order.holder, order.nbytes) for order in orders]
+    return [(order.holder, ledger.holders[order.holder].weights - order.weights) for order in orders]

@@ -12,13 +12,13 @@ import pytest
 
 from benchmarks import compute, splits
 from benchmarks.ask import Ask
-from benchmarks.card import Watch, contexts
 from benchmarks.gpu import parse
+from benchmarks.gpu_memory import Watch, contexts
 from benchmarks.load import Series, rate
+from benchmarks.pictures import noise
 from benchmarks.report import HEAD, sizes, summarise, summarise_rate, table
 from lightx2v.core import Size
 from lightx2v.residency.plan import StageSize
-from tests.pictures import noise
 
 GIB = 2**30
 SIZES = (
@@ -54,8 +54,8 @@ def test_arguments_that_are_none(wrong: list[str], capsys: pytest.CaptureFixture
 def test_a_grant_for_some_blocks_has_the_ring_of_the_others() -> None:
     assert splits.counts(32) == [32, 28, 24, 20, 16, 12, 8, 4, 0]
     all_of_it, half = (splits.grant_of(SIZES[1], blocks) for blocks in (4, 2))
-    assert (all_of_it.weights, all_of_it.workspace) == (4 * GIB, GIB)
-    assert (half.weights, half.workspace, half.keep) == (2 * GIB, 2 * GIB, 2 * GIB)
+    assert (all_of_it.weights, all_of_it.extra_bytes) == (4 * GIB, GIB)
+    assert (half.weights, half.extra_bytes, half.keep) == (2 * GIB, 2 * GIB, 2 * GIB)
 
 
 def test_sizes_come_back_from_json() -> None:
@@ -130,16 +130,16 @@ def test_the_driver_is_watched_and_its_failure_is_not_lost() -> None:
 
 
 def test_the_same_is_asked_of_both(checkpoint: Path) -> None:
-    from lightx2v.checkpoint import read_recipe
+    from lightx2v.checkpoint import read_spec
     from lightx2v.config import EngineSettings
 
-    recipe = read_recipe(EngineSettings(model=str(checkpoint), device="cpu"))
+    spec = read_spec(EngineSettings(model=str(checkpoint), device="cpu"))
     ask = Ask(Size(64, 64), steps=2, references=2)
-    request = ask.request(recipe, 7, ask.pictures(recipe))
+    request = ask.request(spec, 7, ask.pictures(spec))
     assert (request.steps, request.seed, request.references) == (2, 7, (Size(64, 64),) * 2)
-    assert request.guidance == recipe.guidance
-    assert request.prompt != ask.request(recipe, 8, ()).prompt
-    assert (ask.pictures(recipe)[0].fitted.pixels == noise(Size(64, 64), 0).pixels).all()
+    assert request.guidance == spec.guidance
+    assert request.prompt != ask.request(spec, 8, ()).prompt
+    assert (ask.pictures(spec)[0].fitted.pixels == noise(Size(64, 64), 0).pixels).all()
 
 
 def test_computation_is_measured_where_everything_stays(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ class Toy:
 
     @property
     def compute(self) -> dict[StageName, float]:
-        return {size.stage: float(len(size.units) * size.uses * self.block) for size in self.stages}
+        return {size.stage: float(len(size.units) * size.planned_passes * self.block) for size in self.stages}
 
     @property
     def bound(self) -> float:
@@ -59,9 +59,9 @@ def period(toy: Toy, around: int) -> tuple[list[int], list[int | None]]:
     rooms: list[int | None] = []
     for index in order:
         size = toy.stages[index]
-        for _ in range(size.uses):
+        for _ in range(size.planned_passes):
             blocks += range(first[index], first[index] + len(size.units))
-            rooms += [toy.budget - size.workspace, *[None] * (len(size.units) - 1)]
+            rooms += [toy.budget - size.activation_bytes, *[None] * (len(size.units) - 1)]
     return blocks, rooms
 
 
@@ -134,7 +134,7 @@ toys = st.builds(
 @given(toys, st.tuples(*[st.integers(0, 1)] * 3))
 @settings(max_examples=40)
 def test_no_schedule_beats_it(case: Toy, workspaces: tuple[int, ...]) -> None:
-    stages = tuple(replace(size, workspace=nbytes) for size, nbytes in zip(case.stages, workspaces, strict=True))
+    stages = tuple(replace(size, activation_bytes=nbytes) for size, nbytes in zip(case.stages, workspaces, strict=True))
     assume(case.budget - max(workspaces) >= 1)
     case = replace(case, stages=stages)
     assert case.bound <= shortest(case) + 1e-9

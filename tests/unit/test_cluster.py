@@ -18,7 +18,7 @@ import yaml
 with warnings.catch_warnings(action="ignore"):  # Ray's own models use what pydantic deprecates
     from ray.serve.schema import ServeDeploySchema
 
-    from deployments.settings import AppSettings
+    from deployments.settings import parse_application
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -49,7 +49,7 @@ def test_serve_and_the_application_take_the_config(config: dict[str, Any]) -> No
     (application,) = ServeDeploySchema.model_validate(config).applications
     module, _, builder = application.import_path.partition(":")
     assert callable(getattr(import_module(module), builder))
-    AppSettings.model_validate(application.args)
+    parse_application(application.args)
 
 
 def test_only_a_pod_listens_beyond_loopback() -> None:

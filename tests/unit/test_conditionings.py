@@ -6,14 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightx2v.stages.conditionings import Conditionings
+from lightx2v.stages.conditionings import ConditioningCache
 
 SIZES = {"a": 1, "b": 2, "c": 3, "d": 9}
 
 
 @given(st.lists(st.sampled_from(sorted(SIZES))), st.integers(0, 8))
 def test_the_latest_are_known_as_far_as_they_fit(prompts: list[str], limit: int) -> None:
-    known, latest = Conditionings(limit), list[str]()
+    known, latest = ConditioningCache(limit), list[str]()
     for prompt in prompts:
         made = torch.full((SIZES[prompt],), ord(prompt), dtype=torch.uint8)
         found = known.find(prompt)

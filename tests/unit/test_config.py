@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from deployments.settings import AppSettings, Fractions, parse_models
+from deployments.settings import AppSettings, Fractions, parse_application
 from lightx2v.config import BUNDLED_MODEL, ENVIRONMENT, EngineSettings, did_you_mean, parse_bytes, parse_settings
 from lightx2v.core import STAGES, Policy, StageName
 from lightx2v.errors import InvalidSettings
@@ -316,18 +316,18 @@ def described(text: str) -> dict[str, Any]:
 def test_the_configurations_validate_also_with_their_comments_switched_on(path: Path) -> None:
     text = path.read_text()
     (application,) = yaml.safe_load(text)["applications"]
-    models = parse_models(application["args"])
+    models = parse_application(application["args"]).models
     offered = described(text)
     assert offered.keys() > application["args"].keys() - {"models"}
     assert offered["gpu_budget"] == "24GiB"
-    parse_settings(AppSettings, offered)
+    parse_application(offered)
     assert {settings.policy for settings in models} == {"auto"}
 
 
 def test_each_model_is_set_over_what_holds_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHTX2V_MODEL", "owner/other")
     entries = [{"model": "owner/one", "max_queue": 2}, {"model": "owner/two"}]
-    one, two = parse_models({"models": entries, "max_queue": 5, "gpu_budget": "1GiB"})
+    one, two = parse_application({"models": entries, "max_queue": 5, "gpu_budget": "1GiB"}).models
     assert (one.model_id, one.max_queue, one.gpu_budget) == ("one", 2, 1 << 30)
     assert (two.model_id, two.max_queue, two.gpu_budget) == ("two", 5, 1 << 30)
 
@@ -335,12 +335,45 @@ def test_each_model_is_set_over_what_holds_for_all(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("models", [[], {}, "owner/one", ["owner/one"], None])
 def test_a_list_of_models_that_is_none_is_refused(models: object) -> None:
     with pytest.raises(InvalidSettings, match="models: write a list"):
-        parse_models({"models": models})
+        parse_application({"models": models})
 
 
 def test_two_models_of_one_name_are_refused() -> None:
     with pytest.raises(InvalidSettings, match="two are called 'klein'"):
-        parse_models({"models": [{"model": "one/klein"}, {"model": "two/klein"}]})
+        parse_application({"models": [{"model": "one/klein"}, {"model": "two/klein"}]})
+
+
+def test_what_is_of_the_application_and_not_of_a_model() -> None:
+    server = {"allowed_hosts": ["gpu.lan"], "allowed_origins": ["https://gpu.lan"], "max_upload_bytes": "64MiB"}
+    models = [{"model": "one/klein", "max_queue": 2}, {"model": "one/dev", "request_timeout_seconds": 900}]
+    application = parse_application({"server": server, "models": models, "max_queue": 5})
+    assert application.server.allowed_hosts == ("gpu.lan",)
+    assert application.server.max_upload_bytes == 64 << 20
+    assert (application.max_queue, application.request_timeout_seconds) == (7, 900)
+    assert parse_application({"server": server}).server == application.server
+    assert parse_application({}).server.allowed_hosts == ()
+
+
+@pytest.mark.parametrize(
+    ("server", "complaint"),
+    [
+        ({"allowed_host": ["gpu.lan"]}, "did you mean 'allowed_hosts'?"),
+        ({"allowed_hosts": ["http://gpu.lan"]}, "'http://gpu.lan' is not a host's name"),
+        ({"allowed_hosts": ["gpu.lan:8000"]}, "without scheme and port"),
+        ({"allowed_origins": ["gpu.lan"]}, "write for example https://example.com"),
+        ({"allowed_origins": ["https://gpu.lan/"]}, "is not an origin"),
+        ({"allowed_origins": ["*"]}, "is not an origin"),
+        ({"max_references": 0}, "server.max_references: "),
+        ({"max_json_bytes": 10}, "server.max_json_bytes: "),
+        ({"max_upload_bytes": "much"}, "server.max_upload_bytes: "),
+        ("loopback", "server: "),
+    ],
+)
+def test_server_settings_that_cannot_be(server: object, complaint: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        parse_application({"server": server})
+    assert str(caught.value).startswith("server")
+    assert complaint in str(caught.value)
 
 
 def test_the_example_of_loras() -> None:

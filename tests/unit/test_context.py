@@ -7,7 +7,7 @@ import os
 import pytest
 
 from deployments import context as module
-from deployments.context import GRAIN, LATER_GROWTH, Context
+from deployments.context import GRAIN, LATER_GROWTH, ProcessMemory
 
 WEIGHTS = 1 << 30
 
@@ -28,7 +28,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
 
 
 def test_it_is_the_most_that_was_ever_seen_beside_weights(driver: Driver) -> None:
-    context = Context("card")
+    context = ProcessMemory("card")
     for beside, expected in ((3 * GRAIN, 3), (3 * GRAIN + 1, 4), (2 * GRAIN, 4), (5 * GRAIN, 5)):
         driver.held = {os.getpid(): WEIGHTS + beside, 1: 7}
         assert context.at_rest(WEIGHTS) == expected * GRAIN + LATER_GROWTH
@@ -36,4 +36,4 @@ def test_it_is_the_most_that_was_ever_seen_beside_weights(driver: Driver) -> Non
 
 def test_nothing_is_known_where_the_driver_lists_other_pids(driver: Driver) -> None:
     driver.held = {1: WEIGHTS}
-    assert Context("card").at_rest(WEIGHTS) is None
+    assert ProcessMemory("card").at_rest(WEIGHTS) is None

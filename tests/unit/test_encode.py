@@ -12,8 +12,9 @@ import torch
 
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Picture, Size
+from lightx2v.residency.lease import Grant
 from lightx2v.stages.encode import EncodeStage
-from lightx2v.stages.stage import Grant
+from lightx2v.stages.run import Control, StageInputs
 from lightx2v.weights.device import CpuDevice
 from tests.unit.toy import REQUEST, WIDTH, Toy, write_toy
 
@@ -46,14 +47,14 @@ def stage(tmp_path: Path) -> EncodeStage:
 def make(stage: EncodeStage, prompt: str) -> int:
     """Bytes that are moved where every block is streamed."""
     before = stage.device.h2d_bytes
-    grant = Grant(stage.rest, stage.slot, stage.rest)
-    stage.perform(grant, stage.run, replace(REQUEST, prompt=prompt), (), lambda: False)
+    grant = Grant(stage.rest, 0, stage.slot_bytes, stage.rest)
+    stage.perform(grant, stage.run, replace(REQUEST, prompt=prompt), StageInputs(), Control())
     return stage.device.h2d_bytes - before
 
 
 def test_a_prompt_that_is_known_moves_nothing(stage: EncodeStage) -> None:
     streamed = stage.reachable - stage.rest
-    assert stage.uses(REQUEST) == 1, "after others like it"
+    assert stage.planned_passes(REQUEST) == 1, "after others like it"
     assert make(stage, "a cat") == stage.rest + 2 * streamed
     assert make(stage, "a dog") == streamed, "the negative prompt is known"
     known = replace(REQUEST, prompt="a dog")
@@ -65,6 +66,6 @@ def test_what_depends_on_pictures_is_made_anew(stage: EncodeStage) -> None:
     stage.component.sees = True
     make(stage, REQUEST.prompt)
     seen = replace(REQUEST, references=(Size(64, 64),))
-    assert (stage.passes(seen), stage.uses(seen)) == (2, 2)
+    assert (stage.passes(seen), stage.planned_passes(seen)) == (2, 2)
     assert stage.recall(seen) is None
     assert stage.recall(REQUEST) is not None

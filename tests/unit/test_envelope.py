@@ -18,9 +18,9 @@ from lightx2v import errors
 from lightx2v.core import Size
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
-from lightx2v.models.flux2.recipe import Flux2Recipe
+from lightx2v.models.flux2.spec import Flux2Spec
 
-TINY = Flux2Recipe(distilled=True, size=Size(64, 48), steps=4, guidance=1.0, multiple=16)
+TINY = Flux2Spec(distilled=True, size=Size(64, 48), steps=4, guidance=1.0, multiple=16)
 TWO = {"prompt": "a cat", "n": "2", "seed": "5"}
 
 

@@ -116,13 +116,20 @@ def load(root: Path, toy: Toy, *, lazy: bool = False) -> WeightResidency:
 
 
 def test_which_layers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Toy, "host_tensors", frozenset({"table.weight", "blocks.1.0.weight"}))
-    monkeypatch.setattr(Toy, "precise", frozenset({"blocks.2.0.weight"}))
+    on_host, precise = frozenset({"table.weight", "blocks.1.0.weight"}), frozenset({"blocks.2.0.weight"})
+    monkeypatch.setattr(Toy, "kept", {"host_tensors": on_host, "precise": precise})
     toy = keep_in_fp8(Toy())
     kept = {name for name, layer in toy.module.named_modules() if isinstance(layer, Fp8Linear)}
-    assert kept == toy.fp8_layers == {"blocks.0.0", "blocks.3.0"}
-    assert keep_in_fp8(Toy(width=24)).fp8_layers == frozenset()
-    assert Toy().fp8_layers == frozenset(), "a component of its own"
+    assert kept == toy.weights.fp8_layers == {"blocks.0.0", "blocks.3.0"}
+    assert keep_in_fp8(Toy(width=24)).weights.fp8_layers == frozenset()
+    assert Toy().weights.fp8_layers == frozenset(), "a component of its own"
+
+
+def test_a_component_in_fp8_says_itself_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Toy, "operations", lambda toy, request: 7e9)
+    plain, kept = Toy(), keep_in_fp8(Toy())
+    assert kept.workspace(REQUEST) == int(1.1 * plain.workspace(REQUEST))
+    assert (plain.flops(REQUEST), kept.flops(REQUEST)) == (7e9, 7e9 / 1.4)
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -134,7 +141,7 @@ def test_weights_are_kept_as_numbers_and_scales(tmp_path: Path, stored: torch.dt
     residence.place(residence.reachable)
     held = toy.module.state_dict()
     assert held.keys() - state.keys() == {f"blocks.{index}.0.scale" for index in range(4)}
-    for path in toy.fp8_layers:
+    for path in toy.weights.fp8_layers:
         codes, scales = by_rows(state[f"{path}.weight"])
         assert torch.equal(held.pop(f"{path}.weight").view(torch.float8_e4m3fn).float(), codes)
         assert torch.equal(held.pop(f"{path}.scale"), scales)

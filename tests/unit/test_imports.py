@@ -128,9 +128,9 @@ def test_only_deployments_imports_ray() -> None:
     assert "deployments" in importers
 
 
-def test_only_tests_and_benchmarks_import_from_tests() -> None:
+def test_only_tests_import_from_tests() -> None:
     importers = {module.partition(".")[0] for module, target in imported(*PACKAGES) if within(target, "tests")}
-    assert importers <= {"tests", "benchmarks"}
+    assert importers == {"tests"}
 
 
 def test_nothing_that_is_installed_imports_what_is_not() -> None:

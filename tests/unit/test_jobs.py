@@ -11,7 +11,7 @@ import pytest
 from deployments import jobs as module
 from deployments.jobs import KEEP_SECONDS, Job, Jobs
 from deployments.video_schema import video_body
-from lightx2v.core import Clip, GenerateRequest, Progress, Size
+from lightx2v.core import GenerateRequest, Progress, Size, VideoSpec
 from lightx2v.errors import DeadlineExceeded, LightError, VideoNotFound, VideoNotReady
 
 LONG_SECONDS = 60.0
@@ -44,7 +44,7 @@ def start(jobs: Jobs, result: asyncio.Future[bytes]) -> Job:
     async def work() -> bytes:
         return await result
 
-    return jobs.start("wan", REQUEST, Clip(9, 4, 16), work())
+    return jobs.start("wan", REQUEST, VideoSpec(9, 4, 16), work())
 
 
 def begin(jobs: Jobs) -> tuple[Job, asyncio.Future[bytes]]:
@@ -72,7 +72,7 @@ async def test_what_a_failed_job_had_is_let_go(jobs: Jobs, cancelled: bool) -> N
         await asyncio.sleep(LONG_SECONDS if cancelled else 0)
         raise DeadlineExceeded(f"no file of {pictures}")
 
-    job = jobs.start("wan", REQUEST, Clip(9, 4, 16), work(pictures))
+    job = jobs.start("wan", REQUEST, VideoSpec(9, 4, 16), work(pictures))
     del pictures
     await started.wait()
     await (jobs.cancel(job) if cancelled else asyncio.wait([job.task]))

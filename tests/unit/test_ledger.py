@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
-from lightx2v.residency.lease import Event, Granted, Refused, Shrink
+from lightx2v.residency.lease import Event, Fetch, Granted, Refused, Shrink, Wish
 from lightx2v.residency.ledger import IntegrityError, Ledger
 from tests.unit.ledgers import FAR, ask, grant, holder, ledger_of, need, shrinks
 
@@ -21,7 +21,7 @@ def refusal(events: list[Event]) -> OutOfMemory | DeadlineExceeded:
 def test_a_lease_holds_weights_and_workspace_and_rest_keeps_weights() -> None:
     ledger = ledger_of(100, (holder("a", context=5), 0))
     lease = grant(ledger, "a", need(60, workspace=20, keep=40))
-    assert (lease.weights, lease.workspace, lease.keep) == (60, 20, 40)
+    assert (lease.weights, lease.extra_bytes, lease.keep) == (60, 20, 40)
     assert (ledger.granted, ledger.free, ledger.holders["a"].active) == (85, 15, True)
     ledger.release(lease.id, 40, "e1")
     assert (ledger.granted, ledger.free, ledger.holders["a"].active) == (45, 55, False)
@@ -40,8 +40,8 @@ def test_released_twice_counts_once() -> None:
 def test_oldest_first_and_none_overtakes() -> None:
     ledger = ledger_of(100, (holder("a"), 0), (holder("b"), 0), (holder("c"), 0))
     running = grant(ledger, "a", need(50, workspace=10))
-    small = ask(ledger, "b", need(10), age=2.0)
-    large = ask(ledger, "c", need(90), age=1.0)
+    small = ask(ledger, "b", need(10), admitted_at=2.0)
+    large = ask(ledger, "c", need(90), admitted_at=1.0)
     assert ledger.advance(0.0) == []
     assert ledger.waiting == 2
     ledger.release(running.id, 0, "e1")
@@ -68,22 +68,22 @@ def test_what_running_leases_keep_is_not_expected_back() -> None:
     ledger = ledger_of(100, (holder("a"), 0), (holder("b"), 0), (holder("idle"), 20))
     grant(ledger, "a", need(60, workspace=10, keep=50))
     ask(ledger, "b", need(50))
-    assert shrinks(ledger.advance(0.0)) == [("idle", 20)], "20 come back, 10 are free"
+    assert shrinks(ledger, ledger.advance(0.0)) == [("idle", 20)], "20 come back, 10 are free"
 
 
 def test_the_dead_are_not_asked() -> None:
     ledger = ledger_of(100, (holder("a"), 0), (holder("b"), 40), (holder("idle"), 40))
     ledger.dead("b")
     ask(ledger, "a", need(60))
-    assert shrinks(ledger.advance(0.0)) == [("idle", 40)]
+    assert shrinks(ledger, ledger.advance(0.0)) == [("idle", 40)]
 
 
 def test_asks_only_for_what_is_needed_and_only_once() -> None:
     ledger = ledger_of(100, (holder("a"), 0), (holder("idle"), 80))
     ask(ledger, "a", need(50))
-    assert shrinks(ledger.advance(0.0)) == [("idle", 30)]
+    assert shrinks(ledger, ledger.advance(0.0)) == [("idle", 30)]
     assert ledger.advance(1.0) == []
-    ledger.shrunk("idle", 45, "e1")
+    ledger.resized("idle", 45, "e1")
     (event,) = ledger.advance(2.0)
     assert isinstance(event, Granted)
     assert (ledger.shrinks_total, ledger.evictions_total, ledger.free) == (1, 0, 5)
@@ -94,27 +94,27 @@ def test_bytes_are_free_only_once_reported() -> None:
     ask(ledger, "a", need(50))
     ledger.advance(0.0)
     assert ledger.granted == 80
-    ledger.shrunk("idle", 0, "e1")
+    ledger.resized("idle", 0, "e1")
     assert (ledger.granted, ledger.evictions_total) == (0, 1)
 
 
 def test_streams_only_what_does_not_fit_with_all_others_at_zero() -> None:
     ledger = ledger_of(100, (holder("a", context=5), 0), (holder("b", context=5), 50))
     ask(ledger, "a", need(100, workspace=10, floor=20, slot=7))
-    assert shrinks(ledger.advance(0.0)) == [("b", 50)]
-    ledger.shrunk("b", 0, "e1")
+    assert shrinks(ledger, ledger.advance(0.0)) == [("b", 50)]
+    ledger.resized("b", 0, "e1")
     (event,) = ledger.advance(0.0)
     assert isinstance(event, Granted)
-    assert (event.lease.weights, event.lease.workspace) == (73, 17)
+    assert (event.lease.weights, event.lease.extra_bytes) == (73, 17)
     assert ledger.free == 0
 
 
 def test_a_grant_below_what_is_held_waits_for_the_surplus_to_go() -> None:
     ledger = ledger_of(100, (holder("a"), 95))
     ask(ledger, "a", need(95, workspace=20, floor=10, slot=5))
-    assert shrinks(ledger.advance(0.0)) == [("a", 20)]
+    assert shrinks(ledger, ledger.advance(0.0)) == [("a", 20)]
     assert ledger.advance(1.0) == []
-    ledger.shrunk("a", 70, "e1")
+    ledger.resized("a", 70, "e1")
     (event,) = ledger.advance(2.0)
     assert isinstance(event, Granted)
     assert (event.lease.weights, ledger.free) == (75, 0)
@@ -123,8 +123,8 @@ def test_a_grant_below_what_is_held_waits_for_the_surplus_to_go() -> None:
 def test_who_wants_less_than_it_holds_gives_the_difference_back_first() -> None:
     ledger = ledger_of(100, (holder("a"), 50))
     ask(ledger, "a", need(30))
-    assert shrinks(ledger.advance(0.0)) == [("a", 20)]
-    ledger.shrunk("a", 30, "e1")
+    assert shrinks(ledger, ledger.advance(0.0)) == [("a", 20)]
+    ledger.resized("a", 30, "e1")
     assert isinstance(ledger.advance(0.0)[0], Granted)
 
 
@@ -135,7 +135,7 @@ def test_who_is_giving_way_is_not_granted_before_it_has() -> None:
     ledger.cancel(ticket, "e1")
     ask(ledger, "b", need(80))
     assert ledger.advance(1.0) == []
-    ledger.shrunk("b", 50, "e1")
+    ledger.resized("b", 50, "e1")
     assert isinstance(ledger.advance(1.0)[0], Granted)
 
 
@@ -164,8 +164,8 @@ def test_nothing_is_granted_while_a_smaller_budget_is_exceeded() -> None:
     ledger = ledger_of(100, (holder("a"), 10), (holder("b"), 50))
     ledger.resize(40)
     ask(ledger, "a", need(10))
-    assert shrinks(ledger.advance(0.0)) == [("b", 20)]
-    ledger.shrunk("b", 30, "e1")
+    assert shrinks(ledger, ledger.advance(0.0)) == [("b", 20)]
+    ledger.resized("b", 30, "e1")
     assert isinstance(ledger.advance(0.0)[0], Granted)
 
 
@@ -191,15 +191,15 @@ def test_who_can_stream_does_beside_who_ignores_an_order() -> None:
     ledger.advance(0.0)
     (event,) = ledger.advance(10.0)
     assert isinstance(event, Granted)
-    assert (event.lease.weights, event.lease.workspace) == (15, 5)
+    assert (event.lease.weights, event.lease.extra_bytes) == (15, 5)
 
 
 def test_others_give_way_for_who_ignores_an_order() -> None:
     ledger = ledger_of(100, (holder("a"), 0), (holder("deaf", "encode"), 50), (holder("good", "decode"), 50))
     ask(ledger, "a", need(30))
-    assert shrinks(ledger.advance(0.0)) == [("deaf", 30)]
-    assert shrinks(ledger.advance(10.0)) == [("good", 30)]
-    ledger.shrunk("good", 20, "e1")
+    assert shrinks(ledger, ledger.advance(0.0)) == [("deaf", 30)]
+    assert shrinks(ledger, ledger.advance(10.0)) == [("good", 30)]
+    ledger.resized("good", 20, "e1")
     assert isinstance(ledger.advance(10.0)[0], Granted)
 
 
@@ -210,16 +210,31 @@ def test_a_late_answer_and_a_new_request_both_rehabilitate() -> None:
     assert isinstance(order, Shrink)
     ledger.advance(10.0)
     grant(ledger, "slow", need(80))
-    ledger.shrunk("slow", 50, "e1", order.order)
-    ledger.shrunk("slow", 50, "e1")
+    ledger.resized("slow", 50, "e1", order.id)
+    ledger.resized("slow", 50, "e1")
     assert ledger.holders["slow"].weights == 80, "its order has lapsed, and it runs with what it was granted"
+
+
+def test_who_never_answered_a_fetch_runs_all_the_same() -> None:
+    ledger = ledger_of(100, (holder("a"), 0), (holder("b", "decode"), 0))
+    grant(ledger, "a", need(40))
+    ledger.expect("b", Wish(50, 0, 50))
+    (order,) = ledger.advance(0.0)
+    assert isinstance(order, Fetch)
+    assert ledger.advance(20.0) == []
+    ticket = ask(ledger, "b", need(60))
+    (event,) = ledger.advance(20.0)
+    assert isinstance(event, Granted)
+    assert event.ticket == ticket
+    ledger.resized("b", 50, "e1", order.id)
+    assert ledger.holders["b"].weights == 60, "its order has lapsed"
 
 
 def test_a_partial_answer_leaves_the_order_open() -> None:
     ledger = ledger_of(100, (holder("a"), 0), (holder("idle"), 80))
     ask(ledger, "a", need(50))
     ledger.advance(0.0)
-    ledger.shrunk("idle", 70, "e1")
+    ledger.resized("idle", 70, "e1")
     assert (ledger.advance(1.0), ledger.shrinks_total, ledger.granted) == ([], 0, 70)
     assert "holds 70" in str(refusal(ledger.advance(10.0)))
 
@@ -251,7 +266,7 @@ def test_beside_the_dead_a_stage_that_can_streams() -> None:
     ledger = ledger_of(100, (holder("a"), 0), (holder("b"), 70))
     ledger.dead("b")
     lease = grant(ledger, "a", need(50, floor=10, slot=5))
-    assert (lease.weights, lease.workspace) == (25, 5)
+    assert (lease.weights, lease.extra_bytes) == (25, 5)
 
 
 def test_cancel_waiting_and_granted() -> None:
@@ -287,7 +302,7 @@ def test_a_new_epoch_opens_late_and_learns_what_is_held() -> None:
     [
         lambda ledger, epoch: ledger.request("a", need(1), 0.0, FAR, epoch),
         lambda ledger, epoch: ledger.release("e1:1", 0, epoch),
-        lambda ledger, epoch: ledger.shrunk("a", 0, epoch),
+        lambda ledger, epoch: ledger.resized("a", 0, epoch),
         lambda ledger, epoch: ledger.cancel("e1:1", epoch),
     ],
 )
@@ -312,7 +327,7 @@ def test_holding_more_than_granted_is_counted_and_reported() -> None:
     with pytest.raises(IntegrityError, match="holds 50"):
         ledger.release(lease.id, 50, "e1")
     with pytest.raises(IntegrityError, match="holds 60"):
-        ledger.shrunk("b", 60, "e1")
+        ledger.resized("b", 60, "e1")
     assert ledger.granted == 110
     with pytest.raises(IntegrityError, match="110 bytes"):
         ledger.check()

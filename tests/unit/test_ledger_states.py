@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from lightx2v.core import STAGES, StageName
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
 from lightx2v.residency.account import Account
-from lightx2v.residency.lease import Event, Fetch, Granted, Holder, Lease, Need, Shrink, Wish
+from lightx2v.residency.lease import Command, Event, Fetch, Granted, Holder, Lease, Need, Shrink, Wish
 from lightx2v.residency.ledger import Ledger
 
 
@@ -26,12 +26,12 @@ class Process:
     lease: Lease | None = None
     ticket: str | None = None
     wants: Need | None = None
-    order: Shrink | Fetch | None = None
+    order: Command | None = None
     alive: bool = True
 
     @property
     def nbytes(self) -> int:
-        return self.holder.context + self.weights + (self.lease.workspace if self.lease else 0)
+        return self.holder.context + self.weights + (self.lease.extra_bytes if self.lease else 0)
 
     def idle(self) -> bool:
         return self.alive and self.lease is None
@@ -128,26 +128,30 @@ class Card(RuleBasedStateMachine):
             assert process.weights <= event.lease.weights
             assert wants.floor <= event.lease.weights <= wants.weights
             streams = event.lease.weights < process.holder.reachable
-            assert event.lease.workspace == wants.workspace + (wants.slot if streams else 0)
+            assert event.lease.extra_bytes == wants.activation_bytes + (wants.slot_bytes if streams else 0)
             process.weights, process.lease = event.lease.weights, event.lease
+            if isinstance(process.order, Fetch):
+                process.order = None  # it has fetched before it runs: one thing at a time
         elif isinstance(event.error, DeadlineExceeded):
             assert waiter.deadline <= self.now
         else:
             self.refused(wants, process)
 
-    def order(self, event: Shrink | Fetch) -> None:
+    def order(self, event: Command) -> None:
         process = next(process for process in self.processes if process.holder.id == event.holder)
         account = self.ledger.holders[event.holder]
         assert process.alive
         assert process.lease is None
         if isinstance(event, Shrink):
-            assert 0 < event.nbytes <= account.weights
+            assert 0 <= event.weights < account.weights
         else:
             assert not self.waiters
             assert account.wish is not None
             assert process.weights < event.weights <= account.wish.weights
             returning = sum(ahead(other) for other in self.ledger.holders.values() if other is not account)
-            assert self.ledger.free + returning >= account.wish.beside, "its run is not to wait for what it fetched"
+            assert self.ledger.free + returning >= account.wish.extra_bytes, (
+                "its run is not to wait for what it fetched"
+            )
         process.order = event
 
     def refused(self, wants: Need, process: Process) -> None:
@@ -178,15 +182,17 @@ class Card(RuleBasedStateMachine):
         weights = data.draw(st.sampled_from([reachable, reachable // 2]) | st.integers(0, reachable))
         part = st.sampled_from([0, weights]) | st.integers(0, weights)
         wants = Need(weights, data.draw(part), data.draw(st.integers(0, 20)), data.draw(part), data.draw(part))
-        age, deadline = data.draw(st.integers(0, 5)), self.now + data.draw(st.integers(1, 40))
+        admitted_at, deadline = data.draw(st.integers(0, 5)), self.now + data.draw(st.integers(1, 40))
         try:
-            process.ticket = self.ledger.request(process.holder.id, wants, float(age), deadline, self.ledger.epoch)
+            process.ticket = self.ledger.request(
+                process.holder.id, wants, float(admitted_at), deadline, self.ledger.epoch
+            )
         except OutOfMemory:
             self.refused(wants, process)
             return
         process.wants = wants
         self.serial += 1
-        self.waiters[process.ticket] = Waiter(process, (age, self.serial), deadline)
+        self.waiters[process.ticket] = Waiter(process, (admitted_at, self.serial), deadline)
 
     @on(Process.running)
     def finish(self, process: Process, data: st.DataObject) -> None:
@@ -204,14 +210,31 @@ class Card(RuleBasedStateMachine):
         self.answer(process, data.draw(st.integers(0, 10)))
 
     def answer(self, process: Process, more: int) -> None:
-        """It drops or fetches what it was asked, less `more` to make whole units. Once it runs again, nothing."""
-        order, process.order = process.order, None
+        order = self.carry_out(process, more)
+        process.order = None
+        self.ledger.resized(process.holder.id, process.weights, self.ledger.epoch, order.id)
+
+    def carry_out(self, process: Process, more: int) -> Command:
+        """It drops or fetches what it was told, less `more` to make whole units. Once it runs again, nothing."""
+        order = process.order
         assert order is not None
         if isinstance(order, Fetch):
             process.weights = max(process.weights, order.weights - more)
         elif process.lease is None:
-            process.weights = max(0, process.weights - order.nbytes - more)
-        self.ledger.shrunk(process.holder.id, process.weights, self.ledger.epoch, order.order)
+            process.weights = max(0, min(process.weights, order.weights) - more)
+        return order
+
+    @on(Process.ordered)
+    def lose(self, process: Process, data: st.DataObject) -> None:
+        """The reply with its command is lost; or it has carried it out, and its answer is lost."""
+        if data.draw(st.booleans()):
+            self.carry_out(process, 0)
+        process.order = None
+
+    @on(Process.idle)
+    def ask_again(self, process: Process, data: st.DataObject) -> None:
+        """It gets the command that it has not answered."""
+        process.order = self.ledger.holders[process.holder.id].command
 
     @on(lambda process: process.alive)
     def wish(self, process: Process, data: st.DataObject) -> None:
@@ -227,7 +250,7 @@ class Card(RuleBasedStateMachine):
     @on(Process.idle)
     def drop_unasked(self, process: Process, data: st.DataObject) -> None:
         process.weights = data.draw(st.integers(0, process.weights))
-        self.ledger.shrunk(process.holder.id, process.weights, self.ledger.epoch)
+        self.ledger.resized(process.holder.id, process.weights, self.ledger.epoch)
 
     @on(Process.waiting)
     def go_away(self, process: Process, data: st.DataObject) -> None:
@@ -324,7 +347,8 @@ class Card(RuleBasedStateMachine):
             self.bury(process)
         elif process.lease is not None:
             self.end_run(process, 0)
-        elif process.order is not None:
+        elif (command := self.ledger.holders[process.holder.id].command) is not None:
+            process.order = command
             self.answer(process, 0)
 
 

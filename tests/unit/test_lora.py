@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from lightx2v.errors import InvalidCheckpoint, InvalidRequest, InvalidSettings
 from lightx2v.limits import Limits
 from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import CpuDevice
+from lightx2v.weights.layout import same_name
 from lightx2v.weights.lora import read_lora
 from lightx2v.weights.lora_scale import lora_scale, read_configuration
 from tests.checkpoints.lora import Tensors, write
@@ -35,14 +37,11 @@ class Named(Toy):
     """Its checkpoint calls the layers as the module does; two of them are one to others."""
 
     aliases: Mapping[str, tuple[str, ...]] = {"pair.0": ("blocks.0.0", "blocks.1.0"), "gone": ("blocks.9.0",)}
-
-    def source(self, name: str) -> str:
-        return name
+    kept: ClassVar[dict[str, Any]] = {"source": same_name}
 
 
 class Renamed(Named):
-    def source(self, name: str) -> str:
-        return f"model.{name}"
+    kept: ClassVar[dict[str, Any]] = {}
 
 
 def scales(file: Path) -> dict[str, float]:
@@ -240,7 +239,7 @@ def test_more_tokens_than_are_multiplied_at_a_time(tmp_path: Path, monkeypatch: 
 
 def test_a_layer_that_is_precise_is_added_to_precisely(tmp_path: Path) -> None:
     toy = Named(dtype=torch.bfloat16)
-    toy.precise = frozenset({"entry.weight", "entry.bias"})
+    toy.weights = replace(toy.weights, precise=frozenset({"entry.weight", "entry.bias"}))
     tensors = GOOD | {"blocks.0.0.lora_A.weight": DOWN, "blocks.0.0.lora_B.weight": UP}
     unit = read_lora(write(tmp_path / "a.safetensors", tensors), toy).unit
     assert {entry.name.split(".")[0]: entry.dtype for entry in unit.entries} == {
@@ -251,7 +250,7 @@ def test_a_layer_that_is_precise_is_added_to_precisely(tmp_path: Path) -> None:
 
 def test_a_layer_on_the_host_is_named(tmp_path: Path) -> None:
     toy = Named()
-    toy.host_tensors = frozenset({"entry.weight"})
+    toy.weights = replace(toy.weights, host_tensors=frozenset({"entry.weight"}))
     with pytest.raises(InvalidCheckpoint, match=r"entry\.lora_A\.weight belongs to a layer that stays on the host"):
         read_lora(write(tmp_path / "a.safetensors", GOOD), toy)
 

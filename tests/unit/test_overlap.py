@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from lightx2v.stages.stage import HIDDEN
+from lightx2v.stages.stage import OVERLAP_SHARE
 from lightx2v.weights.device import CpuDevice, Moment
 from lightx2v.weights.layout import Unit
 from lightx2v.weights.residency_order import residency_order
@@ -84,7 +84,7 @@ def test_what_a_plan_takes_for_hidden_is(blocks: list[list[int]], step: float, m
     order = residency_order([unit.nbytes for unit in memory.units])
     for resident in range(len(blocks)):
         streamed = [memory.units[index] for index in order[resident:]]
-        if sum(unit.nbytes for unit in streamed) <= HIDDEN * step * LINK:
+        if sum(unit.nbytes for unit in streamed) <= OVERLAP_SHARE * step * LINK:
             taken = seconds(memory, {unit.name for unit in streamed}, step)
             assert taken <= most * STEPS * step, f"{resident} resident"
 

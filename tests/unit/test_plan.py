@@ -17,11 +17,11 @@ from lightx2v.residency.plan import (
     Shares,
     StageSize,
     exposed,
+    grant,
+    max_replicas,
     model,
     moved,
     plan,
-    room,
-    running,
     shares,
     streamed,
     whole,
@@ -55,9 +55,9 @@ def shares_of(size: StageSize) -> Iterator[Share]:
 
 def fits(stages: tuple[StageSize, ...], shares: tuple[Share, ...], budget: int) -> bool:
     for runner, share in zip(stages, shares, strict=True):
-        slot = runner.slot if share.placed < runner.total else 0
+        slot = runner.slot_bytes if share.placed < runner.reachable else 0
         others = sum(other.resident for other in shares if other.stage != runner.stage)
-        if share.placed + runner.workspace + slot + others > budget:
+        if share.placed + runner.activation_bytes + slot + others > budget:
             return False
     return True
 
@@ -70,9 +70,9 @@ def total(stages: tuple[StageSize, ...], shares: tuple[Share, ...]) -> Cost:
     longer, and the computation is not waiting. And bytes moved."""
     waited = sent = 0
     for size, share in zip(stages, shares, strict=True):
-        for use in range(size.uses):
-            copies = size.total - (share.placed if use else share.resident)
-            waited += max(copies, size.behind) - size.behind
+        for use in range(size.planned_passes):
+            copies = size.reachable - (share.placed if use else share.resident)
+            waited += max(copies, size.overlap_bytes) - size.overlap_bytes
             sent += copies
     return waited, sent
 
@@ -114,7 +114,7 @@ def test_a_larger_budget_is_never_worse(stages: tuple[StageSize, ...], budget: i
 
 @given(models)
 def test_all_stays_when_it_fits(stages: tuple[StageSize, ...]) -> None:
-    budget = sum(size.total for size in stages) + max(size.workspace for size in stages)
+    budget = sum(size.reachable for size in stages) + max(size.activation_bytes for size in stages)
     assert plan(stages, budget) == whole(stages)
 
 
@@ -134,7 +134,7 @@ def test_what_streams_behind_the_computation_leaves_room_for_what_does_not() -> 
     """Keeping the transformer moves the fewest bytes, but then the encoder comes anew for every request."""
     encode, denoise = StageSize("encode", (5, 5), 0, 0, 5, 1), StageSize("denoise", (5,) * 4, 0, 0, 5, 4)
     assert plan((encode, denoise), 25)["encode"].resident == 0
-    hidden = replace(denoise, behind=10)
+    hidden = replace(denoise, overlap_bytes=10)
     shares = plan((encode, hidden), 25)
     assert shares == {"encode": Share("encode", 10, 10), "denoise": Share("denoise", 10, 10)}
     assert exposed(hidden, shares["denoise"]) == 0
@@ -154,11 +154,11 @@ def test_klein_overflow_falls_on_the_encoder_first(gib: float) -> None:
     if gib > 30:
         assert shares == whole(KLEIN)
     elif gib > 20:
-        assert denoise.resident == KLEIN[1].total
-        assert 0.5 * KLEIN[0].total < encode.resident < KLEIN[0].total
+        assert denoise.resident == KLEIN[1].reachable
+        assert 0.5 * KLEIN[0].reachable < encode.resident < KLEIN[0].reachable
     else:
-        assert encode.resident < 0.05 * KLEIN[0].total
-        spare = int(gib * GIB) - running(KLEIN[1], denoise)
+        assert encode.resident < 0.05 * KLEIN[0].reachable
+        spare = int(gib * GIB) - grant(KLEIN[1], denoise).total
         assert 0 <= spare < 2 * max(KLEIN[1].units), "the transformer uses nearly all there is"
     print(gib, [(share.stage, f"{share.resident / 1e9:.2f}", f"{share.placed / 1e9:.2f}") for share in shares.values()])
 
@@ -168,19 +168,19 @@ def shares_at_rest(shares: Shares) -> list[int]:
 
 
 def test_fixed_policies() -> None:
-    assert whole(KLEIN)["denoise"] == Share("denoise", KLEIN[1].total, KLEIN[1].total)
-    assert model(KLEIN)["denoise"] == Share("denoise", 0, KLEIN[1].total)
+    assert whole(KLEIN)["denoise"] == Share("denoise", KLEIN[1].reachable, KLEIN[1].reachable)
+    assert model(KLEIN)["denoise"] == Share("denoise", 0, KLEIN[1].reachable)
     assert streamed(KLEIN)["denoise"] == Share("denoise", 0, 700_000_000)
     assert shares_at_rest(model(KLEIN)) == shares_at_rest(streamed(KLEIN)) == [0, 0, 0]
-    assert running(KLEIN[1], streamed(KLEIN)["denoise"]) == 700_000_000 + 3 * GIB // 2 + 872_415_232
+    assert grant(KLEIN[1], streamed(KLEIN)["denoise"]).total == 700_000_000 + 3 * GIB // 2 + 872_415_232
 
 
 def test_room_counts_replicas_that_run_at_once() -> None:
     size = StageSize("encode", (4,), 0, 1, 4, 1)
     share = whole([size])["encode"]
-    assert room(size, share, free=3 * 6, context=1) == 3
-    assert room(size, share, free=3 * 6 - 1, context=1) == 2
-    assert room(size, share, free=-5, context=1) == 1
+    assert max_replicas(size, share, free=3 * 6, context=1) == 3
+    assert max_replicas(size, share, free=3 * 6 - 1, context=1) == 2
+    assert max_replicas(size, share, free=-5, context=1) == 1
 
 
 @pytest.mark.parametrize("policy", ["auto", "whole", "model", "streamed"])

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from benchmarks.pictures import noise
 from lightx2v.core import Size
 from lightx2v.media.png import BAND_ROWS, encode_png
-from tests.pictures import noise
 
 ROWS, COLUMNS = np.mgrid[0:200, 0:300]
 GRADIENT = np.dstack([ROWS, COLUMNS // 2, (ROWS + COLUMNS) // 3]).astype(np.uint8)

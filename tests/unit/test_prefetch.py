@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightx2v.core import StageName
-from lightx2v.residency.lease import Fetch, Granted, Shrink, Wish
+from lightx2v.residency.lease import Command, Fetch, Granted, Shrink, Wish
 from lightx2v.residency.ledger import Ledger
 from tests.unit.ledgers import ask, grant, holder, need, shrinks
 
@@ -76,18 +76,18 @@ def test_what_the_plan_keeps_comes_before_what_is_placed_for_a_run(
 def test_nothing_is_set_aside_for_who_could_not_use_it() -> None:
     ledger = three(80, "decode", (0, 40, 20))
     orders = {event.holder: event for event in ledger.advance(0.0) if isinstance(event, Fetch)}
-    ledger.shrunk("denoise", 0, "e1", orders["denoise"].order)
-    ledger.shrunk("encode", 10, "e1", orders["encode"].order)
+    ledger.resized("denoise", 0, "e1", orders["denoise"].id)
+    ledger.resized("encode", 10, "e1", orders["encode"].id)
     assert fetches(ledger) == [("encode", 50)]
 
 
 def test_who_gave_way_is_offered_again() -> None:
     ledger = three(110, "denoise", (0, 50, 0), (0, 30, 50))
     (fetch,) = [event for event in ledger.advance(0.0) if isinstance(event, Fetch)]
-    ledger.shrunk("denoise", 50, "e1", fetch.order)
+    ledger.resized("denoise", 50, "e1", fetch.id)
     ticket = ask(ledger, "decode", need(50, workspace=50))
     (shrink,) = [event for event in ledger.advance(0.0) if isinstance(event, Shrink)]
-    ledger.shrunk("denoise", 10, "e1", shrink.order)
+    ledger.resized("denoise", 10, "e1", shrink.id)
     assert isinstance(ledger.advance(0.0)[0], Granted)
     ledger.release(ticket, 50, "e1")
     assert ("denoise", 50) in fetches(ledger)
@@ -97,7 +97,7 @@ def test_who_gave_way_is_offered_again() -> None:
 def test_all_rest_as_planned_once_nobody_runs(data: st.DataObject) -> None:
     """Whatever the runs took, and whenever the next came."""
     wishes = data.draw(st.tuples(*[WISHES] * 3))
-    room = max(wish.weights - wish.keep + wish.beside for wish in wishes)
+    room = max(wish.weights - wish.keep + wish.extra_bytes for wish in wishes)
     budget = sum(wish.keep for wish in wishes) + room + data.draw(st.integers(0, 50))
     ledger = Ledger(budget, "e1")
     for stage, wish in zip(ONCE, wishes, strict=True):
@@ -123,10 +123,8 @@ def obey(ledger: Ledger, while_it_runs: str | None = None) -> None:
     """Until the ledger has nothing more to say, or has granted this ticket."""
     while events := ledger.advance(0.0):
         for event in events:
-            if isinstance(event, Shrink):
-                ledger.shrunk(event.holder, ledger.holders[event.holder].weights - event.nbytes, "e1", event.order)
-            elif isinstance(event, Fetch):
-                ledger.shrunk(event.holder, event.weights, "e1", event.order)
+            if isinstance(event, Command):
+                ledger.resized(event.holder, event.weights, "e1", event.id)
         ledger.check()
         if any(isinstance(event, Granted) and event.ticket == while_it_runs for event in events):
             break
@@ -146,16 +144,16 @@ def test_a_run_waits_for_what_its_process_was_told_to_fetch() -> None:
     (fetch,) = [event for event in ledger.advance(0.0) if isinstance(event, Fetch)][:1]
     ask(ledger, "encode", need(50, workspace=10))
     assert ledger.advance(5.0) == []
-    ledger.shrunk("encode", 0, "e1")
+    ledger.resized("encode", 0, "e1")
     assert ledger.granted >= 50, "a report that nobody asked for is from before"
-    ledger.shrunk("encode", 30, "e1", fetch.order)
+    ledger.resized("encode", 30, "e1", fetch.id)
     assert any(isinstance(event, Granted) for event in ledger.advance(5.0))
 
 
 def test_nobody_is_offered_again_what_he_could_not_use() -> None:
     ledger = three(90, "decode")
     (fetch,) = [event for event in ledger.advance(0.0) if isinstance(event, Fetch) and event.holder == "encode"]
-    ledger.shrunk("encode", 17, "e1", fetch.order)
+    ledger.resized("encode", 17, "e1", fetch.id)
     assert ("encode", fetch.weights) not in fetches(ledger)
     assert ledger.holders["encode"].weights == 17
 
@@ -164,11 +162,11 @@ def test_what_was_fetched_gives_way_like_all_else() -> None:
     ledger = three(110, "decode")
     for event in ledger.advance(0.0):
         assert isinstance(event, Fetch)
-        ledger.shrunk(event.holder, event.weights, "e1", event.order)
+        ledger.resized(event.holder, event.weights, "e1", event.id)
     ledger.join(holder("other", "denoise", model="wan"))
     ask(ledger, "other", need(100))
     orders = ledger.advance(0.0)
-    assert sum(nbytes for _, nbytes in shrinks(orders)) == ledger.granted - 10
+    assert sum(nbytes for _, nbytes in shrinks(ledger, orders)) == ledger.granted - 10
 
 
 def test_who_fetches_for_long_is_waited_for() -> None:
@@ -177,5 +175,5 @@ def test_who_fetches_for_long_is_waited_for() -> None:
     first, *_ = (event for event in ledger.advance(0.0) if isinstance(event, Fetch))
     ask(ledger, "encode", need(50, workspace=10))
     assert ledger.advance(20.0) == []
-    ledger.shrunk("encode", 50, "e1", first.order)
+    ledger.resized("encode", 50, "e1", first.id)
     assert isinstance(ledger.advance(21.0)[0], Granted)

@@ -1,4 +1,4 @@
-"""A rehearsal that fails is over: the server goes on without it."""
+"""A rehearsal that fails is over, and says of what; /health tells it as long as the server lives."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deployments.rehearsal import Rehearsal
-from lightx2v.checkpoint import read_recipe
+from lightx2v.checkpoint import read_spec
 from lightx2v.config import EngineSettings
 from lightx2v.errors import OutOfMemory
 
@@ -24,11 +24,11 @@ class Broken:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no compiler"), OutOfMemory("a byte too many")])
-async def test_it_says_so_once(checkpoint: Path, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_says_why(checkpoint: Path, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     graph: Any = Broken(error)
-    rehearsal = Rehearsal(read_recipe(EngineSettings(model=str(checkpoint))), graph)
+    rehearsal = Rehearsal(read_spec(EngineSettings(model=str(checkpoint))), graph)
     rehearsal.start()
     for _ in range(2):
-        await rehearsal.over()
+        assert str(error) in str(await rehearsal.over())
     assert caplog.text.count("the rehearsal failed") == 1
     assert str(error) in caplog.text

@@ -15,7 +15,7 @@ from deployments.scaling import QueueDepth
 
 def context(requests: float, room: list[float] | None = None, target: int = 1) -> Any:
     """What Serve's controller gives; `room` as each replica reported it, None where there are no reports yet."""
-    metrics = {} if room is None else {"room": {f"replica-{index}": value for index, value in enumerate(room)}}
+    metrics = {} if room is None else {"max_replicas": {f"replica-{index}": value for index, value in enumerate(room)}}
     return SimpleNamespace(total_num_requests=requests, target_num_replicas=target, aggregated_metrics=metrics)
 
 
@@ -65,7 +65,7 @@ def test_no_metrics_at_all_is_no_report() -> None:
     nothing = context(100, target=2)
     nothing.aggregated_metrics = None
     assert QueueDepth(2.0, None)(nothing) == (2, {})
-    nothing.aggregated_metrics = {"room": {}}
+    nothing.aggregated_metrics = {"max_replicas": {}}
     assert QueueDepth(2.0, None)(nothing) == (2, {})
 
 

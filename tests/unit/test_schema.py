@@ -16,16 +16,17 @@ from deployments import parsing
 from deployments.envelope import error_response
 from deployments.parsing import parse_form, parse_json
 from deployments.schema import ImageRequest, to_requests
+from deployments.settings import ServerSettings
 from lightx2v.core import STRENGTH, Size
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import RANDOM_SEEDS, SEEDS, Limits
-from lightx2v.models.flux2.recipe import Flux2Recipe
-from lightx2v.models.registry import Recipe
-from lightx2v.models.zimage.recipe import ZImageRecipe
+from lightx2v.models.flux2.spec import Flux2Spec
+from lightx2v.models.spec import ModelSpec
+from lightx2v.models.z_image.spec import ZImageSpec
 
 FIELDS = tuple(ImageRequest.model_fields)
-TINY = Flux2Recipe(distilled=True, size=Size(64, 48), steps=4, guidance=1.0, multiple=16)
-STARTED = ZImageRecipe(Size(64, 48), steps=8, guidance=0.0, multiple=16, shift=3.0)
+TINY = Flux2Spec(distilled=True, size=Size(64, 48), steps=4, guidance=1.0, multiple=16)
+STARTED = ZImageSpec(Size(64, 48), steps=8, guidance=0.0, multiple=16, shift=3.0)
 
 
 def parsed(**values: Any) -> ImageRequest:
@@ -311,10 +312,10 @@ def test_strength_goes_with_a_picture_to_start_from() -> None:
     assert to_requests(parsed(), STARTED, Limits())[0].size == Size(64, 48)
 
 
-@pytest.mark.parametrize(("recipe", "references"), [(TINY, 0), (TINY, 1), (STARTED, 0)])
-def test_strength_elsewhere_is_refused(recipe: Recipe, references: int) -> None:
+@pytest.mark.parametrize(("spec", "references"), [(TINY, 0), (TINY, 1), (STARTED, 0)])
+def test_strength_elsewhere_is_refused(spec: ModelSpec, references: int) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        to_requests(parsed(strength=0.5), recipe, Limits(), [Size(64, 64)] * references)
+        to_requests(parsed(strength=0.5), spec, Limits(), [Size(64, 64)] * references)
     assert caught.value.param == "strength"
 
 
@@ -322,7 +323,7 @@ def test_the_longest_prompts_fit_the_json_limit() -> None:
     limits = Limits()
     longest = "\U0010ffff" * limits.max_prompt_chars
     body = json.dumps({"prompt": longest, "negative_prompt": longest}).encode()
-    assert len(body) < limits.max_json_bytes
+    assert len(body) < ServerSettings().max_json_bytes
     assert to_requests(parse_json(ImageRequest, body), TINY, limits)[0].prompt == longest
 
 

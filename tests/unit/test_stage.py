@@ -14,8 +14,10 @@ from lightx2v.config import EngineSettings, Granularity
 from lightx2v.core import GenerateRequest, Latents, Picture
 from lightx2v.errors import OutOfMemory
 from lightx2v.models.component import Autoencoder
+from lightx2v.residency.lease import Grant
 from lightx2v.stages.decode import DecodeStage
-from lightx2v.stages.stage import Grant, Stage
+from lightx2v.stages.run import Control, StageInputs
+from lightx2v.stages.stage import Stage
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.emulated_card import EmulatedCard
 from tests.unit.toy import REQUEST, WIDTH, Toy, expected, load_toy, write_toy
@@ -33,6 +35,9 @@ class Hungry(Stage[Toy]):
     name = "denoise"
     most = 0
     attempts = 0
+
+    def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> None:
+        raise NotImplementedError
 
     def compute(self, request: GenerateRequest, hidden: torch.Tensor) -> torch.Tensor:
         self.attempts += 1
@@ -57,7 +62,7 @@ def stage(tmp_path: Path, state: dict[str, torch.Tensor]) -> Hungry:
 
 def test_it_runs_again_with_its_weights_streamed(stage: Hungry, state: dict[str, torch.Tensor]) -> None:
     stage.most = stage.rest
-    grant = Grant(stage.reachable, 0, stage.reachable)
+    grant = Grant(stage.reachable, 0, 0, stage.reachable)
     assert torch.equal(stage.perform(grant, stage.compute, REQUEST, HIDDEN), expected(state, HIDDEN))
     assert stage.attempts == 2
     assert stage.resident == stage.rest
@@ -65,14 +70,14 @@ def test_it_runs_again_with_its_weights_streamed(stage: Hungry, state: dict[str,
 
 def test_it_runs_once_where_there_is_room(stage: Hungry, state: dict[str, torch.Tensor]) -> None:
     stage.most = stage.reachable
-    grant = Grant(stage.reachable, 0, stage.reachable)
+    grant = Grant(stage.reachable, 0, 0, stage.reachable)
     assert torch.equal(stage.perform(grant, stage.compute, REQUEST, HIDDEN), expected(state, HIDDEN))
     assert (stage.attempts, stage.resident) == (1, stage.reachable)
 
 
 def test_it_keeps_no_more_than_it_was_granted_to_keep(stage: Hungry) -> None:
     stage.most = stage.rest
-    stage.perform(Grant(stage.reachable, 0, 0), stage.compute, REQUEST, HIDDEN)
+    stage.perform(Grant(stage.reachable, 0, 0, 0), stage.compute, REQUEST, HIDDEN)
     assert stage.resident == 0
 
 
@@ -80,8 +85,10 @@ def test_it_keeps_no_more_than_it_was_granted_to_keep(stage: Hungry) -> None:
 def test_it_says_so_when_there_is_nothing_left_to_give(stage: Hungry, has_more: bool) -> None:
     stage.most = stage.rest - 1
     weights = stage.reachable if has_more else stage.rest
+    slot_bytes = 0 if has_more else stage.slot_bytes
+    grant = Grant(weights, stage.reachable - weights - slot_bytes, slot_bytes, 0)
     with pytest.raises(OutOfMemory, match="activations"):
-        stage.perform(Grant(weights, stage.reachable - weights, 0), stage.compute, REQUEST, HIDDEN)
+        stage.perform(grant, stage.compute, REQUEST, HIDDEN)
     assert (stage.attempts, stage.resident) == (2 if has_more else 1, 0)
 
 
@@ -91,7 +98,7 @@ def test_it_fetches_whole_units_up_to_a_limit_and_runs_with_them(stage: Hungry, 
     assert stage.rest < fetched < stage.reachable
     moved = stage.device.h2d_bytes
     assert moved == fetched
-    grant = Grant(stage.reachable, 0, fetched)
+    grant = Grant(stage.reachable, 0, 0, fetched)
     assert torch.equal(stage.perform(grant, stage.compute, REQUEST, HIDDEN), expected(state, HIDDEN))
     assert stage.device.h2d_bytes - moved == stage.reachable - fetched
     assert stage.drop(0) == 0
@@ -131,14 +138,16 @@ def test_a_job_moves_only_the_blocks_that_it_enters(tmp_path: Path, placed: int,
     settings = EngineSettings(cpu_offload=True, offload_granularity=granularity)
     stage = DecodeStage(cast(Autoencoder, Halves()), tmp_path, settings, CpuDevice(), REQUEST)
     half = (stage.reachable - stage.rest) // 2
-    grant = Grant(stage.rest + placed * half, 1 << 20, 0)
+    grant = Grant(stage.rest + placed * half, 1 << 20, stage.slot_bytes, 0)
     picture = Picture(np.zeros((1, 1, 3), np.uint8))
-    (latents,) = stage.perform(grant, stage.encode, REQUEST, (picture,), never, blocks=stage.blocks("encode"))
+    inputs, blocks = StageInputs(pictures=(picture,)), stage.method_blocks("encode")
+    (latents,) = stage.perform(grant, stage.encode, REQUEST, inputs, Control(), blocks=blocks)
     assert stage.device.h2d_bytes == stage.rest + half
-    stage.perform(grant, stage.run, REQUEST, latents, never, blocks=stage.blocks("run"))
+    inputs, blocks = StageInputs(latents=latents), stage.method_blocks("run")
+    stage.perform(grant, stage.run, REQUEST, inputs, Control(), blocks=blocks)
     assert stage.device.h2d_bytes == 2 * (stage.rest + half)
-    whole = Grant(stage.reachable, 1 << 20, stage.reachable)
-    stage.perform(whole, stage.run, REQUEST, latents, never, blocks=stage.blocks("run"))
+    whole = Grant(stage.reachable, 1 << 20, 0, stage.reachable)
+    stage.perform(whole, stage.run, REQUEST, inputs, Control(), blocks=blocks)
     assert stage.resident == stage.reachable, "what is to stay comes with the first job"
 
 

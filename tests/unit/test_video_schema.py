@@ -13,14 +13,14 @@ from openai.types import Video, VideoDeleteResponse
 from deployments.jobs import Jobs
 from deployments.parsing import parse_form, parse_json
 from deployments.video_schema import VideoRequest, check_model, deleted_body, to_request, video_body
-from lightx2v.core import Clip, GenerateRequest, Size
+from lightx2v.core import GenerateRequest, Size, VideoSpec
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
-from lightx2v.models.flux2.recipe import Flux2Recipe
-from lightx2v.models.wan.recipe import WanRecipe
+from lightx2v.models.flux2.spec import Flux2Spec
+from lightx2v.models.wan.spec import WanSpec
 
-WAN = WanRecipe(Size(832, 480), 50, 5.0, 16, Clip(81, 4, 16))
-FLUX = Flux2Recipe(distilled=True, size=Size(64, 48), steps=4, guidance=1.0, multiple=16)
+WAN = WanSpec(Size(832, 480), 50, 5.0, 16, VideoSpec(81, 4, 16))
+FLUX = Flux2Spec(distilled=True, size=Size(64, 48), steps=4, guidance=1.0, multiple=16)
 
 
 def asked(**values: Any) -> VideoRequest:

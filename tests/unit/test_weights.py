@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import weakref
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def test_a_state_can_be_the_last_slice_of_what_is_stored(
     """On the device and on the host; the others are whole."""
     state = write_toy(tmp_path / "toy", dtype=stored)
     sliced = {"table.weight": dimension, "blocks.1.0.weight": dimension}
-    monkeypatch.setattr(Toy, "last_slices", sliced)
+    monkeypatch.setattr(Toy, "kept", {"last_slices": sliced})
     frames = {name: torch.stack((torch.zeros_like(state[name]), state[name]), dim=dimension) for name in sliced}
     save_file({f"model.{name}": value for name, value in (state | frames).items()}, tmp_path / "toy/model.safetensors")
     toy, residence = load_toy(tmp_path, CpuDevice(), lazy=lazy)
@@ -128,7 +129,7 @@ def test_a_state_can_be_the_last_slice_of_what_is_stored(
     for name, value in toy.module.state_dict().items():
         assert torch.equal(value, state[name].float()), name
     whole = make_layout(toy, read_index(tmp_path / "toy"), toy.blocks)
-    monkeypatch.setattr(Toy, "last_slices", {"table.weight": dimension})
+    toy.weights = replace(toy.weights, last_slices={"table.weight": dimension})
     with pytest.raises(InvalidCheckpoint, match=r"blocks\.1\.0\.weight has shape"):
         make_layout(toy, read_index(tmp_path / "toy"), toy.blocks)
     assert sum(unit.nbytes for unit in whole.units) == residence.reachable
@@ -226,14 +227,14 @@ def test_workspace_counts_and_returns_after_a_failure(tmp_path: Path) -> None:
     device = CpuDevice(memory)
 
     def fail() -> None:
-        with device.workspace(0, 600):
+        with device.run_limits(0, 600):
             assert memory.used() == {os.getpid(): 600}
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert memory.used() == {}
-    with pytest.raises(OutOfMemory), device.workspace(0, 1001):
+    with pytest.raises(OutOfMemory), device.run_limits(0, 1001):
         pytest.fail("not reached")
 
 
@@ -276,7 +277,7 @@ def test_a_layer_that_stays_on_the_host_is_counted_each_time_it_crosses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = write_toy(tmp_path / "toy")
-    monkeypatch.setattr(Toy, "host_tensors", frozenset({"table.weight", "entry.weight", "entry.bias"}))
+    monkeypatch.setattr(Toy, "kept", {"host_tensors": frozenset({"table.weight", "entry.weight", "entry.bias"})})
     device = CpuDevice()
     toy, residence = load_toy(tmp_path, device)
     residence.place(residence.reachable)

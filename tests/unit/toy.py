@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import save_file
@@ -13,7 +15,7 @@ from lightx2v.models.component import Component
 from lightx2v.weights.device import Device
 from lightx2v.weights.host import HostCopy, OnDisk
 from lightx2v.weights.index import read_index
-from lightx2v.weights.layout import make_layout
+from lightx2v.weights.layout import WeightMap, make_layout
 from lightx2v.weights.weight_residency import WeightResidency
 
 WIDTH = 16
@@ -37,18 +39,18 @@ class ToyModule(nn.Module):
 
 class Toy(Component):
     folder = "toy"
-    host_tensors = frozenset({"table.weight"})
+    kept: ClassVar[dict[str, Any]] = {}
+    """What a test changes in the map of its weights."""
 
     def __init__(self, blocks: int = 4, dtype: torch.dtype = torch.float32, width: int = WIDTH) -> None:
         with torch.device("meta"):
             self.module = ToyModule(blocks, width)
         self.dtype = dtype
-        self.blocks = tuple(f"blocks.{index}" for index in range(blocks))
+        paths = tuple(f"blocks.{index}" for index in range(blocks))
+        names = WeightMap((self.folder,), paths, frozenset({"table.weight"}), source=lambda name: f"model.{name}")
+        self.weights = replace(names, **self.kept)
 
-    def source(self, name: str) -> str:
-        return f"model.{name}"
-
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         return request.size.width * request.size.height
 
 

@@ -10,6 +10,8 @@ from lightx2v.models.autoencoder import PATCH, KLAutoencoder
 
 
 class Flux2Autoencoder(KLAutoencoder):
+    """FLUX.2's autoencoder. A token is a patch of two by two latents, normalised by the statistics of a batch norm."""
+
     model = AutoencoderKLFlux2
     unreachable = frozenset({"bn.num_batches_tracked"})
     module: AutoencoderKLFlux2
@@ -22,7 +24,7 @@ class Flux2Autoencoder(KLAutoencoder):
 
     @torch.no_grad()
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
-        """The posterior's mean, in patches, normalised."""
+        """The posterior's mean, in patches, normalised, as tokens."""
         mean = self.posterior(picture.pixels, device).mode()
         patches = torch.nn.functional.pixel_unshuffle(mean, PATCH)
         shift, scale = self._statistics()

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 
 from lightx2v.core import Picture
-from lightx2v.models.flux2.recipe import MAX_TOKENS, read_recipe
+from lightx2v.models.flux2.spec import MAX_TOKENS
 from lightx2v.models.language import LanguageEncoder
 
 
 class Flux2TextEncoder(LanguageEncoder):
-    """What klein and dev have in common."""
+    """The text encoder of FLUX.2, for any of its language models."""
 
     taps: ClassVar[tuple[int, ...]]
-    """The conditioning is the output of so many layers, none of them normalised."""
+    """Numbers of the layers whose outputs, not normalised, make the conditioning side by side."""
     kept_widths = 6
-
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        super().__init__(checkpoint, dtype, MAX_TOKENS)
-        self.recipe = read_recipe(checkpoint)
+    limit = MAX_TOKENS
 
     def depth(self, layers: int) -> int:
         return self.taps[-1]
 
     @torch.no_grad()
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        """Of the prompt's tokens as they are tokenised, the last of them at the last of `max_tokens` positions."""
+        """[tokens, features] of the prompt, tokenised. Its last token stands at the last of `max_tokens` positions."""
         ids, real = self._tokenise(prompt)
         states = self.states(ids, real, device, first=self.max_tokens - ids.shape[1])
         taps = [state for depth, state in enumerate(states, start=1) if depth in self.taps]

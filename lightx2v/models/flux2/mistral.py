@@ -1,4 +1,4 @@
-"""FLUX.2 dev's language model: that of a Mistral-Small-3.2, without its eyes, prompted with a system message."""
+"""FLUX.2 dev's language model: the language half of a Mistral-Small-3.2, prompted with a system message."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SYSTEM_MESSAGE = (
 """Black Forest Labs' `SYSTEM_MESSAGE`, with its line break."""
 
 IMAGE = "[IMG]"
-"""Stands for a picture in a prompt; a user's words hold none."""
+"""The placeholder of a picture in a prompt. It is removed from the words of a user."""
 
 
 class MistralTextEncoder(Flux2TextEncoder):
-    """Padded on the left, where padding sees no token at all, itself included: attention gives it nothing, so each of
-    its tokens becomes the same vector. One is computed, ahead of the prompt's."""
+    """A text encoder whose prompts are padded on the left. Padding sees no token, not even itself, so attention gives
+    it zeros and all its tokens become the same vector. One is computed, ahead of the prompt's."""
 
     language_model, config_class = MistralModel, MistralConfig
     taps = (10, 20, 30)

@@ -11,12 +11,14 @@ from lightx2v.models.language import chat
 
 
 class Qwen3TextEncoder(Flux2TextEncoder):
+    """The text encoder of klein."""
+
     language_model, config_class = Qwen3Model, Qwen3Config
     taps = (9, 18, 27)
     prefix = "model."
 
     def _tokenise(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Padded on the right: padding sees the prompt, so each of its tokens is computed."""
+        """Ids and mask, padded on the right. Padding sees the prompt, so each of its tokens is computed."""
         tokens = self.tokenizer(
             chat(self.tokenizer, prompt, thinking=False),
             return_tensors="pt",

@@ -6,7 +6,7 @@ are read within its own call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,11 +15,11 @@ from torch import nn
 from lightx2v.layers.attention import attention
 from lightx2v.layers.embedding import ScalarEmbedding, sinusoid
 from lightx2v.layers.feedforward import FeedForward, swiglu
+from lightx2v.layers.float16_range import within_half
 from lightx2v.layers.joint import JointProjections
 from lightx2v.layers.modulation import ModulatedNorm, Modulation, Shift, modulated_norm
-from lightx2v.layers.range import within_half
 from lightx2v.layers.rope import Rope, rotate
-from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.configuration import read_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,13 @@ class Flux2Shape:
 
 def read_shape(checkpoint: Path) -> Flux2Shape:
     """The transformer's shape. Raises InvalidCheckpoint if the configuration is incomplete."""
-    values, file = read_configuration(checkpoint, "transformer/config.json"), checkpoint / "transformer/config.json"
-    values = {"guidance_embeds": True} | values  # FLUX.2-dev's was written before there was a choice
-    return Flux2Shape(**{field.name: require(values, field.name, file) for field in fields(Flux2Shape)})
+    # FLUX.2-dev's was written before there was a choice of guidance_embeds.
+    return read_fields(Flux2Shape, checkpoint, "transformer/config.json", guidance_embeds=True)
 
 
 class Flux2Transformer(nn.Module):
+    """Double-stream blocks, then single-stream blocks, with modulations that all blocks of a kind share."""
+
     def __init__(self, shape: Flux2Shape) -> None:
         super().__init__()
         width = shape.width

@@ -1,5 +1,5 @@
-"""The decoder of Qwen-Image's autoencoder for stills: its convolutions see one frame, so of their weights the last
-slice in time is left.
+"""The decoder of Qwen-Image's autoencoder for stills. Its convolutions see one frame, so only the last slice in time of
+their weights is used.
 
 Names of modules are those of the checkpoints' tensors.
 """
@@ -7,24 +7,24 @@ Names of modules are those of the checkpoints' tensors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightx2v.models.configuration import read_configuration, require
+from lightx2v.layers.attention import attention
+from lightx2v.models.configuration import read_fields
 
-CONFIG = "vae/config.json"
 COLOURS = 3
 TINY = 1e-12
-"""No position is divided by less."""
+"""The smallest norm that a position is divided by."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderShape:
-    """`vae/config.json`, but for what is of no use to a still."""
+    """The fields of `vae/config.json` that matter for a still."""
 
     base_dim: int
     z_dim: int
@@ -36,8 +36,7 @@ class DecoderShape:
 
 def read_shape(checkpoint: Path) -> DecoderShape:
     """The decoder's shape. Raises InvalidCheckpoint if the configuration is incomplete."""
-    values, file = read_configuration(checkpoint, CONFIG), checkpoint / CONFIG
-    return DecoderShape(**{field.name: require(values, field.name, file) for field in fields(DecoderShape)})
+    return read_fields(DecoderShape, checkpoint, "vae/config.json")
 
 
 class StillDecoder(nn.Module):
@@ -54,6 +53,8 @@ class StillDecoder(nn.Module):
 
 
 class Decoder(nn.Module):
+    """Latents to colours: a middle block, then blocks that each double the sides but the last."""
+
     def __init__(self, shape: DecoderShape) -> None:
         super().__init__()
         widths = [shape.base_dim * factor for factor in reversed(shape.dim_mult)]
@@ -76,6 +77,8 @@ class Decoder(nn.Module):
 
 
 class MidBlock(nn.Module):
+    """Residual, attention, residual, at the smallest size."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.attentions = nn.ModuleList((PixelAttention(width),))
@@ -87,6 +90,8 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
+    """Residual blocks at one size, then an enlargement if there is a larger one."""
+
     def __init__(self, into: int, width: int, depth: int, enlarges: bool) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResidualBlock(width if index else into, width) for index in range(depth))
@@ -99,6 +104,8 @@ class UpBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
+    """Twice norm, SiLU and convolution, added to the input."""
+
     def __init__(self, into: int, width: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = ChannelNorm(into), ChannelNorm(width)
@@ -113,7 +120,7 @@ class ResidualBlock(nn.Module):
 
 
 class PixelAttention(nn.Module):
-    """One head over all positions."""
+    """Attention with one head over all positions."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -123,14 +130,13 @@ class PixelAttention(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         # Where a position's channels do not lie together, GPUs have no kernel that does without all scores in memory.
         tokens = self.to_qkv(self.norm(states)).flatten(2).transpose(1, 2).contiguous()
-        query, key, value = tokens[:, None].chunk(3, dim=-1)
-        attended = F.scaled_dot_product_attention(query, key, value)
-        output: torch.Tensor = self.proj(attended[:, 0].transpose(1, 2).unflatten(2, states.shape[2:])) + states
+        attended = attention(*tokens[:, :, None].chunk(3, dim=-1))
+        output: torch.Tensor = self.proj(attended.transpose(1, 2).unflatten(2, states.shape[2:])) + states
         return output
 
 
 class Enlargement(nn.Module):
-    """Twice the height and width, half the channels."""
+    """Upsampling to twice the height and width and half the channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -143,7 +149,7 @@ class Enlargement(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Each position's channels over their root mean square, which is computed in fp32."""
+    """Each position's channels divided by their root mean square, which is computed in fp32."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -4,50 +4,67 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.layers.rope import rope_table
-from lightx2v.models.component import Denoiser
-from lightx2v.models.flow import euler_step, guide
-from lightx2v.models.qwen_image.recipe import MAX_EDIT_TOKENS, MAX_TOKENS, PATCH, SEEN_TOKENS, read_recipe
+from lightx2v.models.component import Denoiser, on_meta
+from lightx2v.models.flow import guide, noise
 from lightx2v.models.qwen_image.schedule import read_schedule, timesteps
+from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, MAX_TOKENS, PATCH, SEEN_TOKENS
 from lightx2v.models.qwen_image.transformer import QwenImageTransformer, Ropes, read_shape
+from lightx2v.models.sampler import Euler, SamplingState
+from lightx2v.models.spec import ModelSpec
+from lightx2v.weights.layout import WeightMap
 
 ROPE_THETA = 10000.0
 
 SCHEDULES = 4
-"""So many schedules' modulations are kept on the host, 4.4 MB per step in bf16. To make those of one takes the time in
-which 13.6 GB cross the link."""
+"""How many schedules' modulations are kept on the host: 4.4 MB per step in bf16. Making those of one schedule moves
+13.6 GB over the link."""
 
 WIDTHS_PER_TOKEN = 15
-"""Live activations of a step at their peak, in hidden widths per token: 12.6 to 13, and a sixth to spare."""
+"""Live activations of a step at their peak, in hidden widths per token: 12.6 to 13 were counted, and a sixth is to
+spare."""
 
-Velocity = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+class QwenImageConditions(NamedTuple):
+    """What the transformer reads besides the target's tokens: `modulations` on the host, all else on its device."""
+
+    text: torch.Tensor
+    """[1, tokens, features]: the branches' prompts, one after the other."""
+    lengths: tuple[int, ...]
+    """Tokens of each branch's prompt."""
+    reference_tokens: tuple[torch.Tensor, ...]
+    """[1, tokens, channels] each."""
+    times: torch.Tensor
+    """[steps]."""
+    modulations: torch.Tensor
+    """[steps, ...], and one more row for references that are modulated as of time 0."""
+    ropes: Ropes
 
 
-class QwenImageDenoiser(Denoiser):
+class QwenImageDenoiser(Denoiser[QwenImageConditions]):
+    """Qwen-Image's transformer with its schedule. Modulations are computed once for a schedule and kept on the host."""
+
     module: QwenImageTransformer
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
+        super().__init__(dtype, spec)
         self.shape = read_shape(checkpoint)
-        self.recipe = read_recipe(checkpoint)
         self.schedule = read_schedule(checkpoint)
-        with torch.device("meta"):
-            self.module = QwenImageTransformer(self.shape).to(dtype).eval().requires_grad_(False)
-        self.blocks = tuple(f"transformer_blocks.{index}" for index in range(self.shape.num_layers))
-        self.host_tensors = frozenset(f"modulations.{name}" for name in self.module.modulations.state_dict())
+        self.module = on_meta(lambda: QwenImageTransformer(self.shape), dtype)
+        blocks = tuple(f"transformer_blocks.{index}" for index in range(self.shape.num_layers))
+        on_host = frozenset(f"modulations.{name}" for name in self.module.modulations.state_dict())
+        self.weights = WeightMap((self.folder,), blocks, host_tensors=on_host, source=_source)
         self._modulation = lru_cache(maxsize=SCHEDULES)(self._tabulate)
 
-    def source(self, name: str) -> str:
-        return re.sub(r"^modulations\.(\d+)\.(img|txt)_mod\.", r"transformer_blocks.\1.\2_mod.1.", name)
-
-    def workspace(self, request: GenerateRequest) -> int:
+    def activation_bytes(self, request: GenerateRequest) -> int:
         """Activations are linear in the tokens of text and images, of both branches of a guided step. Before the first
         step, a layer of the modulation and its bias."""
         width, itemsize = self.shape.width, self.dtype.itemsize
@@ -58,85 +75,73 @@ class QwenImageDenoiser(Denoiser):
         tokens = self._tokens(request) * (WIDTHS_PER_TOKEN * width * itemsize + rope)
         return max(self.branches(request) * (tokens + conditioning) + table, layer)
 
-    def flops(self, request: GenerateRequest) -> float:
-        """Two for each weight and token, which meets the half of a block's weights that is its own stream's. Four for
-        each pair of tokens and each width in attention."""
+    def operations(self, request: GenerateRequest) -> float:
+        """Two operations for each weight and token, which meets only its own stream's half of a block's weights. Four
+        for each pair of tokens and each width in attention."""
         tokens = self._tokens(request)
         weights = sum(parameter.numel() for parameter in self.module.transformer_blocks.parameters())
         attention = 4 * tokens * self.shape.width * len(self.blocks)
         return float(self.branches(request) * tokens * (weights + attention))
 
-    @torch.no_grad()
-    def steps(
+    def start(
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
-    ) -> Iterator[Latents]:
+    ) -> SamplingState[QwenImageConditions]:
         rows, columns = self.grid(request.size)
         levels = self.schedule.levels(rows * columns, request.steps)
-        times = timesteps(levels, self.dtype).to(device)
-        modulations = self._modulation(rows * columns, request.steps, device)
-        velocity = self._velocity(request, conditioning, references, device)
-        tokens = self._noise(request, rows, columns).to(device)
-        for step, (level, following) in enumerate(zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True)):
-            predicted = velocity(tokens, times[step : step + 1], self._streams(modulations, step).to(device))
-            tokens = euler_step(tokens, predicted, level, following)
-            yield Latents(tokens[0], rows, columns)
+        lengths = tuple(map(len, conditioning.branches))
+        grids = [(rows, columns), *((reference.rows, reference.columns) for reference in references)]
+        conditions = QwenImageConditions(
+            torch.cat(conditioning.branches)[None].to(device, self.dtype),
+            lengths,
+            tuple(reference.tokens.to(device, self.dtype)[None] for reference in references),
+            timesteps(levels, self.dtype).to(device),
+            self._modulation(rows * columns, request.steps, device),
+            self._ropes(grids, lengths).to(device),
+        )
+        return self.state(request, conditions, Euler(levels), self._noise(request).to(device))
+
+    def predict(self, state: SamplingState[QwenImageConditions]) -> torch.Tensor:
+        text, lengths, references, times, modulations, ropes = state.conditions
+        image = torch.cat((state.latents, *references), dim=1).expand(len(lengths), -1, -1)
+        modulation, time = self._streams(modulations, state.step).to(image.device), times[state.step : state.step + 1]
+        return self.module(image, text, state.latents.shape[1], lengths, time, modulation, ropes)
+
+    def guide(self, towards: torch.Tensor, away: torch.Tensor, guidance: float) -> torch.Tensor:
+        """The guided velocity, each token scaled to the norm of its unguided one."""
+        guided = guide(towards, away, guidance)
+        return guided * (towards.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
 
     def _tabulate(self, tokens: int, steps: int, device: torch.device) -> torch.Tensor:
-        """A row for each step and, where references are modulated as of time 0, one more for them."""
+        """The modulations of each step and, if references are modulated as of time 0, one more row for them."""
         times = timesteps(self.schedule.levels(tokens, steps), self.dtype)
         if self.shape.zero_cond_t:
             times = torch.cat((times, times.new_zeros(1)))
         return self.module.tabulate(times.to(device))
 
     def _streams(self, table: torch.Tensor, step: int) -> torch.Tensor:
-        """[blocks, streams, ...]: of image and text and, if it is another than the image's, of references."""
+        """[blocks, streams, ...]: the modulations of image, of text and, if they differ from the image's, of
+        references."""
         return torch.cat((table[step], table[-1, :, :1]), dim=1) if self.shape.zero_cond_t else table[step]
 
     def _tokens(self, request: GenerateRequest) -> int:
-        """Of text, target and references, at most."""
+        """Tokens of text, target and references, at most."""
         images = sum(math.prod(self.grid(size)) for size in (request.size, *request.references))
         return self._text_tokens(request) + images
 
     def _text_tokens(self, request: GenerateRequest) -> int:
-        """Of a prompt and what the text encoder sees, at most."""
+        """Tokens of a prompt and of the pictures that the text encoder sees, at most."""
         said = MAX_EDIT_TOKENS if request.references else MAX_TOKENS
         return said + SEEN_TOKENS * len(request.references)
 
-    def _noise(self, request: GenerateRequest, rows: int, columns: int) -> torch.Tensor:
-        """[1, tokens, channels], drawn on the host, so that a seed means the same picture on every device."""
-        generator = torch.Generator("cpu").manual_seed(request.seed)
-        shape = (1, self.shape.in_channels // PATCH**2, PATCH * rows, PATCH * columns)
-        noise = torch.randn(shape, generator=generator, dtype=torch.float32)
-        return torch.nn.functional.pixel_unshuffle(noise, PATCH).flatten(2).transpose(1, 2).to(self.dtype)
-
-    def _velocity(
-        self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
-    ) -> Velocity:
-        """The guided velocity of the target's tokens. What depends on the request alone is computed here, once.
-
-        Both branches of guidance pass a block together, so a streamed block crosses the link once per step.
-        """
-        branches = [text for text in (conditioning.positive, conditioning.negative) if text is not None]
-        lengths = tuple(len(text) for text in branches)
-        text = torch.cat(branches)[None].to(device, self.dtype)
-        grids = [self.grid(request.size), *((reference.rows, reference.columns) for reference in references)]
-        target = math.prod(grids[0])
-        ropes = self._ropes(grids, lengths).to(device)
-        seen = [reference.tokens.to(device, self.dtype)[None] for reference in references]
-
-        def guided(tokens: torch.Tensor, time: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
-            image = torch.cat((tokens, *seen), dim=1).expand(len(lengths), -1, -1)
-            velocity = self.module(image, text, target, lengths, time, modulation, ropes)
-            if len(lengths) == 1:
-                return velocity
-            towards, away = velocity.split(1)
-            return guide_with_norm(towards, away, request.guidance)
-
-        return guided
+    def _noise(self, request: GenerateRequest) -> torch.Tensor:
+        """[1, tokens, channels], on the host."""
+        rows, columns = self.grid(request.size)
+        drawn = noise((1, self.shape.in_channels // PATCH**2, PATCH * rows, PATCH * columns), request.seed)
+        return torch.nn.functional.pixel_unshuffle(drawn, PATCH).flatten(2).transpose(1, 2).to(self.dtype)
 
     def _ropes(self, grids: Sequence[tuple[int, int]], lengths: Sequence[int]) -> Ropes:
-        """Of the target's and the references' grids. Rows and columns are counted from the centre; a prompt's tokens
-        follow on the diagonal, from the outermost rim on."""
+        """The rotary tables of the target's and the references' `grids`. Rows and columns are counted from the centre.
+        The tokens of a prompt follow on the diagonal, from the outermost rim on."""
         ids = torch.cat([_ids(index, *grid) for index, grid in enumerate(grids)])
         first = max(side // 2 for grid in grids for side in grid)
         diagonal = torch.cat([torch.arange(first, first + length) for length in lengths])[:, None].expand(-1, 3)
@@ -145,10 +150,9 @@ class QwenImageDenoiser(Denoiser):
         return Ropes(image, text)
 
 
-def guide_with_norm(towards: torch.Tensor, away: torch.Tensor, guidance: float) -> torch.Tensor:
-    """Guided, each token of the norm that it has without guidance."""
-    guided = guide(towards, away, guidance)
-    return guided * (towards.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+def _source(name: str) -> str:
+    """The checkpoint's name of a state: modulations are a part of their blocks there."""
+    return re.sub(r"^modulations\.(\d+)\.(img|txt)_mod\.", r"transformer_blocks.\1.\2_mod.1.", name)
 
 
 def _ids(index: int, rows: int, columns: int) -> torch.Tensor:

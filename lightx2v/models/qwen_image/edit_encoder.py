@@ -1,8 +1,9 @@
-"""Qwen-Image-Edit's text encoder: a Qwen2.5-VL that sees the pictures of which the prompt speaks."""
+"""Qwen-Image-Edit's text encoder: a Qwen2.5-VL that sees the pictures together with the prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,11 +13,13 @@ from transformers.vision_utils import get_vision_position_ids
 
 from lightx2v.core import GenerateRequest, Picture
 from lightx2v.layers.compiled import compile_blocks
+from lightx2v.models.component import on_meta
 from lightx2v.models.configuration import read_configuration, require
-from lightx2v.models.language import CONFIG, HostRotary
+from lightx2v.models.language import CONFIG, HostRotary, last
 from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
-from lightx2v.models.qwen_image.recipe import MAX_EDIT_TOKENS, SEEN_TOKENS
-from lightx2v.models.qwen_image.vision import Grid, mix, to_patches
+from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, SEEN_TOKENS
+from lightx2v.models.qwen_image.vision import Grid, Mixed, mix, to_patches
+from lightx2v.models.spec import ModelSpec
 
 TEMPLATE = (
     "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, "
@@ -27,7 +30,7 @@ TEMPLATE = (
 SYSTEM_TOKENS = 64
 
 PAD = "<|image_pad|>"
-"""Stands for a picture in a prompt."""
+"""The placeholder of a picture in a prompt."""
 
 PICTURE = f"Picture {{}}: <|vision_start|>{PAD}<|vision_end|>"
 
@@ -35,41 +38,49 @@ VISION = "visual"
 
 
 class QwenImageEditTextEncoder(QwenImageTextEncoder):
-    """Its eyes are a part of the language model's module here, under the name that the checkpoints have for them."""
+    """A language model with a vision model inside its module, under the name that the checkpoints have for it."""
 
     sees = True
+    limit = SYSTEM_TOKENS + MAX_EDIT_TOKENS
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        super().__init__(checkpoint, dtype, SYSTEM_TOKENS + MAX_EDIT_TOKENS)
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
+        super().__init__(checkpoint, dtype, spec)
         self.module.add_module(VISION, _build_vision(checkpoint, dtype))
         depth = self.module.visual.config.depth
-        self.blocks = (*(f"{VISION}.blocks.{index}" for index in range(depth)), *self.blocks)
+        blocks = (*(f"{VISION}.blocks.{index}" for index in range(depth)), *self.blocks)
+        language = self.weights.source
+        self.weights = replace(
+            self.weights,
+            blocks=blocks,
+            source=lambda name: name if name.startswith(f"{VISION}.") else language(name),
+        )
         self.pad = self.tokenizer.convert_tokens_to_ids(PAD)
 
     def compile(self) -> None:
-        """Of its eyes nothing: a loop over windows, whose number is data, cannot be traced."""
+        """Compiles the language model only: the loop over windows in the vision model, whose number is data, cannot be
+        traced."""
         compile_blocks(self.module, [block for block in self.blocks if not block.startswith(VISION)])
-
-    def source(self, name: str) -> str:
-        return name if name.startswith(f"{VISION}.") else super().source(name)
 
     def tokens(self, request: GenerateRequest) -> int:
         return self.max_tokens + SEEN_TOKENS * len(request.references)
 
     @torch.no_grad()
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        seen, grids = self._see(pictures, device)
+        image_features, grids = self._see(pictures, device)
         named = "".join(PICTURE.format(index) for index, _ in enumerate(pictures, start=1))
         text = TEMPLATE.format(named + prompt)
         ids = self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
         mixed = mix(ids, self.pad, grids)
-        states = self.embedded(mixed.ids).to(device)
-        states[:, mixed.pictured.nonzero().flatten()] = seen
         real = torch.ones_like(mixed.ids, dtype=torch.bool)
-        for last in self.through_layers(states, mixed.positions, real):
-            states = last
+        states = last(self.through_layers(self._merged(mixed, image_features), mixed.positions, real))
         features: torch.Tensor = self.module.norm(states)[0, SYSTEM_TOKENS:]
         return features
+
+    def _merged(self, mixed: Mixed, image_features: torch.Tensor) -> torch.Tensor:
+        """[1, tokens, hidden]: the embedded words, with the pictures' tokens in their places."""
+        states = self.embedded(mixed.ids).to(image_features.device)
+        states[:, mixed.pictured.nonzero().flatten()] = image_features
+        return states
 
     def _see(self, pictures: Sequence[Picture], device: torch.device) -> tuple[torch.Tensor, list[Grid]]:
         """[tokens, hidden] of all pictures, which pass a block together, and each one's grid of tokens."""
@@ -79,16 +90,15 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
         patches = torch.cat([patches for patches, _ in cut]).to(device, self.dtype)
         shapes = torch.tensor([(1, *grid) for _, grid in cut])
         positions = get_vision_position_ids(shapes, merge)
-        seen: torch.Tensor = vision(patches, grid_thw=shapes, position_ids=positions).pooler_output
-        return seen, [Grid(grid.rows // merge, grid.columns // merge) for _, grid in cut]
+        image_features: torch.Tensor = vision(patches, grid_thw=shapes, position_ids=positions).pooler_output
+        return image_features, [Grid(grid.rows // merge, grid.columns // merge) for _, grid in cut]
 
 
 def _build_vision(checkpoint: Path, dtype: torch.dtype) -> Qwen2_5_VisionTransformerPretrainedModel:
-    """On the meta device, but for the rotary frequencies."""
+    """The vision model on the meta device, its rotary frequencies on the host."""
     values = require(read_configuration(checkpoint, CONFIG), "vision_config", checkpoint / CONFIG)
     config = Qwen2_5_VLVisionConfig.from_dict(values)
     config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        vision = Qwen2_5_VisionTransformerPretrainedModel(config).to(dtype).eval().requires_grad_(False)
+    vision = on_meta(lambda: Qwen2_5_VisionTransformerPretrainedModel(config), dtype)
     vision.rotary_pos_emb = HostRotary(type(vision.rotary_pos_emb)(config))
     return vision

@@ -1,4 +1,4 @@
-"""Qwen-Image's text encoder: the last layer's normalised output of a Qwen2.5-VL, without its eyes."""
+"""Qwen-Image's text encoder: the normalised output of the last layer of a Qwen2.5-VL, without its vision model."""
 
 from __future__ import annotations
 
@@ -12,33 +12,30 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 
 from lightx2v.core import GenerateRequest, Picture
 from lightx2v.models.language import LanguageEncoder
-from lightx2v.models.qwen_image.recipe import MAX_TOKENS, NEGATIVE, read_recipe
+from lightx2v.models.qwen_image.spec import MAX_TOKENS, NEGATIVE
 
 TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
     "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 SYSTEM_TOKENS = 34
-"""Of the template, before the user's words. The transformer does not see them."""
+"""How many tokens of the template come before the user's words. The transformer does not see them."""
 
 
 class QwenImageTextEncoder(LanguageEncoder):
-    """The prompt is all that there is, so its positions are the same on the three axes of the rotary embedding."""
+    """A language model that reads text alone, so a position is the same on all three axes of its rotary embedding."""
 
     language_model, config_class = Qwen2_5_VLTextModel, Qwen2_5_VLTextConfig
     prefix = "model."
     kept_widths = 4
-    unreachable: frozenset[str] = frozenset()
-
-    def __init__(self, checkpoint: Path, dtype: torch.dtype, max_tokens: int = SYSTEM_TOKENS + MAX_TOKENS) -> None:
-        super().__init__(checkpoint, dtype, max_tokens)
-        self.recipe = read_recipe(checkpoint)
+    limit = SYSTEM_TOKENS + MAX_TOKENS
+    unreachable = frozenset()
 
     def depth(self, layers: int) -> int:
         return layers
 
     def language_config(self, values: dict[str, Any], file: Path) -> dict[str, Any]:
-        """Published checkpoints say it all at the top."""
+        """The configuration itself where it has no `text_config`, as in published checkpoints."""
         config: dict[str, Any] = values.get("text_config", values)
         return config
 
@@ -46,15 +43,12 @@ class QwenImageTextEncoder(LanguageEncoder):
         return request.negative_prompt or NEGATIVE
 
     def through_layers(self, states: torch.Tensor, positions: torch.Tensor, real: torch.Tensor) -> Iterator[Any]:
-        """`positions`: [1, tokens] for all axes, or [3, 1, tokens]. Not every transformers of ours takes the former."""
+        """As in the base class. `positions`: [1, tokens] for all axes, or [3, 1, tokens]; not every supported version
+        of transformers takes the former."""
         return super().through_layers(states, positions.expand(3, -1, -1), real)
 
     @torch.no_grad()
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        ids = self.tokenizer(TEMPLATE.format(prompt), return_tensors="pt", truncation=True, max_length=self.max_tokens)[
-            "input_ids"
-        ]
-        for last in self.states(ids, torch.ones_like(ids, dtype=torch.bool), device):
-            states = last
+        states = self.last_state(TEMPLATE.format(prompt), device)
         features: torch.Tensor = self.module.norm(states)[0, SYSTEM_TOKENS:]
         return features

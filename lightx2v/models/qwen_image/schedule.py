@@ -4,14 +4,14 @@ of what the checkpoint's scheduler says."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from lightx2v.errors import InvalidCheckpoint
-from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.configuration import read_configuration, read_fields
 from lightx2v.models.flow import TRAIN_TIMESTEPS
 
 CONFIG = "scheduler/scheduler_config.json"
@@ -28,7 +28,7 @@ class Schedule:
     shift_terminal: float | None
 
     def shift(self, tokens: int) -> float:
-        """mu, on the straight line through both."""
+        """mu, on the straight line through the two given shifts."""
         slope = (self.max_shift - self.base_shift) / (self.max_image_seq_len - self.base_image_seq_len)
         return tokens * slope + (self.base_shift - slope * self.base_image_seq_len)
 
@@ -45,11 +45,11 @@ class Schedule:
 
 
 def read_schedule(checkpoint: Path) -> Schedule:
-    """Raises InvalidCheckpoint if the schedule is incomplete or another one."""
-    values, file = read_configuration(checkpoint, CONFIG), checkpoint / CONFIG
+    """The checkpoint's schedule. Raises InvalidCheckpoint if it is incomplete or of another kind."""
+    values = read_configuration(checkpoint, CONFIG)
     if not values.get("use_dynamic_shifting") or values.get("time_shift_type", "exponential") != "exponential":
-        raise InvalidCheckpoint(f"{file}: only exponential shifts by the number of tokens are supported")
-    return Schedule(**{field.name: require(values, field.name, file) for field in fields(Schedule)})
+        raise InvalidCheckpoint(f"{checkpoint / CONFIG}: only exponential shifts by the number of tokens are supported")
+    return read_fields(Schedule, checkpoint, CONFIG)
 
 
 def timesteps(levels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The encoder of Qwen-Image's autoencoder for stills: the decoder's counterpart, of the same layers.
+"""The encoder of Qwen-Image's autoencoder for stills, built from the decoder's layers.
 
 Names of modules are those of the checkpoints' tensors.
 """
@@ -22,7 +22,7 @@ from lightx2v.models.qwen_image.decoder import (
 
 
 class StillAutoencoder(StillDecoder):
-    """Both ways."""
+    """The decoder and the encoder together."""
 
     def __init__(self, shape: DecoderShape) -> None:
         super().__init__(shape)
@@ -36,6 +36,8 @@ class StillAutoencoder(StillDecoder):
 
 
 class Encoder(nn.Module):
+    """Colours to the parameters of the latents: blocks that halve the sides, then a middle block."""
+
     def __init__(self, shape: DecoderShape) -> None:
         super().__init__()
         widths = [shape.base_dim * factor for factor in shape.dim_mult]
@@ -54,7 +56,7 @@ class Encoder(nn.Module):
 
 
 class Reduction(nn.Module):
-    """Half the height and width."""
+    """Downsampling to half the height and width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -66,7 +68,7 @@ class Reduction(nn.Module):
 
 
 def _down_blocks(into: int, widths: list[int], depth: int) -> Iterator[nn.Module]:
-    """One flat list, as it is stored."""
+    """The blocks as one flat list, as they are stored."""
     for level, width in enumerate(widths):
         for _ in range(depth):
             yield ResidualBlock(into, width)

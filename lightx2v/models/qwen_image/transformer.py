@@ -7,7 +7,7 @@ third of all weights, lies outside of the blocks, so that it needs not follow th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +19,11 @@ from lightx2v.errors import InvalidCheckpoint
 from lightx2v.layers.attention import attention
 from lightx2v.layers.embedding import ScalarEmbedding, sinusoid
 from lightx2v.layers.feedforward import GeluFeedForward
+from lightx2v.layers.float16_range import within_half
 from lightx2v.layers.joint import JointProjections
 from lightx2v.layers.modulation import ModulatedNorm, Shift, modulated_norm
-from lightx2v.layers.range import within_half
 from lightx2v.layers.rope import Rope, rotate
-from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.configuration import read_configuration, read_fields
 from lightx2v.models.flow import TRAIN_TIMESTEPS
 
 CONFIG = "transformer/config.json"
@@ -32,10 +32,7 @@ FEED_FORWARD = 4
 TIME_CHANNELS = 256
 
 UNSUPPORTED = ("guidance_embeds", "use_additional_t_cond", "use_layer3d_rope")
-"""Switches of the configuration, each of which makes it another model."""
-
-OPTIONAL = "zero_cond_t"
-"""Only the checkpoints that have it on name it."""
+"""Switches of the configuration that each make it another model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +55,16 @@ class QwenImageShape:
 
 def read_shape(checkpoint: Path) -> QwenImageShape:
     """The transformer's shape. Raises InvalidCheckpoint if the configuration is incomplete or of another model."""
-    values, file = read_configuration(checkpoint, CONFIG), checkpoint / CONFIG
+    values = read_configuration(checkpoint, CONFIG)
     if extra := [name for name in UNSUPPORTED if values.get(name)]:
-        raise InvalidCheckpoint(f"{file}: {extra[0]!r} is not supported")
-    needed = {field.name for field in fields(QwenImageShape)} - {OPTIONAL}
-    given = {name: require(values, name, file) for name in sorted(needed)}
-    return QwenImageShape(**given, zero_cond_t=bool(values.get(OPTIONAL)))
+        raise InvalidCheckpoint(f"{checkpoint / CONFIG}: {extra[0]!r} is not supported")
+    # Only the checkpoints that have zero_cond_t on name it.
+    return read_fields(QwenImageShape, checkpoint, CONFIG, zero_cond_t=False)
 
 
 class Ropes(NamedTuple):
+    """The rotary tables of the image tokens and of the text tokens of all branches."""
+
     image: Rope
     text: Rope
 
@@ -75,6 +73,8 @@ class Ropes(NamedTuple):
 
 
 class QwenImageTransformer(nn.Module):
+    """Double-stream blocks; the modulations of all blocks lie outside of them."""
+
     def __init__(self, shape: QwenImageShape) -> None:
         super().__init__()
         width = shape.width
@@ -123,6 +123,8 @@ class QwenImageTransformer(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
+    """The embedding of the timestep: [1] to [1, width]."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.timestep_embedder = ScalarEmbedding(TIME_CHANNELS, width, bias=True)
@@ -133,7 +135,7 @@ class TimeEmbedding(nn.Module):
 
 
 class BlockModulation(nn.Module):
-    """SiLU(time) to shift, scale and gate of one block's image and text."""
+    """A linear map of SiLU(time) to shift, scale and gate of one block's image and text."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -145,7 +147,7 @@ class BlockModulation(nn.Module):
 
 
 class RowsLinear(nn.Linear):
-    """A linear layer of one row after another: a product of all rows at once differs in the last bits."""
+    """A linear layer that takes one row after another: a product of all rows at once differs in the last bits."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """[rows, in_features] to [rows, out_features]."""
@@ -184,8 +186,8 @@ class Block(nn.Module):
 
 
 class Stretches(NamedTuple):
-    """How the stretches of a sequence are modulated: the first is of `first` tokens, or all of it if it is the only
-    one."""
+    """The modulation of a sequence stretch by stretch. The first stretch has `first` tokens; a single one is the whole
+    sequence."""
 
     shifts: tuple[Shift, ...]
     first: int
@@ -229,7 +231,7 @@ def _branches(text: torch.Tensor, image: torch.Tensor, lengths: tuple[int, ...])
 
 
 def _stretches(streams: Sequence[torch.Tensor], first: int) -> tuple[Stretches, Stretches]:
-    """Before and after attention. `streams`: [6, 1, 1, width] each."""
+    """The modulations before attention and after it. `streams`: [6, 1, 1, width] each."""
     before = tuple(Shift(*stream[:3]) for stream in streams)
     after = tuple(Shift(*stream[3:]) for stream in streams)
     return Stretches(before, first), Stretches(after, first)

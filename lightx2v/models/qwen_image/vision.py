@@ -1,4 +1,4 @@
-"""What Qwen2.5-VL sees: pictures as patches, and where their tokens stand among those of a text. Pure functions."""
+"""Pictures as Qwen2.5-VL reads them: as patches, and as tokens at positions within a text. Pure functions."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ def to_patches(picture: Picture, side: int, merge: int, frames: int) -> tuple[to
 
 
 def mix(ids: Sequence[int], pad: int, grids: Sequence[Grid]) -> Mixed:
-    """`ids` with one `pad` for each of a picture's tokens where one stands for the picture; a user's own, after them,
-    stand for nothing. A token of text advances on all axes, so it is a picture of one by one."""
+    """A text with pictures in it. The first pads of `ids` stand for the pictures; each becomes one pad for every token
+    of its picture. Further pads are a user's own and stand for nothing. A token of text advances on all axes, as a
+    picture of one by one does."""
     pictures = iter(grids)
     mixed: list[int] = []
     pictured: list[bool] = []

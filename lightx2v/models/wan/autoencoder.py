@@ -9,43 +9,43 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from torch import nn
 
 from lightx2v.core import GenerateRequest, Latents, Picture, Video
 from lightx2v.errors import InvalidRequest, NonFinite
-from lightx2v.models.autoencoder import resize, to_levels
-from lightx2v.models.component import Autoencoder
+from lightx2v.models.autoencoder import latent_statistics, resize, to_levels
+from lightx2v.models.component import Autoencoder, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.wan.latents import to_grid, to_latents
-from lightx2v.models.wan.recipe import TEXT_ALONE, read_recipe
+from lightx2v.models.wan.spec import TEXT_ALONE, WanSpec
 from lightx2v.models.wan.variant import VAE
+from lightx2v.weights.layout import WeightMap
 
 ENCODER = ("encoder.", "quant_conv.")
-"""Without pictures nothing is encoded."""
+"""Prefixes of the states that a model of text alone never reads."""
 
 WIDTHS, RESIDUAL_WIDTHS, VIDEO_COPIES = (20, 14), (38, 4), 4
-"""Values at the peak, per pixel: so many of the decoder's narrowest widths for each frame that is decoded together with
-others, and once, with shortcuts around its blocks or without; and copies of the video. The live tensors are a half of
-it; convolutions take nearly as much again."""
+"""Peak live values per pixel, in multiples of the narrowest decoder width: (for each jointly decoded frame, once per
+clip), in the plain and in the residual decoder; then copies of the output video. Half of the values are tensors;
+convolutions take nearly as much again."""
 
 
 class WanAutoencoder(Autoencoder):
-    blocks = ()
-    """The decoder runs anew for every latent frame; it is small, and stays throughout a run."""
+    """diffusers' autoencoder of Wan, a picture to latents and latents to a video."""
+
     module: AutoencoderKLWan
+    spec: WanSpec
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.recipe = read_recipe(checkpoint)
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: WanSpec) -> None:
+        super().__init__(dtype, spec)
         config = read_configuration(checkpoint, VAE)
-        with torch.device("meta"):
-            self.module = AutoencoderKLWan.from_config(config).eval().requires_grad_(False)
-        nn.Module.to(self.module, dtype)  # diffusers' own warns of layers to be kept in fp32, also where there are none
-        self.unreachable = frozenset(filter(self._is_unreachable, self.module.state_dict()))
+        self.module = on_meta(lambda: AutoencoderKLWan.from_config(config), dtype)
+        # No block streams: the decoder runs anew for every latent frame, and it is small enough to stay.
+        unreachable = frozenset(filter(self._is_unreachable, self.module.state_dict()))
+        self.weights = WeightMap((self.folder,), unreachable=unreachable)
 
-    def workspace(self, request: GenerateRequest) -> int:
-        """Of decoding, since encoding takes less. Linear in positions of the decoder's last layer: of the frames that
-        are decoded together, and of the video that grows."""
+    def activation_bytes(self, request: GenerateRequest) -> int:
+        """Bytes of decoding, since encoding takes less. They are linear in positions of the last layer: in the frames
+        that are decoded together, and in the video that grows."""
         config = self.module.config
         positions = request.size.width * request.size.height // (config.patch_size or 1) ** 2
         each, once = RESIDUAL_WIDTHS if config.is_residual else WIDTHS
@@ -55,51 +55,45 @@ class WanAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
-        """The mean of the posterior, normalised, of the picture in the request's size, with grey frames after it where
-        the transformer sees all frames of it.
+        """The posterior's mean, normalised, for the picture in the request's size. Grey frames follow it where the
+        transformer sees all frames.
 
         Raises InvalidRequest if the model looks at no pictures.
         """
-        if not self.recipe.max_references:
+        if not self.spec.max_references:
             raise InvalidRequest(TEXT_ALONE, "image")
         first = to_levels(resize(picture, request.size)).to(device, self.dtype)
-        frames = 1 if self.recipe.expand_timesteps else request.frames
+        frames = 1 if self.spec.expand_timesteps else request.frames
         clip = F.pad(first[:, :, None], (0, 0, 0, 0, 0, frames - 1))
         with self._forgetting():
             mean = self.module.encode(clip, return_dict=False)[0].mode()[0].float()
-        shift, scale = self._statistics(device)
+        shift, scale = latent_statistics(self.module.config, device, torch.float32, axes=3)
         return to_latents((mean - shift) / scale)
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Picture | Video:
-        """One frame is a picture. Raises NonFinite rather than return a video of nothing."""
-        shift, scale = self._statistics(latents.tokens.device)
+        """The video of `latents`, or the picture if they have one frame. Raises NonFinite if a sample is not finite."""
+        shift, scale = latent_statistics(self.module.config, latents.tokens.device, torch.float32, axes=3)
         grid = (to_grid(latents).float() * scale + shift).to(self.dtype)
         with self._forgetting():
             samples = self.module.decode(grid[None], return_dict=False)[0][0]
         if not torch.isfinite(samples).all():
             raise NonFinite("the autoencoder produced values that are not finite")
         pixels = torch.stack([_levels(frame) for frame in samples.unbind(1)]).numpy()
-        return Video(pixels, self.recipe.clip.rate) if len(pixels) > 1 else Picture(pixels[0])
+        return Video(pixels, self.spec.clip.rate) if len(pixels) > 1 else Picture(pixels[0])
 
     def _is_unreachable(self, name: str) -> bool:
-        """A single frame meets no convolution over time that makes frames fewer."""
-        is_read = self.recipe.min_references or (self.recipe.max_references and ".time_conv." not in name)
+        """Whether no run reads a state. A single frame needs no convolution that makes frames fewer."""
+        is_read = self.spec.min_references or (self.spec.max_references and ".time_conv." not in name)
         return name.startswith(ENCODER) and not is_read
 
     @contextmanager
     def _forgetting(self) -> Iterator[None]:
-        """What the module remembers of earlier frames is let go, come what may."""
+        """On leaving, drops what the module remembers of earlier frames."""
         try:
             yield
         finally:
             self.module.clear_cache()
-
-    def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """[channels, 1, 1, 1] each: the latents' mean and standard deviation."""
-        config = self.module.config
-        mean, deviation = (torch.tensor(values, device=device) for values in (config.latents_mean, config.latents_std))
-        return mean.view(-1, 1, 1, 1), deviation.view(-1, 1, 1, 1)
 
 
 def _levels(frame: torch.Tensor) -> torch.Tensor:

@@ -6,24 +6,25 @@ import torch
 
 
 class Condition:
-    """No picture: the transformer sees the latents, [1, channels, frames, rows, columns], all of the same timestep."""
+    """The condition without a picture: the transformer sees the latents, [1, channels, frames, rows, columns], all at
+    one timestep."""
 
     def show(self, latents: torch.Tensor) -> torch.Tensor:
         """What the transformer sees in place of `latents`."""
         return latents
 
     def times(self, timestep: torch.Tensor) -> torch.Tensor:
-        """[1], or [frames] where each frame has a timestep of its own."""
+        """The timesteps that the transformer sees: [1], or [frames] if each frame has its own."""
         return timestep[None]
 
     def keep(self, latents: torch.Tensor) -> torch.Tensor:
-        """The latents after a step."""
+        """The latents after a step, with the picture where it belongs."""
         return latents
 
 
 class Beside(Condition):
-    """In channels of its own, after a mask of the frames that are given: a channel for each frame that is decoded of a
-    latent one."""
+    """A picture in channels of its own, after a mask of the given frames. The mask has a channel for each frame that is
+    decoded of a latent one."""
 
     def __init__(self, given: torch.Tensor, multiple: int) -> None:
         mask = torch.zeros_like(given[:, :1]).repeat(1, multiple, 1, 1, 1)
@@ -35,7 +36,7 @@ class Beside(Condition):
 
 
 class FirstFrame(Condition):
-    """In place of the first latent frame, at a timestep of 0: there is no noise in it."""
+    """A picture in place of the first latent frame, at timestep 0, since it has no noise."""
 
     def __init__(self, first: torch.Tensor, frames: int) -> None:
         self._first = first

@@ -14,51 +14,48 @@ from transformers import UMT5Config
 from transformers.models.umt5.modeling_umt5 import UMT5Stack
 
 from lightx2v.core import GenerateRequest, Picture
-from lightx2v.models.component import TextEncoder
+from lightx2v.models.component import TextEncoder, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.language import CONFIG, EMBEDDING, read_tokenizer
-from lightx2v.models.wan.recipe import MAX_TOKENS, read_recipe
+from lightx2v.models.wan.spec import MAX_TOKENS, WanSpec
 from lightx2v.models.wan.variant import IMAGE_ENCODER
 from lightx2v.models.wan.vision import build_vision, see
+from lightx2v.weights.layout import WeightMap
 
 VISION = "vision"
-"""The image encoder, as a part of the module."""
+"""The name of the image encoder within the module."""
 
 FEED_FORWARD_WIDTHS, BIAS_WIDTHS, MARGIN = 3, 2, 1.15
-"""Live at the peak of a layer: so many inner widths per token, or so many biases of every pair of tokens and head."""
+"""Live values at the peak of a layer: inner widths for each token, or position biases for each pair of tokens and each
+head."""
 
 
 class WanTextEncoder(TextEncoder):
-    """Only a prompt's own tokens are computed: attention never sees padding, and the transformer sees zeros for it.
+    """A umT5 that computes only a prompt's own tokens: attention never sees padding, and the transformer sees zeros in
+    its place.
 
-    The image encoder is a part of the module, but none of its blocks: it is used once in a run, whatever the number of
-    prompts, and stays throughout."""
+    The image encoder is a part of the module but none of its blocks. It is used once in a run, whatever the number of
+    prompts, and stays throughout.
+    """
 
-    host_tensors = frozenset({EMBEDDING})
     module: UMT5Stack
+    spec: WanSpec
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.recipe = read_recipe(checkpoint)
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: WanSpec) -> None:
+        super().__init__(dtype, spec)
         self.config = _read_config(checkpoint)
-        with torch.device("meta"):
-            self.module = UMT5Stack(self.config).to(dtype).eval().requires_grad_(False)
-        self.blocks = tuple(f"block.{index}" for index in range(self.config.num_layers))
-        self.sees = self.recipe.sight is not None
+        self.module = on_meta(lambda: UMT5Stack(self.config), dtype)
+        blocks = tuple(f"block.{index}" for index in range(self.config.num_layers))
+        self.sees = self.spec.image_encoder is not None
         if self.sees:
             self.module.add_module(VISION, build_vision(checkpoint, dtype))
-            self.more_folders = (IMAGE_ENCODER,)
+        folders = (self.folder, IMAGE_ENCODER) if self.sees else (self.folder,)
+        self.weights = WeightMap(folders, blocks, frozenset({EMBEDDING}), source=_source)
         self.tokenizer = read_tokenizer(checkpoint)
 
-    def source(self, name: str) -> str:
-        part, _, rest = name.partition(".")
-        if part == VISION:
-            return f"vision_model.{rest}"
-        return "shared.weight" if name == EMBEDDING else f"encoder.{name}"
-
-    def workspace(self, request: GenerateRequest) -> int:
-        """Of a prompt as long as can be, since a picture takes less: the stream, and a layer's feed-forward or its
-        attention."""
+    def activation_bytes(self, request: GenerateRequest) -> int:
+        """Bytes for the longest prompt, since a picture takes less: the stream, and the feed-forward layer or the
+        attention of one layer."""
         config = self.config
         feed_forward = MAX_TOKENS * FEED_FORWARD_WIDTHS * config.d_ff
         attention = MAX_TOKENS * (4 * config.num_heads * config.d_kv + BIAS_WIDTHS * MAX_TOKENS * config.num_heads)
@@ -67,7 +64,7 @@ class WanTextEncoder(TextEncoder):
 
     @torch.no_grad()
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        """[tokens, features] of the prompt's tokens and the end's."""
+        """[tokens, features] of the prompt, its end token included."""
         ids = self.tokenizer(clean(prompt), return_tensors="pt", truncation=True, max_length=MAX_TOKENS)["input_ids"]
         states = F.embedding(ids, self.module.embed_tokens.weight).to(device)
         for block in self.module.block:
@@ -80,8 +77,16 @@ class WanTextEncoder(TextEncoder):
 
 
 def clean(prompt: str) -> str:
-    """Broken encodings mended, HTML's escapes resolved, and single spaces between words."""
+    """The prompt with broken encodings mended, HTML escapes resolved, and single spaces between words."""
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
+
+
+def _source(name: str) -> str:
+    """The checkpoint's name of a state, in the folder of its encoder."""
+    part, _, rest = name.partition(".")
+    if part == VISION:
+        return f"vision_model.{rest}"
+    return "shared.weight" if name == EMBEDDING else f"encoder.{name}"
 
 
 def _read_config(checkpoint: Path) -> UMT5Config:

@@ -1,4 +1,4 @@
-"""Wan's latents between the shape that convolutions want and the one that crosses the border of a stage."""
+"""Conversion of Wan's latents between the grid of convolutions and the tokens that cross the border of a stage."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from lightx2v.core import Latents
 
 
 def to_grid(latents: Latents) -> torch.Tensor:
-    """[channels, frames, rows, columns], contiguous however the tokens lay in memory: convolutions round by the order
-    that they find."""
+    """[channels, frames, rows, columns], always contiguous, because convolutions round by the order in memory."""
     shape = (latents.frames, latents.rows, latents.columns)
     return latents.tokens.transpose(0, 1).contiguous().unflatten(1, shape)
 

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from lightx2v.core import Conditioning, GenerateRequest, Latents
 from lightx2v.models.component import Refiner
-from lightx2v.models.wan.denoiser import WanDenoiser
+from lightx2v.models.sampler import SamplingState
+from lightx2v.models.wan.denoiser import WanConditions, WanDenoiser
 from lightx2v.models.wan.latents import to_grid
 
 
-class WanRefiner(WanDenoiser, Refiner):
-    """The same architecture with other weights, and another guidance scale."""
+class WanRefiner(WanDenoiser, Refiner[WanConditions]):
+    """The denoiser of the last steps: the same architecture with other weights and another guidance scale."""
 
-    def others(self, request: GenerateRequest) -> tuple[int, int]:
+    def steps_elsewhere(self, request: GenerateRequest) -> tuple[int, int]:
         return self.schedule.high(request.steps), 0
 
     def guidance(self, request: GenerateRequest) -> float:
-        return self.recipe.refine_guidance if request.refine_guidance is None else request.refine_guidance
+        return self.spec.refine_guidance if request.refine_guidance is None else request.refine_guidance
 
-    def resume(
+    def restart(
         self,
         request: GenerateRequest,
         conditioning: Conditioning,
         references: Sequence[Latents],
         begun: Latents,
         device: torch.device,
-    ) -> Iterator[Latents]:
-        condition = self.condition(request, references, device)
-        solver = self.schedule.solver(request.steps, tuple(part.to(device) for part in begun.history))
-        return self.walk(request, conditioning, condition, solver, to_grid(begun)[None].to(device))
+    ) -> SamplingState[WanConditions]:
+        stepper = self.schedule.stepper(request.steps, tuple(part.to(device) for part in begun.history))
+        conditions = self.conditions(request, conditioning, references, stepper, device)
+        return self.state(request, conditions, stepper, to_grid(begun)[None].to(device))

@@ -1,55 +1,77 @@
-"""Wan's noise schedule and solver: flow matching along diffusers' UniPC, which remembers its last steps."""
+"""Wan's noise schedule and solver: flow matching with diffusers' UniPC, a multistep method."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler as Solver
 
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.models.configuration import read_configuration
-from lightx2v.models.wan.recipe import read_recipe
+from lightx2v.models.wan.spec import WanSpec
 
 CONFIG = "scheduler/scheduler_config.json"
 
 
 class Schedule:
-    """What a checkpoint says of its steps."""
+    """The schedule of a checkpoint."""
 
-    def __init__(self, checkpoint: Path) -> None:
-        recipe = read_recipe(checkpoint)
+    def __init__(self, checkpoint: Path, spec: WanSpec) -> None:
         self._values = read_configuration(checkpoint, CONFIG)
         name, file = self._values.get("_class_name"), checkpoint / CONFIG
         if name != Solver.__name__:
             raise InvalidCheckpoint(f"{file}: {name!r} is not supported; supported is {Solver.__name__}")
         if not self._values.get("use_flow_sigmas") or self._values.get("prediction_type") != "flow_prediction":
             raise InvalidCheckpoint(f"{file}: the schedule of Wan is one of flow matching (use_flow_sigmas)")
-        if recipe.flow_shift is not None:
-            self._values["flow_shift"] = recipe.flow_shift
-        self._boundary = recipe.boundary
+        if spec.flow_shift is not None:
+            self._values["flow_shift"] = spec.flow_shift
+        self._boundary = spec.boundary
 
     def high(self, steps: int) -> int:
-        """How many of so many steps, the first ones, lie at or above the boundary."""
-        solver = self.solver(steps)
-        return int((solver.timesteps >= self._boundary * solver.config.num_train_timesteps).sum())
+        """How many of `steps`, the first ones, lie at or above the boundary."""
+        return self.stepper(steps).steps_above(self._boundary)
 
-    def solver(self, steps: int, history: tuple[torch.Tensor, ...] = ()) -> Solver:
-        """A new one for every request, or one that goes on where another was when it was asked to `remember`."""
-        solver = Solver.from_config(self._values)
-        solver.set_timesteps(steps)
-        solver.set_begin_index(0)
+    def stepper(self, steps: int, history: tuple[torch.Tensor, ...] = ()) -> UniPC:
+        """A stepper for one request. With `history`, it goes on where another stepper stopped."""
+        return UniPC(self._values, steps, history)
+
+
+class UniPC:
+    """diffusers' multistep solver as a stepper. It remembers its last steps, so steps must be taken in turn."""
+
+    def __init__(self, values: Mapping[str, Any], steps: int, history: tuple[torch.Tensor, ...] = ()) -> None:
+        self._solver = Solver.from_config(values)
+        self._solver.set_timesteps(steps)
+        self._solver.set_begin_index(0)
         if history:
-            counts, solver.last_sample, *outputs = history
-            begin, solver.lower_order_nums, solver.this_order = counts.tolist()
-            solver.set_begin_index(begin)
-            solver.model_outputs[-len(outputs) :] = outputs
-        return solver
+            self._recall(*history)
 
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """[steps], on the host, from 1000 down."""
+        timesteps: torch.Tensor = self._solver.timesteps
+        return timesteps
 
-def remember(solver: Solver) -> tuple[torch.Tensor, ...]:
-    """All that the steps to come depend on, beside the latents; nothing if there are none."""
-    if solver.step_index == len(solver.timesteps):
-        return ()
-    counts = torch.tensor([solver.step_index, solver.lower_order_nums, solver.this_order])
-    return (counts, solver.last_sample, *(output for output in solver.model_outputs if output is not None))
+    def steps_above(self, share: float) -> int:
+        """How many steps lie at or above this share of all timesteps."""
+        return int((self.timesteps >= share * self._solver.config.num_train_timesteps).sum())
+
+    def step(self, latents: torch.Tensor, velocity: torch.Tensor, index: int) -> torch.Tensor:
+        moved: tuple[torch.Tensor] = self._solver.step(velocity, self.timesteps[index], latents, return_dict=False)
+        return moved[0]
+
+    def history(self) -> tuple[torch.Tensor, ...]:
+        solver = self._solver
+        if solver.step_index == len(solver.timesteps):
+            return ()
+        counts = torch.tensor([solver.step_index, solver.lower_order_nums, solver.this_order])
+        return (counts, solver.last_sample, *(output for output in solver.model_outputs if output is not None))
+
+    def _recall(self, counts: torch.Tensor, sample: torch.Tensor, *outputs: torch.Tensor) -> None:
+        begin, self._solver.lower_order_nums, self._solver.this_order = counts.tolist()
+        self._solver.last_sample = sample
+        self._solver.set_begin_index(begin)
+        self._solver.model_outputs[-len(outputs) :] = outputs

@@ -6,7 +6,7 @@ are read within its own call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from lightx2v.layers.embedding import ScalarEmbedding, sinusoid
 from lightx2v.layers.feedforward import GeluFeedForward
 from lightx2v.layers.modulation import Shift, modulated_norm
 from lightx2v.layers.rope import Rope, rotate
-from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.configuration import read_configuration, read_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class WanShape:
     num_layers: int
     eps: float
     image_dim: int | None
-    """Features of the tokens of a picture; None where the transformer sees none."""
+    """Features of a picture's tokens; None if the transformer sees no picture."""
 
     @property
     def width(self) -> int:
@@ -53,21 +53,21 @@ class WanShape:
 def read_shape(checkpoint: Path, folder: str) -> WanShape:
     """The shape of the transformer in `folder`.
 
-    Raises InvalidCheckpoint if the configuration is incomplete, or looks at a first and a last picture.
+    Raises InvalidCheckpoint if the configuration is incomplete, or that of a transformer which sees two pictures.
     """
     config = f"{folder}/config.json"
     values, file = read_configuration(checkpoint, config), checkpoint / config
     if values.get("pos_embed_seq_len"):
         raise InvalidCheckpoint(f"{file}: a transformer that sees two pictures (pos_embed_seq_len) is not supported")
-    given = {"image_dim": None} | values
-    required = {field.name: require(given, field.name, file) for field in fields(WanShape)}
-    shape = WanShape(**required | {"patch_size": tuple(required["patch_size"])})
+    shape = read_fields(WanShape, checkpoint, config, image_dim=None)
     if values.get("added_kv_proj_dim") != (shape.width if shape.image_dim else None):
         raise InvalidCheckpoint(f"{file}: added_kv_proj_dim must be the width, {shape.width}, with image_dim only")
     return shape
 
 
 class WanTransformer(nn.Module):
+    """Patches of a video through blocks of attention to itself and to the text."""
+
     def __init__(self, shape: WanShape) -> None:
         super().__init__()
         self.patch, self.eps = shape.patch_size, shape.eps
@@ -83,21 +83,21 @@ class WanTransformer(nn.Module):
         text: torch.Tensor,
         timestep: torch.Tensor,
         rope: Rope,
-        seen: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The velocity of every latent.
 
         `latents`: [batch, channels, frames, rows, columns]; `text`: [batch, tokens, text_dim]; `timestep`: fp32, up to
-        1000, [1] or [frames], of patches as of latents; `rope`: of the patches, frame by frame; `seen`: [batch, tokens,
-        image_dim] where the transformer sees a picture.
+        1000, [1] or [frames], of patches as of latents; `rope`: of the patches, frame by frame; `image_features`:
+        [batch, tokens, image_dim] where the transformer sees a picture.
         """
         patches = self.patch_embedding(latents)
         grid = patches.shape[2:]
         states = patches.flatten(2).transpose(1, 2).contiguous()
         del patches
-        time, shifts, text, seen = self.condition_embedder(timestep, text, seen)
+        time, shifts, text, image_features = self.condition_embedder(timestep, text, image_features)
         for block in self.blocks:
-            states = block(states, text, seen, shifts, rope)
+            states = block(states, text, image_features, shifts, rope)
         shift, scale = (self.scale_shift_table + time[:, None]).chunk(2, dim=1)
         states = normed(states, shift, scale, self.eps)
         return self._unpatch(self.proj_out(states), grid)
@@ -109,7 +109,8 @@ class WanTransformer(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """The timestep's embedding, the blocks' part of it, and text and picture in the transformer's width."""
+    """Embeddings of the timestep, of text and of a picture in the width of the transformer, and the modulations of the
+    blocks."""
 
     def __init__(self, shape: WanShape) -> None:
         super().__init__()
@@ -121,13 +122,18 @@ class ConditionEmbedding(nn.Module):
             self.image_embedder = ImageEmbedding(shape.image_dim, shape.width)
 
     def forward(
-        self, timestep: torch.Tensor, text: torch.Tensor, seen: torch.Tensor | None
+        self, timestep: torch.Tensor, text: torch.Tensor, image_features: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """The embedder of time is fp32, and what follows in the precision of `text`. First comes [times, width], second
-        [times, 6, width]."""
+        """Returns time [times, width], modulations [times, 6, width], text and picture. Time is embedded in fp32; all
+        that follows is in the dtype of `text`."""
         time = self.time_embedder(sinusoid(timestep, self.channels)).to(text.dtype)
         shifts = self.time_proj(F.silu(time)).unflatten(1, (6, -1))
-        return time, shifts, self.text_embedder(text), None if seen is None else self.image_embedder(seen)
+        return (
+            time,
+            shifts,
+            self.text_embedder(text),
+            None if image_features is None else self.image_embedder(image_features),
+        )
 
 
 class TextEmbedding(nn.Module):
@@ -149,13 +155,15 @@ class ImageEmbedding(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(features), nn.LayerNorm(width)
         self.ff = GeluFeedForward(features, features, width, approximate="none")
 
-    def forward(self, seen: torch.Tensor) -> torch.Tensor:
-        states = self.ff(self.norm1(seen.float()).to(seen.dtype))
-        normed: torch.Tensor = self.norm2(states.float()).to(seen.dtype)
+    def forward(self, image_features: torch.Tensor) -> torch.Tensor:
+        states = self.ff(self.norm1(image_features.float()).to(image_features.dtype))
+        normed: torch.Tensor = self.norm2(states.float()).to(image_features.dtype)
         return normed
 
 
 class WanBlock(nn.Module):
+    """Attention within the video, attention to the text, feed-forward; norms and gates in fp32."""
+
     def __init__(self, shape: WanShape) -> None:
         super().__init__()
         self.eps = shape.eps
@@ -165,18 +173,23 @@ class WanBlock(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.empty(1, 6, shape.width))
 
     def forward(
-        self, states: torch.Tensor, text: torch.Tensor, seen: torch.Tensor | None, shifts: torch.Tensor, rope: Rope
+        self,
+        states: torch.Tensor,
+        text: torch.Tensor,
+        image_features: torch.Tensor | None,
+        shifts: torch.Tensor,
+        rope: Rope,
     ) -> torch.Tensor:
         parts = (self.scale_shift_table + shifts.float()).chunk(6, dim=1)
         within, forward = Shift(*parts[:3]), Shift(*parts[3:])
         inner = normed(states, within.shift, within.scale, self.eps)
         states = gated(states, self.attn1(inner, rope), within)
-        states = states + self.attn2(self.norm2(states.float()).to(states.dtype), text, seen)
+        states = states + self.attn2(self.norm2(states.float()).to(states.dtype), text, image_features)
         return gated(states, self.ffn(normed(states, forward.shift, forward.scale, self.eps)), forward)
 
 
 class Attention(nn.Module):
-    """What both kinds share: queries and keys are normalised over all heads together."""
+    """The projections of both kinds of attention. Queries and keys are normalised over all heads together."""
 
     def __init__(self, shape: WanShape) -> None:
         super().__init__()
@@ -191,7 +204,7 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """Within the video."""
+    """Attention within the video."""
 
     def forward(self, states: torch.Tensor, rope: Rope) -> torch.Tensor:
         query = rotate(self.heads(self.norm_q(self.to_q(states))), rope)
@@ -200,7 +213,7 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
-    """To the text, and to a picture by keys and values of its own, where the transformer sees one; the two add up."""
+    """Attention to the text and, with keys and values of its own, to a picture. The two results add up."""
 
     def __init__(self, shape: WanShape) -> None:
         super().__init__(shape)
@@ -208,11 +221,11 @@ class CrossAttention(Attention):
             self.add_k_proj, self.add_v_proj = (nn.Linear(shape.width, shape.width) for _ in range(2))
             self.norm_added_k = nn.RMSNorm(shape.width, eps=shape.eps)
 
-    def forward(self, states: torch.Tensor, text: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, text: torch.Tensor, image_features: torch.Tensor | None) -> torch.Tensor:
         query = self.heads(self.norm_q(self.to_q(states)))
         attended = attention(query, self.heads(self.norm_k(self.to_k(text))), self.heads(self.to_v(text)))
-        if seen is not None:
-            key, value = self.norm_added_k(self.add_k_proj(seen)), self.add_v_proj(seen)
+        if image_features is not None:
+            key, value = self.norm_added_k(self.add_k_proj(image_features)), self.add_v_proj(image_features)
             attended = attended + attention(query, self.heads(key), self.heads(value))
         return self.to_out[0](attended)
 

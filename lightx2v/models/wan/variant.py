@@ -1,4 +1,4 @@
-"""Which of Wan's models a checkpoint is, as its configurations say. Free of torch."""
+"""The variant of Wan that a checkpoint is, as its configurations say. Free of torch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ INDEX, TRANSFORMER, VAE = "model_index.json", "transformer/config.json", "vae/co
 IMAGE_ENCODER = "image_encoder"
 
 LATENTS = 16
-"""Channels, where a configuration does not say."""
+"""Latent channels if a configuration does not say."""
 
 MOST_BOUNDARY = 0.999
-"""The first step is always above it."""
+"""The largest boundary: the first step always lies above it."""
 
 
-class Habits(NamedTuple):
-    """How Wan's makers use a kind of checkpoint: always for five seconds."""
+class VariantDefaults(NamedTuple):
+    """The defaults of Wan's makers for one kind of checkpoint, always for five seconds of video."""
 
     steps: int = 50
     guidance: float = 5.0
@@ -31,13 +31,13 @@ class Habits(NamedTuple):
     rate: int = 16
 
 
-OF_TEXT, OF_PICTURE = Habits(), Habits(steps=40)
-EXPERTS_OF_TEXT, EXPERTS_OF_PICTURE = Habits(40, 4.0, 3.0), Habits(40, 3.5, 3.5)
-EXPANDED = Habits(size=Size(1280, 704), frames=121, rate=24)
+OF_TEXT, OF_PICTURE = VariantDefaults(), VariantDefaults(steps=40)
+EXPERTS_OF_TEXT, EXPERTS_OF_PICTURE = VariantDefaults(40, 4.0, 3.0), VariantDefaults(40, 3.5, 3.5)
+EXPANDED = VariantDefaults(size=Size(1280, 704), frames=121, rate=24)
 
 
-class Sight(NamedTuple):
-    """What an image encoder sees, a square of `side` pixels, and makes of it."""
+class ImageEncoderSpec(NamedTuple):
+    """An image encoder: it sees a square of `side` pixels and makes `tokens` of it."""
 
     side: int
     tokens: int
@@ -45,19 +45,19 @@ class Sight(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What tells Wan's models apart."""
+    """The properties that tell Wan's models apart."""
 
     boundary: float
-    """Timesteps below this part of all belong to a second transformer; at 0 there is none."""
+    """Timesteps below this share of all belong to a second transformer; 0 if there is none."""
     of_picture: bool
     """Whether the transformer has channels for a picture beside those for the noise."""
     expand_timesteps: bool
     """Whether each token has a timestep, so that a picture can be the first frame."""
-    sight: Sight | None
-    """Of the image encoder; None where there is none."""
+    image_encoder: ImageEncoderSpec | None
+    """The image encoder; None if there is none."""
 
     @property
-    def habits(self) -> Habits:
+    def defaults(self) -> VariantDefaults:
         if self.expand_timesteps:
             return EXPANDED
         if self.boundary:
@@ -66,13 +66,14 @@ class Variant:
 
 
 def read_variant(checkpoint: Path) -> Variant:
-    """Raises InvalidCheckpoint for a Wan that is not one of text or a picture to video."""
+    """The variant of a checkpoint. Raises InvalidCheckpoint unless it makes videos from text, or from text and a
+    picture."""
     index, file = read_configuration(checkpoint, INDEX), checkpoint / INDEX
     variant = Variant(
         _boundary(index, file),
         _has_channels(checkpoint),
         bool(index.get("expand_timesteps")),
-        _read_sight(index, checkpoint),
+        _read_image_encoder(index, checkpoint),
     )
     if variant.expand_timesteps and (variant.boundary or variant.of_picture):
         raise InvalidCheckpoint(
@@ -94,7 +95,7 @@ def _boundary(index: dict[str, Any], file: Path) -> float:
 
 
 def _has_channels(checkpoint: Path) -> bool:
-    """A picture's are those of its latents and of their mask."""
+    """Whether the transformer has channels for a picture: its latents and their mask."""
     vae, file = read_configuration(checkpoint, VAE), checkpoint / TRANSFORMER
     channels = read_configuration(checkpoint, TRANSFORMER).get("in_channels", LATENTS)
     latents, mask = vae.get("z_dim", LATENTS), vae.get("scale_factor_temporal", 4)
@@ -103,8 +104,8 @@ def _has_channels(checkpoint: Path) -> bool:
     return bool(channels > latents)
 
 
-def _read_sight(index: dict[str, Any], checkpoint: Path) -> Sight | None:
-    """A token for each of its patches, and one for all."""
+def _read_image_encoder(index: dict[str, Any], checkpoint: Path) -> ImageEncoderSpec | None:
+    """The image encoder, with a token for each patch and one for the whole picture; None if there is none."""
     looks, config = has_part(index, IMAGE_ENCODER), f"{IMAGE_ENCODER}/config.json"
     if looks != bool(read_configuration(checkpoint, TRANSFORMER).get("image_dim")):
         raise InvalidCheckpoint(
@@ -114,4 +115,4 @@ def _read_sight(index: dict[str, Any], checkpoint: Path) -> Sight | None:
         return None
     values = read_configuration(checkpoint, config)
     side, patch = (require(values, key, checkpoint / config) for key in ("image_size", "patch_size"))
-    return Sight(side, (side // patch) ** 2 + 1)
+    return ImageEncoderSpec(side, (side // patch) ** 2 + 1)

@@ -11,24 +11,24 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from lightx2v.core import Picture
 from lightx2v.models.colours import to_colours
+from lightx2v.models.component import on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.wan.variant import IMAGE_ENCODER
 
 
 def build_vision(checkpoint: Path, dtype: torch.dtype) -> CLIPVisionModel:
-    """On the meta device, without what comes after the layer that is read."""
+    """The image encoder on the meta device, without the parts after the layer that is read."""
     config = CLIPVisionConfig.from_dict(read_configuration(checkpoint, f"{IMAGE_ENCODER}/config.json"))
     config.num_hidden_layers -= 1
     config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        vision = CLIPVisionModel(config)
+    vision = on_meta(lambda: CLIPVisionModel(config), dtype)
     vision.post_layernorm = nn.Identity()
-    return vision.to(dtype).eval().requires_grad_(False)
+    return vision
 
 
 def see(vision: CLIPVisionModel, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-    """[tokens, features] of all `pictures`, squares of the size that the encoder takes: of each one for the whole, and
-    one for every patch, row by row."""
+    """[tokens, features] of all `pictures`, which are squares in the size of the encoder. Each has one token for the
+    whole and one for every patch, row by row."""
     embeddings = vision.embeddings
     weight = embeddings.patch_embedding.weight
     colours = torch.stack([to_colours(picture.pixels).permute(2, 0, 1) for picture in pictures])

@@ -11,8 +11,10 @@ import subprocess
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from deployments.calls import Holdings
 from deployments.coordinator import Coordinator
-from deployments.moved import Moved
+from deployments.messages import Terms
+from deployments.moved import TransferBytes
 from deployments.tenants import Member
 from lightx2v.core import Policy, StageName
 from lightx2v.residency.lease import Fetch, Holder, Lease, Shrink
@@ -22,7 +24,12 @@ T = TypeVar("T")
 Processes = Callable[[], subprocess.Popen[bytes]]
 
 LONG_SECONDS = 60.0
-NOTHING = Moved()
+NOTHING = Holdings(0, TransferBytes())
+
+
+def held(weights: int, h2d: int = 0) -> Holdings:
+    """What a process says that it holds."""
+    return Holdings(weights, TransferBytes(h2d, 0))
 
 
 class FakeCard:
@@ -62,31 +69,38 @@ def member(
     context: int = 0,
     budget: int | None = None,
     model: str = "klein",
+    settings: str = "",
 ) -> Member:
     """A stage of `nbytes` of weights in so many equal units, one of which fits its slot."""
     unit = nbytes // units
     size = StageSize(stage, (unit,) * units, nbytes - unit * units, workspace, unit, 1)
-    return Member(Holder(f"{stage}-{process.pid}", model, stage, process.pid, context, nbytes), size, policy, budget)
+    holder = Holder(f"{stage}-{process.pid}", model, stage, process.pid, context, nbytes, settings)
+    return Member(holder, size, policy, budget)
 
 
 async def join(coordinator: Coordinator, *members: Member) -> str:
     """All of them with empty hands; the epoch."""
-    return [await coordinator.join(one, 0, None, NOTHING) for one in members][-1]
+    return [await coordinator.join(one, NOTHING, None) for one in members][-1]
 
 
 async def ask(
-    coordinator: Coordinator, one: Member, age: float = 0.0, *, workspace: int = 0, seconds: float = LONG_SECONDS
+    coordinator: Coordinator,
+    one: Member,
+    admitted_at: float = 0.0,
+    *,
+    workspace: int = 0,
+    seconds: float = LONG_SECONDS,
 ) -> asyncio.Task[Lease]:
     """A call of lease() that has reached the coordinator."""
     epoch = (await coordinator.report())["epoch"]
-    asked = asyncio.create_task(coordinator.lease(epoch, one.holder.id, workspace, age, seconds))
+    asked = asyncio.create_task(coordinator.lease(epoch, one.holder.id, workspace, Terms(admitted_at, seconds)))
     await asyncio.sleep(0)
     return asked
 
 
-async def release(coordinator: Coordinator, lease: Lease, weights: int = 0, moved: Moved = NOTHING) -> None:
+async def release(coordinator: Coordinator, lease: Lease, weights: int = 0, h2d: int = 0) -> None:
     epoch = (await coordinator.report())["epoch"]
-    await coordinator.release(epoch, lease.id, weights, lease.holder, moved)
+    await coordinator.release(epoch, lease.holder, lease.id, held(weights, h2d))
 
 
 async def running(coordinator: Coordinator) -> list[int]:

@@ -11,8 +11,8 @@ import pytest
 
 from deployments import coordinator as module
 from deployments.coordinator import Coordinator
-from deployments.moved import Moved
-from lightx2v.core import Progress
+from deployments.messages import Terms
+from lightx2v.core import Policy, Progress
 from lightx2v.errors import DeadlineExceeded, StaleEpoch
 from lightx2v.residency.lease import Lease
 from tests.unit.coordinator.members import (
@@ -22,6 +22,7 @@ from tests.unit.coordinator.members import (
     Processes,
     ask,
     granted,
+    held,
     join,
     member,
     release,
@@ -102,10 +103,10 @@ async def test_a_waiter_expires(card: FakeCard, processes: Processes) -> None:
 
 Call = Callable[[Coordinator, str, str], Awaitable[Any]]
 FENCED: dict[str, Call] = {
-    "lease": lambda coordinator, epoch, name: coordinator.lease(epoch, name, 0, 0.0, LONG_SECONDS),
-    "orders": lambda coordinator, epoch, name: coordinator.orders(epoch, name),
-    "shrunk": lambda coordinator, epoch, name: coordinator.shrunk(epoch, name, 0, "order"),
-    "release": lambda coordinator, epoch, name: coordinator.release(epoch, "lease", 0, name, Moved(9, 9)),
+    "lease": lambda coordinator, epoch, name: coordinator.lease(epoch, name, 0, Terms(0.0, LONG_SECONDS)),
+    "next_command": lambda coordinator, epoch, name: coordinator.next_command(epoch, name),
+    "resized": lambda coordinator, epoch, name: coordinator.resized(epoch, name, "command", NOTHING),
+    "release": lambda coordinator, epoch, name: coordinator.release(epoch, name, "lease", held(0, 9)),
     "abandon": lambda coordinator, epoch, name: coordinator.abandon(epoch, name),
     "advance": lambda coordinator, epoch, name: coordinator.advance(epoch, name, "request", Progress(1, 2)),
 }
@@ -136,21 +137,47 @@ async def test_a_repeated_call_for_orders_gets_the_next_one(card: FakeCard, proc
     coordinator, resting, waiter = Coordinator("card"), member(processes(), "encode"), member(processes())
     epoch = await join(coordinator, resting, waiter)
     await release(coordinator, await within(await ask(coordinator, resting)), 60)
-    broken = asyncio.create_task(coordinator.orders(epoch, resting.holder.id))
+    broken = asyncio.create_task(coordinator.next_command(epoch, resting.holder.id))
     await asyncio.sleep(0)
-    listening = asyncio.create_task(coordinator.orders(epoch, resting.holder.id))
+    listening = asyncio.create_task(coordinator.next_command(epoch, resting.holder.id))
     await asyncio.sleep(0)
     await ask(coordinator, waiter)
-    assert shrink(await within(listening)).nbytes == 20
+    assert shrink(await within(listening)).weights == 40
     with pytest.raises(asyncio.CancelledError):
         await within(broken)
+
+
+@pytest.mark.parametrize("policy", ["auto", "whole"])
+async def test_a_command_is_given_again_until_it_is_answered(
+    card: FakeCard, processes: Processes, policy: Policy
+) -> None:
+    """The reply was lost on its way: a fetch, or an order to give way, that nobody carries out otherwise."""
+    coordinator = Coordinator("card")
+    encode, denoise = (
+        member(processes(), "encode", 30, policy=policy),
+        member(processes(), "denoise", 80, policy=policy),
+    )
+    epoch = await join(coordinator, encode, denoise)
+    if policy == "whole":
+        await release(coordinator, await within(await ask(coordinator, denoise)), 80)
+    asked = await ask(coordinator, encode)
+    lost, again = [await within(coordinator.next_command(epoch, denoise.holder.id)) for _ in range(2)]
+    assert lost == again
+    for _ in range(2):
+        await coordinator.resized(epoch, denoise.holder.id, again.id, held(70))
+    assert (await within(asked)).weights == 30
+    assert await granted(coordinator) == 100
+    listening = asyncio.create_task(coordinator.next_command(epoch, denoise.holder.id))
+    await asyncio.sleep(0)
+    assert not listening.done()
+    listening.cancel()
 
 
 async def test_epochs_differ_and_joining_twice_changes_nothing(card: FakeCard, processes: Processes) -> None:
     coordinator, one = Coordinator("card"), member(processes())
     epoch = await join(coordinator, one)
     lease = await within(await ask(coordinator, one))
-    assert await coordinator.join(one, 0, None, NOTHING) == epoch
+    assert await coordinator.join(one, NOTHING, None) == epoch
     assert (await running(coordinator), await granted(coordinator)) == ([one.holder.pid], 60)
     await release(coordinator, lease)
     assert await join(Coordinator("card"), one) != epoch
@@ -168,15 +195,15 @@ async def test_a_new_epoch_settles_before_it_grants(
     coordinator = Coordinator("card")
     await join(coordinator, small, large)
     for_small, for_large = await ask(coordinator, small, 1.0), await ask(coordinator, large, 2.0)
-    held = Lease("old:1", runner.holder.id, 60, 10, 0)
-    await coordinator.join(runner, 60, held, NOTHING)
+    before = Lease(60, 10, 0, 0, "old:1", runner.holder.id)
+    await coordinator.join(runner, held(60), before)
     assert (await running(coordinator), await granted(coordinator)) == ([runner.holder.pid], 70)
     lease = await within(for_small)
     assert time.monotonic() - began >= settle
     assert await granted(coordinator) == 100
     await release(coordinator, lease)
     assert (await running(coordinator), await granted(coordinator)) == ([runner.holder.pid], 70)
-    await release(coordinator, held)
+    await release(coordinator, before)
     assert (await within(for_large)).weights == 60
     assert await granted(coordinator) == 60
 
@@ -188,8 +215,8 @@ async def test_who_rejoins_with_weights_is_asked_for_them(
     coordinator, resting, waiter = Coordinator("card"), member(processes(), "encode"), member(processes())
     epoch = await join(coordinator, waiter)
     asked = await ask(coordinator, waiter)
-    await coordinator.join(resting, 60, None, NOTHING)
-    order = shrink(await within(coordinator.orders(epoch, resting.holder.id)))
-    assert (order.nbytes, await granted(coordinator)) == (20, 60)
-    await coordinator.shrunk(epoch, resting.holder.id, 40, order.order)
+    await coordinator.join(resting, held(60), None)
+    order = shrink(await within(coordinator.next_command(epoch, resting.holder.id)))
+    assert (order.weights, await granted(coordinator)) == (40, 60)
+    await coordinator.resized(epoch, resting.holder.id, order.id, held(40))
     await within(asked)

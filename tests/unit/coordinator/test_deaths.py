@@ -9,7 +9,7 @@ import pytest
 
 from deployments import coordinator as module
 from deployments.coordinator import Coordinator
-from deployments.moved import Moved
+from deployments.messages import Terms
 from lightx2v.core import Progress
 from lightx2v.errors import StageLost, StaleEpoch
 from tests.unit.coordinator.members import (
@@ -18,6 +18,7 @@ from tests.unit.coordinator.members import (
     Processes,
     ask,
     granted,
+    held,
     join,
     member,
     release,
@@ -49,7 +50,7 @@ async def test_nobody_listens_for_the_dead(card: FakeCard, processes: Processes)
     coordinator, process = Coordinator("card"), processes()
     one = member(process)
     epoch = await join(coordinator, one)
-    listening = asyncio.create_task(coordinator.orders(epoch, one.holder.id))
+    listening = asyncio.create_task(coordinator.next_command(epoch, one.holder.id))
     await asyncio.sleep(0)
     process.kill()
     process.wait()
@@ -67,14 +68,14 @@ async def test_bytes_of_a_killed_process_return_only_when_the_driver_lets_go(
     epoch = await join(coordinator, victim, waiter)
     lease = await within(await ask(coordinator, victim, workspace=20))
     if not in_its_lease:
-        await release(coordinator, lease, 60, Moved(60, 0))
+        await release(coordinator, lease, 60, 60)
     held = await granted(coordinator)
     process.kill()
     process.wait()
     asked = await ask(coordinator, waiter)
     await within(card.looked_at(3))
     with pytest.raises(StaleEpoch):
-        await coordinator.lease(epoch, victim.holder.id, 0, 0.0, LONG_SECONDS)
+        await coordinator.lease(epoch, victim.holder.id, 0, Terms(0.0, LONG_SECONDS))
     assert await granted(coordinator) == held, "the driver still lists it"
     assert not asked.done()
     del card.listed[victim.holder.pid]
@@ -131,10 +132,10 @@ async def test_others_give_way_for_a_waiter_while_the_driver_holds_on_to_the_dea
     for one in (victim, other):
         await release(coordinator, await within(await ask(coordinator, one)), 50)
     asked = await ask(coordinator, waiter)
-    assert shrink(await within(coordinator.orders(epoch, victim.holder.id))).nbytes == 50
+    assert shrink(await within(coordinator.next_command(epoch, victim.holder.id))).weights == 0
     process.kill()
-    order = await within(coordinator.orders(epoch, other.holder.id))
-    await coordinator.shrunk(epoch, other.holder.id, 0, order.order)
+    order = await within(coordinator.next_command(epoch, other.holder.id))
+    await coordinator.resized(epoch, other.holder.id, order.id, held(0))
     assert (await within(asked)).weights == 100
 
 
@@ -174,6 +175,15 @@ async def test_it_leaves_when_nobody_is_left(
     last.kill()
     await within(left.wait())
     assert (await coordinator.report())["stages"] == []
+
+
+async def test_it_leaves_when_nobody_ever_came(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a restart by Ray when actor and stages died together."""
+    left = asyncio.Event()
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(Coordinator, "_leave", lambda self: left.set())
+    Coordinator("card")
+    await within(left.wait())
 
 
 async def test_it_stays_when_somebody_comes_in_time(

@@ -9,7 +9,7 @@ import pytest
 
 from deployments import coordinator as module
 from deployments.coordinator import Coordinator
-from deployments.moved import Moved
+from deployments.messages import Terms
 from deployments.tenants import Member
 from lightx2v.core import STAGES, Progress
 from lightx2v.errors import OutOfMemory, StaleEpoch
@@ -20,6 +20,7 @@ from tests.unit.coordinator.members import (
     Processes,
     ask,
     granted,
+    held,
     join,
     member,
     release,
@@ -34,10 +35,10 @@ pytestmark = pytest.mark.timeout(30)
 async def test_a_lease_is_granted_and_released(card: FakeCard, processes: Processes) -> None:
     coordinator, one = Coordinator("card"), member(processes())
     epoch = await join(coordinator, one)
-    lease = await within(coordinator.lease(epoch, one.holder.id, 30, 0.0, LONG_SECONDS))
-    assert (lease.holder, lease.weights, lease.workspace, lease.keep) == (one.holder.id, 60, 30, 60)
+    lease = await within(coordinator.lease(epoch, one.holder.id, 30, Terms(0.0, LONG_SECONDS)))
+    assert (lease.holder, lease.weights, lease.extra_bytes, lease.keep) == (one.holder.id, 60, 30, 60)
     assert (await running(coordinator), await granted(coordinator)) == ([one.holder.pid], 90)
-    await release(coordinator, lease, 60, Moved(60, 0))
+    await release(coordinator, lease, 60, 60)
     assert (await running(coordinator), await granted(coordinator)) == ([], 60)
     assert (await coordinator.report())["h2d_bytes_total"] == 60
 
@@ -73,13 +74,13 @@ async def test_the_oldest_request_is_served_first(card: FakeCard, processes: Pro
 async def test_who_must_give_way_is_told_and_the_grant_follows(card: FakeCard, processes: Processes) -> None:
     coordinator, resting, waiter = Coordinator("card"), member(processes(), "encode"), member(processes())
     epoch = await join(coordinator, resting, waiter)
-    orders = asyncio.create_task(coordinator.orders(epoch, resting.holder.id))
+    orders = asyncio.create_task(coordinator.next_command(epoch, resting.holder.id))
     await release(coordinator, await within(await ask(coordinator, resting)), 60)
     asked = await ask(coordinator, waiter)
     order = shrink(await within(orders))
-    assert (order.holder, order.nbytes) == (resting.holder.id, 20)
+    assert (order.holder, order.weights) == (resting.holder.id, 40)
     assert (await running(coordinator), await granted(coordinator)) == ([], 60)
-    await coordinator.shrunk(epoch, resting.holder.id, 40, order.order)
+    await coordinator.resized(epoch, resting.holder.id, order.id, held(40))
     assert (await within(asked)).weights == 60
     assert await granted(coordinator) == 100
     report = await coordinator.report()
@@ -93,10 +94,11 @@ async def test_who_runs_next_fetches_while_another_runs(card: FakeCard, processe
     denoise = member(processes(), "denoise", 40, workspace=20, policy="auto")
     epoch = await join(coordinator, encode, denoise)
     lease = await within(await ask(coordinator, encode, workspace=10))
-    order = await within(coordinator.orders(epoch, denoise.holder.id))
+    order = await within(coordinator.next_command(epoch, denoise.holder.id))
     assert isinstance(order, Fetch)
     assert (order.holder, order.weights, await granted(coordinator)) == (denoise.holder.id, 40, 80)
-    await coordinator.shrunk(epoch, denoise.holder.id, 40, order.order)
+    await coordinator.resized(epoch, denoise.holder.id, order.id, held(40, 40))
+    assert (await coordinator.report())["h2d_bytes_total"] == 40, "what is fetched ahead counts when it is there"
     await release(coordinator, lease, 30)
     assert (await within(await ask(coordinator, denoise, workspace=20))).weights == 40
     report = await coordinator.report()
@@ -112,9 +114,9 @@ async def test_two_experts_are_never_both_there_where_one_fits(card: FakeCard, p
     for turn in range(4):
         runner, resting = experts[turn % 2], experts[(turn + 1) % 2]
         asked = await ask(coordinator, runner, float(turn), workspace=40)
-        order = shrink(await within(coordinator.orders(epoch, resting.holder.id)))
-        assert (order.nbytes, asked.done(), await granted(coordinator)) == (60, False, 60)
-        await coordinator.shrunk(epoch, resting.holder.id, 0, order.order)
+        order = shrink(await within(coordinator.next_command(epoch, resting.holder.id)))
+        assert (order.weights, asked.done(), await granted(coordinator)) == (0, False, 60)
+        await coordinator.resized(epoch, resting.holder.id, order.id, held(0))
         await release(coordinator, await within(asked), 60)
     report = await coordinator.report()
     assert (report["evictions_total"], report["peak_granted_bytes"]) == (4, 100)
@@ -125,7 +127,7 @@ async def test_an_order_waits_for_who_listens_later(card: FakeCard, processes: P
     epoch = await join(coordinator, resting, waiter)
     await release(coordinator, await within(await ask(coordinator, resting)), 60)
     await ask(coordinator, waiter)
-    assert shrink(await within(coordinator.orders(epoch, resting.holder.id))).nbytes == 20
+    assert shrink(await within(coordinator.next_command(epoch, resting.holder.id))).weights == 40
 
 
 async def test_who_does_not_give_way_is_named_to_the_waiter(
@@ -143,7 +145,7 @@ async def test_the_report_has_what_the_api_documents(card: FakeCard, processes: 
     coordinator = Coordinator("GPU-1")
     encode, denoise = member(processes(), "encode", 40, context=5), member(processes(), context=5)
     await join(coordinator, encode, denoise)
-    await release(coordinator, await within(await ask(coordinator, encode)), 40, Moved(40, 0))
+    await release(coordinator, await within(await ask(coordinator, encode)), 40, 40)
     report = await coordinator.report()
     assert report.keys() >= {
         *("id", "budget_bytes", "granted_bytes", "peak_granted_bytes", "h2d_bytes_total", "d2h_bytes_total"),
@@ -161,17 +163,17 @@ async def test_under_load_the_budget_holds_and_nobody_starves(card: FakeCard, pr
     coordinator, chance = Coordinator("card"), random.Random(0)
     members = [member(processes(), stage, 40, workspace=10) for stage in STAGES]
     epoch = await join(coordinator, *members)
-    held = {one.holder.id: 0 for one in members}
+    weights = {one.holder.id: 0 for one in members}
 
     async def obey(name: str) -> None:
         while True:
-            order = shrink(await coordinator.orders(epoch, name))
-            held[name] = max(0, held[name] - order.nbytes)
-            await coordinator.shrunk(epoch, name, held[name], order.order)
+            order = shrink(await coordinator.next_command(epoch, name))
+            weights[name] = min(weights[name], order.weights)
+            await coordinator.resized(epoch, name, order.id, held(weights[name]))
 
-    async def use(one: Member, age: float) -> None:
-        lease = await coordinator.lease(epoch, one.holder.id, 10, age, LONG_SECONDS)
-        held[one.holder.id] = lease.weights
+    async def use(one: Member, admitted_at: float) -> None:
+        lease = await coordinator.lease(epoch, one.holder.id, 10, Terms(admitted_at, LONG_SECONDS))
+        weights[one.holder.id] = lease.weights
         try:
             assert await granted(coordinator) <= 100
             for _ in range(chance.randrange(5)):
@@ -195,7 +197,7 @@ async def test_under_load_the_budget_holds_and_nobody_starves(card: FakeCard, pr
     await within(asyncio.gather(*requests), 20.0)
     assert not any(task.done() for task in listening)
     assert (await running(coordinator), (await coordinator.report())["waiting"]) == ([], 0)
-    assert await granted(coordinator) == sum(held.values())
+    assert await granted(coordinator) == sum(weights.values())
     assert (await coordinator.report())["shrinks_total"] > 10
     for task in listening:
         task.cancel()

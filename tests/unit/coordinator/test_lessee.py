@@ -12,9 +12,11 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from deployments import coordinator as module
+from deployments.calls import RemoteCoordinator
 from deployments.coordinator import Coordinator
-from deployments.lease import Lessee, Terms
-from deployments.moved import Moved
+from deployments.lease import CoordinatorClient
+from deployments.messages import Terms
+from deployments.moved import TransferBytes
 from deployments.tenants import Member
 from lightx2v.core import Policy, Progress, StageName
 from lightx2v.errors import LightError, OutOfMemory
@@ -22,7 +24,7 @@ from lightx2v.residency.lease import Holder, Lease
 from lightx2v.residency.plan import StageSize
 from tests.unit.coordinator.members import FakeCard, granted, running, within
 
-TERMS = Terms(age=0.0, seconds=60.0)
+TERMS = Terms(admitted_at=0.0, seconds=60.0)
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -83,8 +85,8 @@ class Card:
     def __init__(self) -> None:
         self.actor = Remote(Coordinator("card"))
 
-    def find(self) -> Remote:
-        return self.actor
+    def find(self) -> RemoteCoordinator:
+        return RemoteCoordinator(self.actor)
 
     def die(self) -> Remote:
         """The successor, which is there at once and empty."""
@@ -102,7 +104,7 @@ class Stage:
         self.resident = 0
         self.drops: list[int] = []
         member = Member(holder, size, policy, None)
-        self.lessee = Lessee(member, card.find, self.drop, self.fetch, lambda: Moved(7, 0))
+        self.client = CoordinatorClient(member, card.find, self)
 
     async def drop(self, limit: int) -> int:
         self.drops.append(limit)
@@ -113,8 +115,11 @@ class Stage:
         self.resident = max(self.resident, limit)
         return self.resident
 
+    def transferred(self) -> TransferBytes:
+        return TransferBytes(7, 0)
+
     async def run(self, until: asyncio.Event | None = None, began: asyncio.Event | None = None) -> Lease:
-        async with self.lessee.lease(0, TERMS) as lease:
+        async with self.client.lease(0, TERMS) as lease:
             try:
                 if began is not None:
                     began.set()
@@ -123,7 +128,7 @@ class Stage:
                 return lease
             finally:
                 self.resident = lease.keep
-                self.lessee.holds(self.resident)
+                self.client.holds(self.resident)
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +140,7 @@ async def contended(card: Card, waiter: Stage) -> tuple[asyncio.Event, asyncio.T
     """A stage runs until the event is set, and `waiter` waits for its memory; both runs."""
     runner = Stage(card, "denoise", policy="model")
     for stage in (runner, waiter):
-        await stage.lessee.start()
+        await stage.client.start()
     until, began = asyncio.Event(), asyncio.Event()
     run = asyncio.create_task(runner.run(until, began))
     await within(began.wait())
@@ -171,7 +176,7 @@ async def rests(actor: Remote) -> bool:
 async def test_a_lease_ends_with_its_block() -> None:
     card = Card()
     stage = Stage(card, "denoise")
-    await stage.lessee.start()
+    await stage.client.start()
     lease = await within(stage.run())
     assert (lease.weights, lease.keep) == (60, 60)
     assert await rests(card.actor)
@@ -183,7 +188,7 @@ async def test_who_runs_next_fetches_and_says_what_it_holds() -> None:
     card = Card()
     encode, denoise = Stage(card, "encode", 30, policy="auto"), Stage(card, "denoise", 60, policy="auto")
     for stage in (encode, denoise):
-        await stage.lessee.start()
+        await stage.client.start()
     await within(encode.run())
     await settled(card.actor, {"encode": 30, "denoise": 60})
     assert (denoise.resident, denoise.drops) == (60, [])
@@ -193,15 +198,15 @@ async def test_who_runs_next_fetches_and_says_what_it_holds() -> None:
 async def test_the_latest_progress_is_told_one_message_at_a_time() -> None:
     card = Card()
     stage = Stage(card, "denoise")
-    await stage.lessee.start()
-    async with stage.lessee.lease(0, TERMS):
+    await stage.client.start()
+    async with stage.client.lease(0, TERMS):
         for step in range(50):
-            stage.lessee.advance("a", Progress(step, 50))
+            stage.client.advance("a", Progress(step, 50))
         await told(card.actor, Progress(49, 50))
         assert card.actor.calls.count("advance") == 1
         reply = card.actor.held["advance"] = asyncio.Event()
         for step in (1, 2, 3):
-            stage.lessee.advance("b", Progress(step, 4))
+            stage.client.advance("b", Progress(step, 4))
             for _ in range(10):
                 await asyncio.sleep(0)
         assert card.actor.calls.count("advance") == 2, "the first has not been answered"
@@ -214,9 +219,9 @@ async def test_the_latest_progress_is_told_one_message_at_a_time() -> None:
 async def test_what_the_process_takes_is_told_when_it_changes_and_to_a_successor() -> None:
     card = Card()
     stage = Stage(card, "denoise")
-    await stage.lessee.start()
+    await stage.client.start()
     for context in (5, 5, 7):
-        await within(stage.lessee.weigh(context))
+        await within(stage.client.weigh(context))
     assert card.actor.calls.count("weigh") == 2
     assert await granted(card.actor.coordinator) == 7
     successor = card.die()
@@ -227,20 +232,20 @@ async def test_what_the_process_takes_is_told_when_it_changes_and_to_a_successor
 async def test_progress_is_told_to_a_successor() -> None:
     card = Card()
     stage = Stage(card, "denoise")
-    await stage.lessee.start()
-    async with stage.lessee.lease(0, TERMS):
+    await stage.client.start()
+    async with stage.client.lease(0, TERMS):
         successor = card.die()
-        stage.lessee.advance("a", Progress(1, 4))
+        stage.client.advance("a", Progress(1, 4))
         await told(successor, Progress(1, 4))
 
 
 async def test_progress_after_the_run_is_told_to_nobody() -> None:
     card = Card()
     stage = Stage(card, "denoise")
-    await stage.lessee.start()
-    async with stage.lessee.lease(0, TERMS):
-        stage.lessee.advance("a", Progress(1, 4))
-    stage.lessee.advance("a", Progress(2, 4))
+    await stage.client.start()
+    async with stage.client.lease(0, TERMS):
+        stage.client.advance("a", Progress(1, 4))
+    stage.client.advance("a", Progress(2, 4))
     for _ in range(10):
         await asyncio.sleep(0)
     assert card.actor.calls.count("advance") <= 1
@@ -249,11 +254,11 @@ async def test_progress_after_the_run_is_told_to_nobody() -> None:
 async def test_a_failing_run_leaves_nothing_leased() -> None:
     card = Card()
     stage = Stage(card, "denoise", policy="model")
-    await stage.lessee.start()
+    await stage.client.start()
 
     async def fail() -> None:
-        async with stage.lessee.lease(0, TERMS):
-            stage.lessee.holds(0)
+        async with stage.client.lease(0, TERMS):
+            stage.client.holds(0)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -265,8 +270,8 @@ async def test_a_failing_run_leaves_nothing_leased() -> None:
 async def test_who_does_not_say_what_it_left_is_taken_to_have_left_all() -> None:
     card = Card()
     stage = Stage(card, "denoise")
-    await stage.lessee.start()
-    async with stage.lessee.lease(0, TERMS):
+    await stage.client.start()
+    async with stage.client.lease(0, TERMS):
         pass
     assert await resident(card.actor) == {"denoise": 60}
 
@@ -274,7 +279,7 @@ async def test_who_does_not_say_what_it_left_is_taken_to_have_left_all() -> None
 async def test_it_gives_way_when_it_is_told() -> None:
     card = Card()
     encode, denoise = Stage(card, "encode"), Stage(card, "denoise")
-    obedience = [await stage.lessee.start() for stage in (encode, denoise)]
+    obedience = [await stage.client.start() for stage in (encode, denoise)]
     for stage in (encode, denoise, encode, denoise):
         await within(stage.run())
     assert (encode.drops, denoise.drops) == ([40, 40], [40])
@@ -286,8 +291,8 @@ async def test_a_stage_that_cannot_drop_no_longer_obeys() -> None:
     """Serve restarts a stage whose obedience has ended: see StageServer.check_health."""
     card = Card()
     encode, denoise = Stage(card, "encode"), Stage(card, "denoise")
-    encode.lessee._drop = Stage(card, "encode").lessee.ready  # type: ignore[assignment]
-    obedience, _ = await encode.lessee.start(), await denoise.lessee.start()
+    encode.drop = Stage(card, "encode").client.ready  # type: ignore[method-assign, assignment]
+    obedience, _ = await encode.client.start(), await denoise.client.start()
     await within(encode.run())
     waiting = asyncio.create_task(denoise.run())
     with pytest.raises(TypeError):
@@ -300,7 +305,7 @@ async def test_a_stage_that_cannot_drop_no_longer_obeys() -> None:
 async def test_errors_of_the_coordinator_arrive_as_they_were_raised(fake_card: FakeCard) -> None:
     fake_card.nbytes = 50
     stage = Stage(Card(), "denoise")
-    await stage.lessee.start()
+    await stage.client.start()
     with pytest.raises(OutOfMemory, match="needs 60 bytes") as caught:
         await within(stage.run())
     assert type(caught.value) is OutOfMemory
@@ -309,7 +314,7 @@ async def test_errors_of_the_coordinator_arrive_as_they_were_raised(fake_card: F
 async def test_who_rests_joins_the_successor_with_its_weights() -> None:
     card = Card()
     stage = Stage(card, "denoise")
-    obedience = await stage.lessee.start()
+    obedience = await stage.client.start()
     await within(stage.run())
     successor = card.die()
     await settled(successor, {"denoise": 60})
@@ -323,7 +328,7 @@ async def test_who_runs_joins_the_successor_with_its_lease() -> None:
     card = Card()
     runner, other = Stage(card, "denoise", policy="model"), Stage(card, "encode", policy="model")
     for stage in (runner, other):
-        await stage.lessee.start()
+        await stage.client.start()
     until, began = asyncio.Event(), asyncio.Event()
     run = asyncio.create_task(runner.run(until, began))
     await within(began.wait())
@@ -360,7 +365,7 @@ async def test_a_coordinator_that_dies_while_it_is_joined() -> None:
     card = Card()
     first, stage = card.actor, Stage(card, "denoise")
     first.held["join"] = asyncio.Event()
-    starting = asyncio.create_task(stage.lessee.start())
+    starting = asyncio.create_task(stage.client.start())
     while "join" not in first.calls:
         await asyncio.sleep(0)
     successor = card.die()
@@ -374,7 +379,7 @@ async def test_a_run_that_ends_while_the_successor_is_joined_is_released(cancell
     """Its lease is on its way to the successor already, so the successor has to hear of the end as well."""
     card = Card()
     stage = Stage(card, "denoise", policy="model")
-    await stage.lessee.start()
+    await stage.client.start()
     until, began = asyncio.Event(), asyncio.Event()
     run = asyncio.create_task(stage.run(until, began))
     await within(began.wait())
@@ -399,7 +404,7 @@ async def test_a_run_that_ends_while_the_successor_is_joined_is_released(cancell
 async def test_a_release_that_dies_with_its_coordinator_is_known_to_the_successor() -> None:
     card = Card()
     first, stage = card.actor, Stage(card, "denoise")
-    await stage.lessee.start()
+    await stage.client.start()
     first.held["release"] = asyncio.Event()
     run = asyncio.create_task(stage.run())
     while "release" not in first.calls:
@@ -427,7 +432,7 @@ async def test_a_waiter_that_is_cancelled_abandons() -> None:
 async def test_a_waiter_that_is_cancelled_before_it_hears_of_its_grant_abandons() -> None:
     card = Card()
     stage = Stage(card, "denoise", policy="model")
-    await stage.lessee.start()
+    await stage.client.start()
     card.actor.held["lease"] = asyncio.Event()
     waiting = asyncio.create_task(stage.run())
     while not await running(card.actor.coordinator):
@@ -446,7 +451,7 @@ async def test_a_release_outlives_the_task_that_it_was_for(times: int) -> None:
     """Cancelled in its run, and again in the release that follows."""
     card = Card()
     actor, stage = card.actor, Stage(card, "denoise")
-    await stage.lessee.start()
+    await stage.client.start()
     began, actor.held["release"] = asyncio.Event(), asyncio.Event()
     run = asyncio.create_task(stage.run(asyncio.Event(), began))
     await within(began.wait())
@@ -468,8 +473,8 @@ async def test_a_release_outlives_the_task_that_it_was_for(times: int) -> None:
 async def test_room_and_ready_are_answered_by_the_successor() -> None:
     card = Card()
     stage = Stage(card, "denoise")
-    await stage.lessee.start()
-    assert await within(stage.lessee.room()) == 1
+    await stage.client.start()
+    assert await within(stage.client.max_replicas()) == 1
     card.die()
-    assert await within(stage.lessee.room()) == 1
-    await within(stage.lessee.ready())
+    assert await within(stage.client.max_replicas()) == 1
+    await within(stage.client.ready())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,14 @@ import pytest
 import torch
 
 from deployments import stage as module
+from deployments.calls import RemoteCoordinator
 from deployments.coordinator import Coordinator
 from deployments.stage import StageServer
 from deployments.wire import unpack
 from lightx2v.config import EngineSettings
 from lightx2v.core import GenerateRequest, Size
 from lightx2v.errors import InvalidRequest
+from lightx2v.stages.run import Control, StageInputs
 from tests.unit.coordinator.members import FakeCard, granted, within
 from tests.unit.coordinator.test_lessee import TERMS, Remote, rests
 
@@ -28,12 +29,12 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture
-def actor(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> Remote:
+async def actor(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> Remote:
     """The coordinator of a card that everything fits on."""
     card.nbytes = 1 << 40
     actor = Remote(Coordinator("card"))
     monkeypatch.setattr(module, "card_identity", lambda cuda: f"cpu-test-{os.getpid()}")
-    monkeypatch.setattr(module, "find_coordinator", lambda card_id: actor)
+    monkeypatch.setattr(module, "find_coordinator", lambda card_id: RemoteCoordinator(actor))
     return actor
 
 
@@ -53,8 +54,8 @@ async def rest(actor: Remote) -> None:
 async def test_a_job_is_answered_before_its_lease_is_back(actor: Remote, checkpoint: Path) -> None:
     server = await served(checkpoint, conditioning_cache=0)
     reply = actor.held["release"] = asyncio.Event()
-    first = await within(server.call("run", REQUEST, TERMS, ()), 20)
-    second = asyncio.create_task(server.call("run", REQUEST, TERMS, ()))
+    first = await within(server.call("run", REQUEST, TERMS), 20)
+    second = asyncio.create_task(server.call("run", REQUEST, TERMS))
     while actor.calls.count("release") == 0:
         await asyncio.sleep(0)
     assert actor.calls.count("lease") == 1, "one at a time, and the first has not ended"
@@ -73,7 +74,7 @@ async def test_what_fails_is_raised_and_its_lease_is_back(
 
     monkeypatch.setattr(server._stage, "run", fail)
     with pytest.raises(InvalidRequest):
-        await within(server.call("run", REQUEST, TERMS, ()))
+        await within(server.call("run", REQUEST, TERMS))
     await rest(actor)
     assert (await actor.coordinator.report())["grants_total"] == 1
 
@@ -83,14 +84,14 @@ async def test_who_goes_away_ends_the_job(actor: Remote, checkpoint: Path, monke
     began, ended = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def work(request: GenerateRequest, pictures: Any, cancelled: Callable[[], bool]) -> None:
+    def work(request: GenerateRequest, inputs: StageInputs, control: Control) -> None:
         loop.call_soon_threadsafe(began.set)
-        while not cancelled():
+        while not control.cancelled():
             pass
         loop.call_soon_threadsafe(ended.set)
 
     monkeypatch.setattr(server._stage, "run", work)
-    call = asyncio.create_task(server.call("run", REQUEST, TERMS, ()))
+    call = asyncio.create_task(server.call("run", REQUEST, TERMS))
     await within(began.wait())
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -110,6 +111,6 @@ async def test_what_fails_after_the_answer_is_in_the_log(
 
     monkeypatch.setattr(server, "_weigh", fail)
     with caplog.at_level(logging.ERROR, module.__name__):
-        await within(server.call("run", REQUEST, TERMS, ()))
+        await within(server.call("run", REQUEST, TERMS))
         while "the driver does not tell" not in caplog.text:
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Pictures for tests: made, sent and received."""
+"""Pictures for tests and benchmarks: made, sent and received."""
 
 from __future__ import annotations
 

@@ -7,10 +7,13 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from lightx2v.core import GenerateRequest, Latents, Picture, Size
 from lightx2v.models.autoencoder import PATCH, KLAutoencoder, resize
-from lightx2v.models.zimage.tokens import to_grid, to_tokens
+from lightx2v.models.flow import noise
+from lightx2v.models.z_image.transformer import to_grid, to_tokens
 
 
 class ZImageAutoencoder(KLAutoencoder):
+    """FLUX.1's autoencoder; latents are shifted and scaled by constants of the checkpoint."""
+
     model = AutoencoderKL
     module: AutoencoderKL
 
@@ -19,11 +22,11 @@ class ZImageAutoencoder(KLAutoencoder):
 
     @torch.no_grad()
     def encode(self, request: GenerateRequest, picture: Picture, device: torch.device) -> Latents:
-        """Resized to the request's size, and drawn from the posterior: the first that is drawn of the seed."""
+        """The picture in the request's size, drawn from the posterior with the first noise of the seed, scaled, as
+        tokens."""
         posterior = self.posterior(resize(picture, request.size), device)
-        generator = torch.Generator("cpu").manual_seed(request.seed)
-        noise = torch.randn(posterior.mean.shape, generator=generator, dtype=torch.float32)
-        drawn = posterior.mean.float() + posterior.std.float() * noise.to(device)
+        chance = noise(posterior.mean.shape, request.seed).to(device)
+        drawn = posterior.mean.float() + posterior.std.float() * chance
         config = self.module.config
         scaled = (drawn - config.shift_factor) * config.scaling_factor
         return Latents(to_tokens(scaled, PATCH)[0], *(side // PATCH for side in scaled.shape[-2:]))

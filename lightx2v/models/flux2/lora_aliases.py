@@ -1,4 +1,4 @@
-"""What Black Forest Labs' own code, and LoRA files trained with it, call the linear layers.
+"""Names of linear layers in Black Forest Labs' own code, and in LoRA files that were trained with it.
 
 The last layer's modulation is left out: its two halves lie the other way round there, so a LoRA of it is refused.
 """
@@ -33,7 +33,8 @@ SINGLE: Mapping[str, tuple[str, ...]] = {"linear1": ("attn.to_qkv_mlp_proj",), "
 
 
 def aliases(doubles: int, singles: int) -> dict[str, tuple[str, ...]]:
-    """The names of a transformer with so many blocks, each with the layers of ours that it stands for."""
+    """The names for a transformer with this many double and single blocks, each with the layers of ours that it stands
+    for."""
     names: dict[str, tuple[str, ...]] = {theirs: (ours,) for theirs, ours in WHOLE.items()}
     for index in range(doubles):
         names |= _within(f"double_blocks.{index}", f"transformer_blocks.{index}", DOUBLE)

@@ -10,7 +10,7 @@ are read within its own call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +21,11 @@ from torch import nn
 from lightx2v.layers.attention import attention
 from lightx2v.layers.embedding import sinusoid
 from lightx2v.layers.rope import Rope, rotate
-from lightx2v.models.configuration import read_configuration, require
+from lightx2v.models.configuration import read_fields
 
 PATCH = 2
 MULTIPLE = 32
-"""Both parts of a sequence are padded to a multiple of so many tokens, with vectors that were learned."""
+"""The image and the caption are each padded to a multiple of so many tokens, with learned vectors."""
 
 TIME_WIDTH, TIME_HIDDEN = 256, 1024
 QUERY_EPS, FINAL_EPS = 1e-5, 1e-6
@@ -67,19 +67,18 @@ class ZImageShape:
 
 def read_shape(checkpoint: Path) -> ZImageShape:
     """The transformer's shape. Raises InvalidCheckpoint if the configuration is incomplete."""
-    values, file = read_configuration(checkpoint, "transformer/config.json"), checkpoint / "transformer/config.json"
-    return ZImageShape(**{field.name: require(values, field.name, file) for field in fields(ZImageShape)})
+    return read_fields(ZImageShape, checkpoint, "transformer/config.json")
 
 
 class Sequences(NamedTuple):
-    """One behind the other: the angles of all their tokens, and the length of each."""
+    """Sequences one behind the other in one tensor: the angles of all tokens, and the length of each sequence."""
 
     rope: Rope
     lengths: tuple[int, ...]
 
 
 class Places(NamedTuple):
-    """Of every branch's padded image, of its padded caption, and of both together, the image first."""
+    """The sequences of every branch: its padded image, its padded caption, and both together with the image first."""
 
     image: Sequences
     caption: Sequences
@@ -87,6 +86,8 @@ class Places(NamedTuple):
 
 
 class ZImageTransformer(nn.Module):
+    """Refiners for image and caption apart, then blocks over both as one sequence."""
+
     def __init__(self, shape: ZImageShape) -> None:
         super().__init__()
         embedder, final = nn.Linear(shape.token, shape.dim), FinalLayer(shape)
@@ -126,6 +127,8 @@ class ZImageTransformer(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
+    """The embedding of the timestep: [1] to [1, width]."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(TIME_WIDTH, TIME_HIDDEN), nn.SiLU(), nn.Linear(TIME_HIDDEN, width))
@@ -147,13 +150,15 @@ class Block(nn.Module):
 
 
 class ContextBlock(Block):
+    """A block without modulation, for captions."""
+
     def forward(self, states: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         states = states + self.attention_norm2(self.attention(self.attention_norm1(states), sequences))
         return states + self.ffn_norm2(self.feed_forward(self.ffn_norm1(states)))
 
 
 class ModulatedBlock(Block):
-    """Scales and gates are computed from the timestep."""
+    """A block whose scales and gates are computed from the timestep."""
 
     def __init__(self, shape: ZImageShape) -> None:
         super().__init__(shape)
@@ -168,7 +173,7 @@ class ModulatedBlock(Block):
 
 
 class Attention(nn.Module):
-    """Every sequence attends to itself."""
+    """Attention of every sequence to itself."""
 
     def __init__(self, shape: ZImageShape) -> None:
         super().__init__()
@@ -201,6 +206,8 @@ class FeedForward(nn.Module):
 
 
 class FinalLayer(nn.Module):
+    """The modulated norm and the projection to image tokens."""
+
     def __init__(self, shape: ZImageShape) -> None:
         super().__init__()
         self.linear = nn.Linear(shape.dim, shape.token)
@@ -209,6 +216,19 @@ class FinalLayer(nn.Module):
     def forward(self, states: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         scale = 1 + self.adaLN_modulation(time).unsqueeze(1)
         return self.linear(F.layer_norm(states, states.shape[-1:], eps=FINAL_EPS) * scale)
+
+
+def to_tokens(grid: torch.Tensor, patch: int) -> torch.Tensor:
+    """[batch, channels, height, width] to [batch, rows * columns, patch * patch * channels]. A latent's channels lie
+    together, where FLUX.2 keeps the latents of a channel together."""
+    patches = grid.unflatten(-1, (-1, patch)).unflatten(2, (-1, patch))
+    return patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def to_grid(tokens: torch.Tensor, rows: int, columns: int, patch: int) -> torch.Tensor:
+    """The reverse of `to_tokens`."""
+    patches = tokens.unflatten(2, (patch, patch, -1)).unflatten(1, (rows, columns))
+    return patches.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
 def padding(tokens: int) -> int:

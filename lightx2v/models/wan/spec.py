@@ -1,4 +1,4 @@
-"""What Wan's checkpoints take and make. Free of torch: the HTTP side reads it."""
+"""Wan's defaults and abilities. Free of torch: the HTTP side reads it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightx2v.core import Clip, GenerateRequest, Size
+from lightx2v.core import Size, VideoSpec
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest
 from lightx2v.models.configuration import read_configuration, require
-from lightx2v.models.recipe import OVERRIDES, centre_crop, fit_to_area, override
-from lightx2v.models.wan.variant import TRANSFORMER, VAE, Sight, read_variant
+from lightx2v.models.reference import centre_crop, fit_to_area
+from lightx2v.models.spec import OVERRIDES, ModelSpec, override
+from lightx2v.models.wan.variant import TRANSFORMER, VAE, ImageEncoderSpec, read_variant
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,27 +28,21 @@ TEXT_ALONE = "image: this model makes videos of text alone"
 
 
 @dataclass(frozen=True, slots=True)
-class WanRecipe:
-    """The defaults of one checkpoint."""
+class WanSpec(ModelSpec):
+    """Wan 2.1 and 2.2: text, or text and a picture, to a video."""
 
-    size: Size
-    steps: int
-    guidance: float
-    multiple: int
-    clip: Clip
-    min_references: int = 0
-    max_references: int = 0
-    starts_from_picture: bool = False
+    clip: VideoSpec
     boundary: float = 0.0
-    """Timesteps below this part of all belong to a second transformer; at 0 there is none."""
+    """Timesteps below this share of all belong to a second transformer; 0 if there is none."""
     refine_guidance: float = 0.0
-    """The guidance scale of its steps."""
+    """The guidance scale in the second transformer's steps."""
     flow_shift: float | None = None
-    """In place of the scheduler's: published checkpoints carry the converter's default, not what Wan's makers use."""
+    """The shift of the schedule instead of the scheduler's, or None. Published checkpoints carry the converter's
+    default, not the value of Wan's makers."""
     expand_timesteps: bool = False
     """Whether a reference is the first latent frame, at a timestep of its own; else it comes in channels."""
-    sight: Sight | None = None
-    """Of the image encoder, which sees the reference too; None where there is none."""
+    image_encoder: ImageEncoderSpec | None = None
+    """The image encoder that sees the reference too; None if there is none."""
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """The picture in RGB, in its own size if that is not beyond every video that can be made of it.
@@ -59,21 +54,17 @@ class WanRecipe:
         return fit_to_area(image, REFERENCE_AREA)
 
     def see(self, image: Image.Image) -> Image.Image | None:
-        """The square in the middle of the picture, in RGB, as the image encoder takes it."""
+        """The square in the middle of the picture, in RGB, in the size of the image encoder; None if there is none."""
         from PIL.Image import Resampling
 
-        if self.sight is None:
+        if self.image_encoder is None:
             return None
-        side, short = self.sight.side, min(image.size)
+        side, short = self.image_encoder.side, min(image.size)
         width, height = (int(side * pixels / short) for pixels in image.size)
         return centre_crop(image.convert("RGB").resize((width, height), Resampling.BICUBIC), side, side)
 
-    def is_guided(self, request: GenerateRequest) -> bool:
-        """Whether a step follows the difference between two prompts."""
-        return request.guidance > 1
-
     def edit_size(self, references: Sequence[Size]) -> Size:
-        """About as many pixels as by default, in the picture's aspect and in whole tokens."""
+        """About as many pixels as by default, in the aspect of the picture and in whole tokens."""
         if not references:
             return self.size
         area, aspect = self.size.width * self.size.height, references[0].width / references[0].height
@@ -81,47 +72,48 @@ class WanRecipe:
         return Size(width - width % self.multiple, height - height % self.multiple)
 
 
-def read_recipe(checkpoint: Path) -> WanRecipe:
-    """The recipe of a checkpoint; a `generation_config.json` at its root overrides the family's defaults.
+def read_spec(checkpoint: Path) -> WanSpec:
+    """The spec of a checkpoint; a `generation_config.json` at its root overrides the family's defaults.
 
     Raises InvalidCheckpoint for a Wan that is not a Wan 2.1 or 2.2 of text or a picture to video.
     """
     variant = read_variant(checkpoint)
-    habits, vae = variant.habits, read_configuration(checkpoint, VAE)
+    defaults, vae = variant.defaults, read_configuration(checkpoint, VAE)
     patch = require(read_configuration(checkpoint, TRANSFORMER), "patch_size", checkpoint / TRANSFORMER)
-    recipe = WanRecipe(
-        size=habits.size,
-        steps=habits.steps,
-        guidance=habits.guidance,
+    spec = WanSpec(
+        size=defaults.size,
+        steps=defaults.steps,
+        guidance=defaults.guidance,
         multiple=vae.get("scale_factor_spatial", 8) * patch[-1],
-        clip=Clip(habits.frames, vae.get("scale_factor_temporal", 4), habits.rate),
+        clip=VideoSpec(defaults.frames, vae.get("scale_factor_temporal", 4), defaults.rate),
         min_references=int(variant.of_picture),
         max_references=int(variant.of_picture or variant.expand_timesteps),
         boundary=variant.boundary,
-        refine_guidance=habits.refine_guidance,
+        refine_guidance=defaults.refine_guidance,
         expand_timesteps=variant.expand_timesteps,
-        sight=variant.sight,
+        image_encoder=variant.image_encoder,
     )
-    return _override_steps(_override_frames(override(recipe, checkpoint), checkpoint), checkpoint)
+    return _override_steps(_override_frames(override(spec, checkpoint), checkpoint), checkpoint)
 
 
-def _override_steps(recipe: WanRecipe, checkpoint: Path) -> WanRecipe:
-    """`guidance_scale` alone is for both transformers; as in a request."""
+def _override_steps(spec: WanSpec, checkpoint: Path) -> WanSpec:
+    """`spec` with the guidance of the second transformer and the shift of `generation_config.json`. As in a request,
+    `guidance_scale` alone is for both transformers."""
     file = checkpoint / OVERRIDES
     values = read_configuration(checkpoint, OVERRIDES) if file.exists() else {}
-    guidance = values.get("guidance_scale_2", values.get("guidance_scale", recipe.refine_guidance))
+    guidance = values.get("guidance_scale_2", values.get("guidance_scale", spec.refine_guidance))
     shift = values.get("flow_shift", 1)
     if type(guidance) not in (int, float) or not math.isfinite(guidance):
         raise InvalidCheckpoint(f"{file}: guidance_scale_2 must be a number, not {guidance!r}")
     if type(shift) not in (int, float) or not 0 < shift < math.inf:
         raise InvalidCheckpoint(f"{file}: flow_shift must be a positive number, not {shift!r}")
-    return replace(recipe, refine_guidance=float(guidance), flow_shift=values.get("flow_shift"))
+    return replace(spec, refine_guidance=float(guidance), flow_shift=values.get("flow_shift"))
 
 
-def _override_frames(recipe: WanRecipe, checkpoint: Path) -> WanRecipe:
+def _override_frames(spec: WanSpec, checkpoint: Path) -> WanSpec:
     file = checkpoint / OVERRIDES
     values = read_configuration(checkpoint, OVERRIDES) if file.exists() else {}
-    frames, multiple = values.get("num_frames", recipe.clip.frames), recipe.clip.multiple
+    frames, multiple = values.get("num_frames", spec.clip.frames), spec.clip.multiple
     if type(frames) is not int or frames < 1 or frames % multiple != 1:
         raise InvalidCheckpoint(f"{file}: num_frames must be one more than a multiple of {multiple}, not {frames!r}")
-    return replace(recipe, clip=replace(recipe.clip, frames=frames))
+    return replace(spec, clip=replace(spec.clip, frames=frames))

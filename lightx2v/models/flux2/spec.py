@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightx2v.core import Clip, GenerateRequest, Size
+from lightx2v.core import GenerateRequest, Size
 from lightx2v.models.configuration import read_configuration
-from lightx2v.models.recipe import centre_crop, fit_to_area, override, read_grid
+from lightx2v.models.reference import centre_crop, fit_to_area
+from lightx2v.models.spec import ModelSpec, override, read_grid
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,20 +25,14 @@ DEV = "Flux2Pipeline"
 
 
 @dataclass(frozen=True, slots=True)
-class Flux2Recipe:
-    """The defaults of one checkpoint. Distilled ones take few steps and no guidance; `distilled` tells them apart."""
+class Flux2Spec(ModelSpec):
+    """FLUX.2: text and up to eight reference pictures to a picture."""
 
-    distilled: bool
-    size: Size
-    steps: int
-    guidance: float
-    multiple: int
+    max_references: int = 8
+    distilled: bool = False
+    """Whether the checkpoint needs few steps and no guidance."""
     embeds_guidance: bool = False
     """Whether the transformer was trained to be told the guidance scale, in place of a second prompt."""
-    min_references: int = 0
-    max_references: int = 8
-    starts_from_picture: bool = False
-    clip: Clip | None = None
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """The picture in RGB, at most 1024 x 1024 pixels in area, centre-cropped to the multiple of both sides.
@@ -46,10 +41,6 @@ class Flux2Recipe:
         """
         image = fit_to_area(image, REFERENCE_AREA)
         return centre_crop(image, *(side - side % self.multiple for side in image.size))
-
-    def see(self, image: Image.Image) -> Image.Image | None:
-        """None: the text encoder is blind."""
-        return None
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts; distilled checkpoints never do, nor those whose
@@ -61,12 +52,12 @@ class Flux2Recipe:
         return references[0] if references else self.size
 
 
-def read_recipe(checkpoint: Path) -> Flux2Recipe:
-    """The recipe of a checkpoint; a `generation_config.json` at its root overrides the family's defaults."""
+def read_spec(checkpoint: Path) -> Flux2Spec:
+    """The spec of a checkpoint; a `generation_config.json` at its root overrides the family's defaults."""
     index = read_configuration(checkpoint, "model_index.json")
     distilled = bool(index.get("is_distilled", False))
     size, multiple = read_grid(checkpoint)
-    recipe = Flux2Recipe(
+    spec = Flux2Spec(
         distilled=distilled,
         size=size,
         steps=4 if distilled else 50,
@@ -74,4 +65,4 @@ def read_recipe(checkpoint: Path) -> Flux2Recipe:
         multiple=multiple,
         embeds_guidance=index.get("_class_name") == DEV,
     )
-    return override(recipe, checkpoint)
+    return override(spec, checkpoint)

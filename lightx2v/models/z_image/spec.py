@@ -1,4 +1,4 @@
-"""Z-Image's defaults, and the rules that hold before any weight is read; free of torch."""
+"""Z-Image's defaults and abilities. Free of torch, for the HTTP side and the command line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightx2v.core import Clip, GenerateRequest, Size
+from lightx2v.core import GenerateRequest, Size
 from lightx2v.models.configuration import read_configuration, require
-from lightx2v.models.recipe import fit_to_area, override, read_grid, scale_to_area
+from lightx2v.models.reference import fit_to_area, scale_to_area
+from lightx2v.models.spec import ModelSpec, override, read_grid
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,36 +23,27 @@ REFERENCE_AREA = 2048 * 2048
 
 EDIT_AREA = 1024 * 1024
 TURBO_SHIFT = 3.0
-"""Of the noise schedule; the base model's is 6. Nothing else in a checkpoint tells them apart."""
+"""The shift of Turbo's noise schedule; the base model's is 6. Nothing else in a checkpoint tells them apart."""
 
 
 @dataclass(frozen=True, slots=True)
-class ZImageRecipe:
-    """The defaults of one checkpoint. Turbo takes few steps and no guidance."""
+class ZImageSpec(ModelSpec):
+    """Z-Image: text to a picture, or a picture to another. Turbo takes few steps and no guidance."""
 
-    size: Size
-    steps: int
-    guidance: float
-    multiple: int
-    shift: float
-    min_references: int = 0
     max_references: int = 1
     starts_from_picture: bool = True
-    clip: Clip | None = None
+    shift: float = TURBO_SHIFT
+    """The shift of the noise schedule."""
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
-        """The picture in RGB, in its own size if that is not beyond every picture that can be made of it.
+        """The picture in RGB, in its own size unless that is beyond every picture that can be made of it.
 
         Raises InvalidRequest if a side is below 64 pixels or one side is more than 8 times the other.
         """
         return fit_to_area(image, REFERENCE_AREA)
 
-    def see(self, image: Image.Image) -> Image.Image | None:
-        """None: the text encoder is blind."""
-        return None
-
     def is_guided(self, request: GenerateRequest) -> bool:
-        """Whether a step follows the difference between two prompts. A scale of 0 is none: it is added to one."""
+        """Whether a step follows the difference between two prompts. The scale is added to one, so 0 is no guidance."""
         return request.guidance > 0
 
     def edit_size(self, references: Sequence[Size]) -> Size:
@@ -62,13 +54,11 @@ class ZImageRecipe:
         return Size(size.width - size.width % self.multiple, size.height - size.height % self.multiple)
 
 
-def read_recipe(checkpoint: Path) -> ZImageRecipe:
-    """The recipe of a checkpoint; a `generation_config.json` at its root overrides the family's defaults."""
+def read_spec(checkpoint: Path) -> ZImageSpec:
+    """The spec of a checkpoint; a `generation_config.json` at its root overrides the family's defaults."""
     name = "scheduler/scheduler_config.json"
     shift = float(require(read_configuration(checkpoint, name), "shift", checkpoint / name))
     size, multiple = read_grid(checkpoint)
     turbo = shift <= TURBO_SHIFT
-    recipe = ZImageRecipe(
-        size, steps=8 if turbo else 50, guidance=0.0 if turbo else 4.0, multiple=multiple, shift=shift
-    )
-    return override(recipe, checkpoint)
+    spec = ZImageSpec(size, steps=8 if turbo else 50, guidance=0.0 if turbo else 4.0, multiple=multiple, shift=shift)
+    return override(spec, checkpoint)

@@ -1,4 +1,4 @@
-"""What a floating-point type can hold."""
+"""The range of float16."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import torch
 
 
 def within_half(states: torch.Tensor) -> torch.Tensor:
-    """Clipped to what float16 can hold, if that is the precision."""
+    """`states`, clipped to the range of float16 if that is their dtype."""
     return states.clip(-65504, 65504) if states.dtype == torch.float16 else states

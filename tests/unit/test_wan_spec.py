@@ -13,16 +13,16 @@ from deployments.parsing import parse_json
 from deployments.schema import ImageRequest, to_requests
 from lightx2v.checkpoint import read_stages
 from lightx2v.config import EngineSettings
-from lightx2v.core import Clip, GenerateRequest, Size
+from lightx2v.core import GenerateRequest, Size, VideoSpec
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest, InvalidSettings
 from lightx2v.limits import Limits
-from lightx2v.models.recipe import check_request
 from lightx2v.models.registry import find_family
-from lightx2v.models.wan.recipe import WanRecipe, read_recipe
-from lightx2v.models.wan.variant import Sight
+from lightx2v.models.request import check_request
+from lightx2v.models.wan.spec import WanSpec, read_spec
+from lightx2v.models.wan.variant import ImageEncoderSpec
 
-RECIPE = WanRecipe(Size(832, 480), 50, 5.0, 16, Clip(81, 4, 16))
-I2V = replace(RECIPE, steps=40, max_references=1, min_references=1)
+SPEC = WanSpec(Size(832, 480), 50, 5.0, 16, VideoSpec(81, 4, 16))
+I2V = replace(SPEC, steps=40, max_references=1, min_references=1)
 
 
 @pytest.fixture
@@ -39,26 +39,26 @@ def write(checkpoint: Path, name: str, **values: object) -> None:
 
 
 def asked(frames: int) -> GenerateRequest:
-    return GenerateRequest("unit", "a cat", RECIPE.size, 4, 0, frames=frames)
+    return GenerateRequest("unit", "a cat", SPEC.size, 4, 0, frames=frames)
 
 
 def test_the_defaults(checkpoint: Path) -> None:
     assert find_family(checkpoint).name == "wan"
-    assert read_recipe(checkpoint) == RECIPE
+    assert read_spec(checkpoint) == SPEC
 
 
 def test_a_picture_to_video(checkpoint: Path) -> None:
     write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=36)
     write(checkpoint, "model_index.json", _class_name="WanImageToVideoPipeline", boundary_ratio=None)
-    assert find_family(checkpoint).recipe(checkpoint) == I2V
+    assert find_family(checkpoint).spec(checkpoint) == I2V
 
 
 def test_a_timestep_per_token(checkpoint: Path) -> None:
     write(checkpoint, "model_index.json", _class_name="WanPipeline", expand_timesteps=True)
     write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=48)
     write(checkpoint, "vae/config.json", z_dim=48, scale_factor_spatial=16)
-    assert read_recipe(checkpoint) == WanRecipe(
-        Size(1280, 704), 50, 5.0, 32, Clip(121, 4, 24), max_references=1, expand_timesteps=True
+    assert read_spec(checkpoint) == WanSpec(
+        Size(1280, 704), 50, 5.0, 32, VideoSpec(121, 4, 24), max_references=1, expand_timesteps=True
     )
 
 
@@ -74,7 +74,7 @@ def sighted(checkpoint: Path) -> Path:
 
 
 def test_an_image_encoder(sighted: Path) -> None:
-    assert read_recipe(sighted) == replace(I2V, sight=Sight(224, 257))
+    assert read_spec(sighted) == replace(I2V, image_encoder=ImageEncoderSpec(224, 257))
 
 
 @pytest.mark.parametrize(("size", "middle"), [((500, 300), (100, 400)), ((300, 500), (0, 300)), ((224, 224), (0, 224))])
@@ -82,7 +82,7 @@ def test_an_image_encoder_sees_the_middle(sighted: Path, size: tuple[int, int], 
     """Red is what is left or right of it."""
     image = Image.new("RGBA", size, "red")
     image.paste((0, 0, 255, 255), (middle[0], 0, middle[1], size[1]))
-    seen = read_recipe(sighted).see(image)
+    seen = read_spec(sighted).see(image)
     assert seen is not None
     assert (seen.size, seen.mode) == ((224, 224), "RGB")
     assert seen.crop((3, 0, 221, 224)).getcolors() == [(218 * 224, (0, 0, 255))]
@@ -95,29 +95,29 @@ def test_an_image_encoder_that_nobody_listens_to(sighted: Path, lacks: str) -> N
     else:
         write(sighted, "model_index.json", _class_name="WanImageToVideoPipeline", image_encoder=[None, None])
     with pytest.raises(InvalidCheckpoint, match="image_dim and an image_encoder need each other"):
-        read_recipe(sighted)
+        read_spec(sighted)
 
 
 def test_the_others_see_nothing(checkpoint: Path) -> None:
-    assert read_recipe(checkpoint).see(Image.new("RGB", (64, 64))) is None
+    assert read_spec(checkpoint).see(Image.new("RGB", (64, 64))) is None
 
 
 def test_other_channels_are_refused(checkpoint: Path) -> None:
     write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=48)
     with pytest.raises(InvalidCheckpoint, match="48 channels"):
-        read_recipe(checkpoint)
+        read_spec(checkpoint)
 
 
 def test_overrides(checkpoint: Path) -> None:
     write(checkpoint, "generation_config.json", size="64x48", num_frames=9, num_inference_steps=4)
-    assert read_recipe(checkpoint) == WanRecipe(Size(64, 48), 4, 5.0, 16, Clip(9, 4, 16))
+    assert read_spec(checkpoint) == WanSpec(Size(64, 48), 4, 5.0, 16, VideoSpec(9, 4, 16))
 
 
 @pytest.mark.parametrize("frames", [0, -3, 8, 9.0, "9", None, True])
 def test_overrides_that_cannot_be(checkpoint: Path, frames: object) -> None:
     write(checkpoint, "generation_config.json", num_frames=frames)
     with pytest.raises(InvalidCheckpoint, match=r"generation_config\.json: num_frames"):
-        read_recipe(checkpoint)
+        read_spec(checkpoint)
 
 
 SECOND = {"transformer_2": ["diffusers", "WanTransformer3DModel"]}
@@ -135,7 +135,7 @@ SECOND = {"transformer_2": ["diffusers", "WanTransformer3DModel"]}
 def test_other_wans_are_refused(checkpoint: Path, variant: dict[str, object]) -> None:
     write(checkpoint, "model_index.json", _class_name="WanPipeline", **variant)
     with pytest.raises(InvalidCheckpoint, match=next(iter(variant))):
-        read_recipe(checkpoint)
+        read_spec(checkpoint)
 
 
 @pytest.fixture
@@ -148,13 +148,13 @@ def test_two_transformers_of_a_picture(checkpoint: Path) -> None:
     index = {"_class_name": "WanImageToVideoPipeline", "boundary_ratio": 0.9, "image_encoder": [None, None]}
     write(checkpoint, "model_index.json", **index, **SECOND)
     write(checkpoint, "transformer/config.json", patch_size=[1, 2, 2], in_channels=36)
-    assert read_recipe(checkpoint) == replace(I2V, guidance=3.5, refine_guidance=3.5, boundary=0.9)
+    assert read_spec(checkpoint) == replace(I2V, guidance=3.5, refine_guidance=3.5, boundary=0.9)
     assert "refine" in read_stages(EngineSettings(model=str(checkpoint)))
 
 
 def test_two_transformers(experts: Path) -> None:
-    recipe = read_recipe(experts)
-    assert (recipe.steps, recipe.guidance, recipe.refine_guidance, recipe.boundary) == (40, 4.0, 3.0, 0.875)
+    spec = read_spec(experts)
+    assert (spec.steps, spec.guidance, spec.refine_guidance, spec.boundary) == (40, 4.0, 3.0, 0.875)
     settings = EngineSettings(model=str(experts))
     assert read_stages(settings) == ("encode", "denoise", "refine", "decode")
     with pytest.raises(InvalidSettings, match="two transformers"):
@@ -164,7 +164,7 @@ def test_two_transformers(experts: Path) -> None:
 @pytest.mark.parametrize("absent", [{}, {"transformer_2": [None, None]}, {"transformer_2": None}])
 def test_one_transformer(checkpoint: Path, absent: dict[str, object]) -> None:
     write(checkpoint, "model_index.json", _class_name="WanPipeline", boundary_ratio=None, **absent)
-    assert read_recipe(checkpoint) == RECIPE
+    assert read_spec(checkpoint) == SPEC
     loras = {"oil": "oil.safetensors"}
     assert read_stages(EngineSettings(model=str(checkpoint), loras=loras)) == ("encode", "denoise", "decode")
 
@@ -181,8 +181,8 @@ def test_overrides_of_two(
     experts: Path, values: dict[str, object], guidance: tuple[float, float], shift: float | None
 ) -> None:
     write(experts, "generation_config.json", **values)
-    recipe = read_recipe(experts)
-    assert ((recipe.guidance, recipe.refine_guidance), recipe.flow_shift) == (guidance, shift)
+    spec = read_spec(experts)
+    assert ((spec.guidance, spec.refine_guidance), spec.flow_shift) == (guidance, shift)
 
 
 @pytest.mark.parametrize("value", ["3", True, float("nan"), None, [3]])
@@ -190,28 +190,28 @@ def test_overrides_of_two(
 def test_overrides_of_two_that_cannot_be(experts: Path, key: str, value: object) -> None:
     write(experts, "generation_config.json", **{key: value})
     with pytest.raises(InvalidCheckpoint, match=rf"generation_config\.json: {key}"):
-        read_recipe(experts)
+        read_spec(experts)
 
 
 @pytest.mark.parametrize("shift", [0, -3.0, float("inf")])
 def test_a_shift_is_positive(checkpoint: Path, shift: float) -> None:
     write(checkpoint, "generation_config.json", flow_shift=shift)
     with pytest.raises(InvalidCheckpoint, match=r"generation_config\.json: flow_shift"):
-        read_recipe(checkpoint)
+        read_spec(checkpoint)
 
 
 @pytest.mark.parametrize("guidance", [None, 7.0])
 def test_a_request_names_one_scale_for_both(experts: Path, guidance: float | None) -> None:
     """That the model's own two apply is said by None."""
     body = {"prompt": "a cat"} | ({} if guidance is None else {"guidance_scale": guidance})
-    recipe = read_recipe(experts)
-    (request,) = to_requests(parse_json(ImageRequest, json.dumps(body).encode()), recipe, Limits())
-    assert (request.guidance, request.refine_guidance) == (guidance or recipe.guidance, guidance)
+    spec = read_spec(experts)
+    (request,) = to_requests(parse_json(ImageRequest, json.dumps(body).encode()), spec, Limits())
+    assert (request.guidance, request.refine_guidance) == (guidance or spec.guidance, guidance)
 
 
 def test_no_references(checkpoint: Path) -> None:
     with pytest.raises(InvalidRequest, match="text alone"):
-        read_recipe(checkpoint).fit_reference(Image.new("RGB", (64, 64)))
+        read_spec(checkpoint).fit_reference(Image.new("RGB", (64, 64)))
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -245,13 +245,13 @@ def test_the_default_size_has_the_aspect_of_the_picture(reference: Size | None, 
 
 @pytest.mark.parametrize("frames", [1, 5, 81, 161])
 def test_frames_that_can_be_asked_for(frames: int) -> None:
-    Limits().check(asked(frames), RECIPE.multiple, RECIPE.clip)
+    Limits().check(asked(frames), SPEC.multiple, SPEC.clip)
 
 
 @pytest.mark.parametrize("frames", [-3, 0, 2, 4, 80, 165, 10**9 + 1])
 def test_frames_that_cannot_be_asked_for(frames: int) -> None:
     with pytest.raises(InvalidRequest, match="num_frames") as caught:
-        Limits().check(asked(frames), RECIPE.multiple, RECIPE.clip)
+        Limits().check(asked(frames), SPEC.multiple, SPEC.clip)
     assert caught.value.param == "num_frames"
 
 

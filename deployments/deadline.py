@@ -1,0 +1,39 @@
+"""The end of a request: one for all that is done for it, from decoding its references to encoding its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from lightx2v.errors import DeadlineExceeded
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """`seconds` after a request was admitted; `end` in monotonic seconds."""
+
+    seconds: float
+    end: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        return cls(seconds, time.monotonic() + seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds; negative once it has passed."""
+        return self.end - time.monotonic()
+
+    @asynccontextmanager
+    async def enforced(self) -> AsyncIterator[None]:
+        """Cancels the body when the deadline passes, and raises DeadlineExceeded."""
+        try:
+            async with asyncio.timeout(self.left) as timeout:
+                yield
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise DeadlineExceeded(f"not made within {self.seconds:g} s") from None

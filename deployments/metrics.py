@@ -1,0 +1,60 @@
+"""The figures of one card for Prometheus, through Ray's own endpoint: what GET /v1/residency says, as it changes.
+
+Counters begin at zero with every coordinator, as Prometheus expects of a process that restarts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Counts
+
+from ray.util.metrics import Counter, Gauge
+
+from deployments.moved import TransferBytes
+from lightx2v.residency.lease import Holder
+from lightx2v.residency.ledger import Ledger
+
+CARD = ("card",)
+STAGE = ("card", "model", "stage")
+
+
+class CardMetrics:
+    """All metrics of one card. Names begin with `lightx2v_`; sizes are bytes."""
+
+    def __init__(self, card_id: str) -> None:
+        self._tags = {"card": card_id}
+        self._budget = Gauge("lightx2v_budget_bytes", "Memory of the card that can be granted", CARD)
+        self._granted = Gauge("lightx2v_granted_bytes", "Memory that is granted", CARD)
+        self._waiting = Gauge("lightx2v_waiting_runs", "Runs that wait for memory", CARD)
+        self._running = Gauge("lightx2v_running_leases", "Runs that have their memory", CARD)
+        self._decisions = {
+            "grants": Counter("lightx2v_grants_total", "Runs that were granted memory", CARD),
+            "shrinks": Counter("lightx2v_shrinks_total", "Commands to give way that were followed", CARD),
+            "evictions": Counter("lightx2v_evictions_total", "Stages that gave up all their weights", CARD),
+            "fetches": Counter("lightx2v_fetches_total", "Fetches of weights ahead of their run", CARD),
+        }
+        self._decided: Counts[str] = Counts()
+        self._h2d = Counter("lightx2v_h2d_bytes_total", "Weights copied to the card", STAGE)
+        self._d2h = Counter("lightx2v_d2h_bytes_total", "Weights copied back to the host", STAGE)
+
+    def update(self, ledger: Ledger) -> None:
+        """Follows the ledger, after anything changed."""
+        self._budget.set(ledger.budget, self._tags)
+        self._granted.set(ledger.granted, self._tags)
+        self._waiting.set(ledger.waiting, self._tags)
+        self._running.set(sum(account.active for account in ledger.holders.values()), self._tags)
+        decided = Counts(
+            grants=ledger.grants_total,
+            shrinks=ledger.shrinks_total,
+            evictions=ledger.evictions_total,
+            fetches=ledger.fetches_total,
+        )
+        for name, more in (decided - self._decided).items():
+            self._decisions[name].inc(more, self._tags)
+        self._decided = decided
+
+    def count(self, holder: Holder, copied: TransferBytes) -> None:
+        """Adds what a stage has copied since it was counted last."""
+        tags = {**self._tags, "model": holder.model, "stage": holder.stage}
+        for counter, nbytes in ((self._h2d, copied.h2d), (self._d2h, copied.d2h)):
+            if nbytes:
+                counter.inc(nbytes, tags)

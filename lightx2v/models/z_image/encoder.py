@@ -1,0 +1,29 @@
+"""Z-Image's text encoder: the output of the last layer but one of a Qwen3, for the prompt's own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import Qwen3Config
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
+
+from lightx2v.core import Picture
+from lightx2v.models.language import LanguageEncoder, chat
+from lightx2v.models.z_image.spec import MAX_TOKENS
+
+
+class ZImageTextEncoder(LanguageEncoder):
+    """A Qwen3 without padding. The reference pads to 512 tokens and drops the states of the padding."""
+
+    language_model, config_class = Qwen3Model, Qwen3Config
+    prefix = "model."
+    kept_widths = 3
+    limit = MAX_TOKENS
+
+    def depth(self, layers: int) -> int:
+        return layers - 1 if layers > 1 else 2
+
+    @torch.no_grad()
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
+        return self.last_state(chat(self.tokenizer, prompt, thinking=True), device)[0]

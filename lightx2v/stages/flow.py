@@ -1,0 +1,54 @@
+"""The order in which a request passes the stages, as data. `Pipeline` follows it within a process, the server's graph
+across processes. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lightx2v.core import Latents, Reference, StageName
+from lightx2v.stages.run import StageMethod
+
+
+def _has_steps_left(latents: Latents) -> bool:
+    return bool(latents.history)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of a stage. It makes `output` from `inputs`: each field of StageInputs that it fills, with the name
+    of an earlier output or of something that `brought` names.
+
+    `only_if` is asked about the last input. If it says no, no call is made, and that input is the output.
+    """
+
+    output: str
+    stage: StageName
+    method: StageMethod
+    inputs: Mapping[str, str]
+    is_shared: bool = False
+    """Whether all pictures of one prompt have the same output."""
+    only_if: Callable[[Any], bool] | None = None
+
+
+ENCODE = Step("conditioning", "encode", "run", {"pictures": "seen"}, is_shared=True)
+ENCODE_REFERENCES = Step("encoded", "decode", "encode", {"pictures": "fitted"}, is_shared=True, only_if=bool)
+DENOISE = Step("latents", "denoise", "run", {"conditioning": "conditioning", "references": "encoded"})
+REFINE = Step("refined", "refine", "run", {**DENOISE.inputs, "latents": "latents"}, only_if=_has_steps_left)
+DECODE = Step("made", "decode", "run", {"latents": "latents"})
+
+
+def steps(stages: Collection[StageName]) -> tuple[Step, ...]:
+    """All steps of a model with these stages, in order; the last makes the picture or the video."""
+    if "refine" not in stages:
+        return ENCODE, ENCODE_REFERENCES, DENOISE, DECODE
+    return ENCODE, ENCODE_REFERENCES, DENOISE, REFINE, replace(DECODE, inputs={"latents": REFINE.output})
+
+
+def brought(references: Sequence[Reference]) -> dict[str, Any]:
+    """The inputs that no step makes: each reference as the text encoder and as the autoencoder take it."""
+    return {
+        "seen": tuple(reference.seen for reference in references if reference.seen is not None),
+        "fitted": tuple(reference.fitted for reference in references),
+    }

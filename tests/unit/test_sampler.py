@@ -1,0 +1,56 @@
+"""The step loop: each request's state moves by itself, whatever others do between its steps."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+
+from lightx2v.core import GenerateRequest, Size
+from lightx2v.models.flow import noise
+from lightx2v.models.sampler import Euler, SamplingState, sample
+
+LEVELS = torch.tensor([1.0, 0.8, 0.5, 0.0])
+
+
+def make_state(seed: int, first: int = 0, stop: int = 3) -> SamplingState[float]:
+    request = GenerateRequest("unit", "", Size(16, 16), steps=3, seed=seed)
+    return SamplingState(request, 0.5, Euler(LEVELS), noise((1, 4, 2), seed), first, stop)
+
+
+def velocity(state: SamplingState[float]) -> torch.Tensor:
+    return state.conditions * state.latents + state.step
+
+
+def test_steps_follow_the_levels() -> None:
+    (state, *_) = reached = list(sample(make_state(1), velocity))
+    assert len(reached) == 3
+    expected = noise((1, 4, 2), 1)
+    for step, (level, following) in enumerate(pairwise(LEVELS)):
+        expected = expected + (following.item() - level.item()) * (0.5 * expected + step)
+    assert torch.equal(state.latents, expected)
+    assert state.stepper.history() == ()
+
+
+def test_a_part_of_the_schedule_counts_on() -> None:
+    begun, whole = make_state(1, stop=2), make_state(1)
+    assert [state.step for state in sample(begun, velocity)] == [1, 2]
+    rest = SamplingState(begun.request, 0.5, Euler(LEVELS), begun.latents, 2, 3)
+    assert [state.step for state in sample(rest, velocity)] == [3]
+    assert torch.equal(rest.latents, [*sample(whole, velocity)][-1].latents)
+
+
+def test_requests_take_their_steps_side_by_side() -> None:
+    alone = [[*sample(make_state(seed), velocity)][-1].latents for seed in (1, 2)]
+    first, second = make_state(1), make_state(2)
+    for _ in zip(sample(first, velocity), sample(second, velocity), strict=True):
+        pass
+    assert torch.equal(first.latents, alone[0])
+    assert torch.equal(second.latents, alone[1])
+
+
+def test_noise_that_is_skipped_is_drawn() -> None:
+    generator = torch.Generator().manual_seed(5)
+    first, second = (torch.randn((2, 3), generator=generator) for _ in range(2))
+    assert torch.equal(noise((2, 3), 5), first)
+    assert torch.equal(noise((2, 3), 5, skip=1), second)
