@@ -64,7 +64,10 @@ def test_a_successor_attaches_to_the_weights_of_the_dead(tight: Server) -> None:
         lambda: next((other["pid"] for other in tight.stages("denoise") if other["pid"] != stage["pid"]), None)
     )
     assert before
-    assert copies(successor) == before
+    found = tight.wait_until(
+        lambda: copies(successor), what="a host copy of the successor, which joins before it loads"
+    )
+    assert found == before
     tight.wait_ready()
 
 
