@@ -36,11 +36,11 @@ class Limits:
     loras: tuple[str, ...] = ()
     """The names of those that are served."""
 
-    def check(self, request: GenerateRequest, multiple: int, clip: VideoSpec | None = None) -> None:
+    def check(self, request: GenerateRequest, multiple: int, video: VideoSpec | None = None) -> None:
         """Raises InvalidRequest for the first thing that is wrong. `multiple`: of which the model's sides must be;
-        `clip`: of a model that makes videos."""
+        `video`: of a model that makes videos."""
         self._check_size(request.size, multiple)
-        self._check_frames(request.frames, clip)
+        self._check_frames(request.frames, video)
         if request.frames > 1:
             area = request.size.width * request.size.height
             _at_most(self.max_video_pixels // area, request.frames, "num_frames", f" of {request.size}")
@@ -69,14 +69,14 @@ class Limits:
         if not -most <= scale <= most:
             raise InvalidRequest(f"lora_scale: must be from {-most:g} to {most:g}, got {scale}", "lora_scale")
 
-    def _check_frames(self, frames: int, clip: VideoSpec | None) -> None:
+    def _check_frames(self, frames: int, video: VideoSpec | None) -> None:
         complaint = None
         if frames < 1:
             complaint = "must be at least 1"
-        elif frames > 1 and clip is None:
+        elif frames > 1 and video is None:
             complaint = "this model makes no videos"
-        elif clip is not None and frames % clip.multiple != 1 % clip.multiple:
-            complaint = f"must be one more than a multiple of {clip.multiple}"
+        elif video is not None and frames % video.multiple != 1 % video.multiple:
+            complaint = f"must be one more than a multiple of {video.multiple}"
         if complaint:
             raise InvalidRequest(f"num_frames: {complaint}, got {frames}", "num_frames")
         _at_most(self.max_frames, frames, "num_frames")

@@ -84,7 +84,7 @@ class Reference:
     """A reference picture as the autoencoder takes it, and as the text encoder sees it; None if that looks at none."""
 
     fitted: Picture
-    seen: Picture | None = None
+    encoder_view: Picture | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class Step:
     only_if: Callable[[Any], bool] | None = None
 
 
-ENCODE = Step("conditioning", "encode", "run", {"pictures": "seen"}, is_shared=True)
+ENCODE = Step("conditioning", "encode", "run", {"pictures": "views"}, is_shared=True)
 ENCODE_REFERENCES = Step("encoded", "decode", "encode", {"pictures": "fitted"}, is_shared=True, only_if=bool)
 DENOISE = Step("latents", "denoise", "run", {"conditioning": "conditioning", "references": "encoded"})
 REFINE = Step("refined", "refine", "run", {**DENOISE.inputs, "latents": "latents"}, only_if=_has_steps_left)
@@ -49,6 +49,6 @@ def steps(stages: Collection[StageName]) -> tuple[Step, ...]:
 def brought(references: Sequence[Reference]) -> dict[str, Any]:
     """The inputs that no step makes: each reference as the text encoder and as the autoencoder take it."""
     return {
-        "seen": tuple(reference.seen for reference in references if reference.seen is not None),
+        "views": tuple(reference.encoder_view for reference in references if reference.encoder_view is not None),
         "fitted": tuple(reference.fitted for reference in references),
     }
