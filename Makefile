@@ -1,9 +1,9 @@
-# Everything on a fresh machine: `make serve` (then POST to http://127.0.0.1:8000) and `make test`.
+# On a fresh machine, `make serve` starts a server (POST to http://127.0.0.1:8000), and `make test` runs the tests.
 PYTHON ?= python3
-# What `make serve` starts.
+# The configuration that `make serve` starts.
 CONFIG ?= configs/flux2.yaml
 BIN := .venv/bin
-# Ray binds every port to loopback with the first of these, on every platform; without it, to the primary interface.
+# With this variable Ray binds every port to loopback, on every platform; without it, to the primary interface.
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
 # Threads that spin at a barrier starve other processes on the same cores.
 export OMP_WAIT_POLICY := PASSIVE

@@ -1,4 +1,4 @@
-"""What is asked for: the same of a server through HTTP and of a pipeline in this process, always in other words."""
+"""The requests of benchmarks, each with a new prompt: for a server over HTTP, or for a pipeline in this process."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lightx2v.types import GenerateRequest, Reference, Size
 
 TEXT = "text"
 ANYWHERE = "http://127.0.0.1"
-"""A request has to have a host, but a connection knows better."""
+"""The host that httpx requires in a URL; the connection's own is used."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Requests that differ in their prompts and seeds only. What is None is up to the model."""
+    """Requests that differ in prompt and seed only. None leaves a field to the model."""
 
     size: Size
     steps: int | None = None
@@ -38,7 +38,7 @@ class Ask:
         return f"{self.references} references" if self.references else TEXT
 
     def send(self, http: HTTPConnection, number: int) -> tuple[float, bytes]:
-        """Seconds, and the answer's body. Raises RuntimeError if it is no picture.
+        """The seconds of a request, and the answer's body. Raises RuntimeError if it is no picture.
 
         By the standard library's client: httpx takes 10 to 20 ms for the bytes of one picture.
         """
@@ -53,7 +53,7 @@ class Ask:
         return seconds, body
 
     def _request(self, number: int) -> httpx.Request:
-        """In httpx's words, which knows forms."""
+        """The request over HTTP, built by httpx, which can encode forms."""
         fields: dict[str, Any] = {"prompt": _prompt(number), "seed": number, "size": str(self.size)}
         fields |= {} if self.steps is None else {"num_inference_steps": self.steps}
         fields |= {} if self.guidance is None else {"guidance_scale": self.guidance}
@@ -64,7 +64,7 @@ class Ask:
         return httpx.Request("POST", f"{ANYWHERE}/v1/images/edits", data=form, files=files)
 
     def request(self, spec: ModelSpec, number: int, references: Sequence[Reference]) -> GenerateRequest:
-        """The same for the engine; `references` are those of `pictures`."""
+        """The same request for the engine; `references` are those of `pictures`."""
         return GenerateRequest(
             id=str(number),
             prompt=_prompt(number),
@@ -85,7 +85,7 @@ class Ask:
 
 
 def numbers() -> Iterator[int]:
-    """Of requests; no two are the same."""
+    """The numbers of requests, from 1; each gives a different prompt."""
     return count(1)
 
 

@@ -1,9 +1,9 @@
-"""What else there is, in one process, on the same checkpoint and under the same cap: FLUX.2 klein only.
+"""Baselines in one process, on the same checkpoint and under the same cap, for FLUX.2 klein only.
 
     python -m benchmarks.baseline FOLDER --how group-offload --budget 31.35GiB
 
-Prints one line of JSON. Both keep the autoencoder on the card; `group-offload` is diffusers' own, a block at a time on
-a stream, `pinned-swap` copies the text encoder, then the transformer, from one pinned stretch each, and drops it.
+Prints one line of JSON. Both keep the autoencoder on the card. `group-offload` is diffusers' own: it streams one block
+at a time. `pinned-swap` copies the text encoder, then the transformer, each from one pinned stretch, and drops it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lightx2v.config import parse_bytes
 
 WARMUP, TIMES = 2, 3
 CONTEXT = 640 << 20
-"""Device bytes of a process beside torch's."""
+"""Device bytes of a process besides torch's."""
 
 Make = Callable[[str], Any]
 

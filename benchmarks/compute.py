@@ -1,8 +1,8 @@
-"""What a request computes, by stage, with everything on the card, and the rate of the link: what a bound is made of.
+"""Measures a request's compute time by stage, with all weights on the card, and the rate of the link, for the bounds.
 
     python -m benchmarks.compute '{"settings": {"model": FOLDER}, "asks": [{"size": {"width": 1024, "height": 1024}}]}'
 
-Prints one line of JSON, and holds the host copies until its input ends.
+Prints one line of JSON, and keeps the host copies until its input ends.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What fp8 costs: the bundled model with it and without, in fp32 otherwise, on prompts that training never saw.
+"""Measures the error of fp8: the bundled model with and without it, otherwise in fp32, on prompts outside its training.
 
     python -m benchmarks.fp8 [--prompts 200] [--output FILE.json]
 
-On a CPU the products are emulated: the errors are a GPU's, the seconds are not.
+On a CPU the products are emulated: the errors match a GPU's, the seconds do not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from training.tasks import Task
 
 @dataclass(frozen=True)
 class Made:
-    """Of one prompt: what the transformer first said, and the picture, [3, height, width] from 0 to 1."""
+    """The results for one prompt: the transformer's first output, and the picture, [3, height, width] from 0 to 1."""
 
     velocity: torch.Tensor
     picture: torch.Tensor

@@ -1,10 +1,10 @@
-"""A model's requests under memory caps, through HTTP: seconds, bytes moved, the driver's own count, and the bound.
+"""Measures requests over HTTP under memory caps: seconds, bytes moved, the driver's count of memory, and the bound.
 
 python -m benchmarks.checkpoint /fast/klein-9b --model klein-9b
 python -m benchmarks.gpu /fast/klein-9b --budgets 31.35GiB,24GiB,16GiB,12GiB --references 2 --saturate 4 --splits \\
     --output benchmarks/results/
 
-What a request computes and the rate of the link are measured first, in one process with everything on the card;
+The compute time of a request and the rate of the link are measured first, in one process with all weights on the card;
 `--compute` takes them from an earlier run's file. The host copies are kept from the first to the last cap.
 """
 
@@ -40,14 +40,14 @@ from lightx2v.types import Size
 READY_SECONDS = 400.0
 BASELINE_SECONDS = 240.0
 EVERY_LINE = {"RAY_DEDUP_LOGS": "0"}
-"""Serve logs how long every call of a stage took; Ray would print one of many."""
+"""Serve logs the duration of every call of a stage; Ray would print only one of many."""
 BASELINES = ("group-offload", "pinned-swap")
 FAILURES = (RuntimeError, OSError, ValueError, HTTPException, httpx.HTTPError)
-"""Of one cap, after which the others are still worth their time."""
+"""Failures of one cap, after which the other caps are still measured."""
 
 
 class Run:
-    """What is measured of one checkpoint, on disk after every part of it."""
+    """The results of one checkpoint, written to disk after every part."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         now = datetime.datetime.now(tz=datetime.UTC)
@@ -217,7 +217,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # a server that was left would keep the card
+    )  # a server that is left running would keep the card
     options = parse()
     options.output.mkdir(parents=True, exist_ok=True)
     run = Run(options)

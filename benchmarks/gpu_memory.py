@@ -1,4 +1,4 @@
-"""The driver's own count of a card's memory, over all processes."""
+"""Samples a card's memory by the driver's count, over all processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests one after another, and many at once."""
+"""Loads a server with requests one after another, or with many at once."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Series:
     kind: str
     first_seconds: float
     first_sha256: str
-    """Of its picture's file, which is the same under every cap."""
+    """SHA-256 of the first picture; it is the same under every cap."""
     seconds: tuple[float, ...]
-    """Of each after the first."""
+    """The seconds of each request after the first."""
     h2d_bytes: float
     d2h_bytes: float
-    """Of weights, per request after the first."""
+    """The bytes of weights per request after the first."""
 
 
 def run_series(server: Server, ask: Ask, times: int, numbers: Iterator[int]) -> Series:

@@ -1,9 +1,9 @@
-"""What a request of 1024x1024 pays beside its computation: HTTP, Serve, leases, the object store, PNG, base64.
+"""Measures the overhead of a request of 1024x1024: HTTP, Serve, leases, the object store, PNG, base64.
 
     python -m benchmarks.overhead [--requests 40] [--output FILE.json]
 
-The stages compute nothing and return what FLUX.2-klein-9B's would in size. `nothing` is a picture of one pixel without
-payloads before it: what remains are the hops. PNG and JSON are also timed alone, in this process.
+The stages compute nothing; their outputs have the sizes of FLUX.2-klein-9B's. `nothing` is a picture of one pixel
+without other payloads, so only the hops remain. PNG and JSON are also timed alone, in this process.
 """
 
 from __future__ import annotations

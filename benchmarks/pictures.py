@@ -1,4 +1,4 @@
-"""Pictures for tests and benchmarks: made, sent and received."""
+"""Makes, sends and receives pictures for tests and benchmarks."""
 
 from __future__ import annotations
 

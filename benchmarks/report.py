@@ -1,4 +1,4 @@
-"""From what was measured to the figures that are reported: percentiles, bounds, and a table in Markdown."""
+"""Turns measurements into the reported figures: percentiles, bounds, and a table in Markdown."""
 
 from __future__ import annotations
 

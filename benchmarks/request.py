@@ -1,8 +1,8 @@
-"""A request through HTTP beside the same request by `lightx2v.pipeline` in one process: what serving adds.
+"""Measures what serving adds: a request over HTTP, and the same request by `lightx2v.pipeline` in one process.
 
     python -m benchmarks.request [--requests 40] [--model FOLDER] [--output FILE.json]
 
-Both run in turn in one go, so the ratio holds when the machine's speed drifts.
+Both alternate in one run, so the ratio holds if the machine's speed drifts.
 """
 
 from __future__ import annotations

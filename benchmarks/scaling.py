@@ -1,4 +1,4 @@
-"""A load that rises and falls: requests in flight and replicas of the transformer over time, and a plot of both.
+"""Plots requests in flight and replicas of the transformer over time, under a load that rises and falls.
 
 python -m benchmarks.scaling --output docs/scaling.png
 """

@@ -1,4 +1,4 @@
-"""A real `serve run` in a process of its own, as a user starts it, and what tests ask of it."""
+"""Starts a real `serve run` in a process of its own, as a user would, for tests and benchmarks."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The transformer alone, with more and fewer of its blocks on the card: seconds beside those of its compute and of what
-streams."""
+"""Measures the transformer alone with more or fewer of its blocks on the card: seconds of a run, of its compute
+and of its streaming."""
 
 from __future__ import annotations
 

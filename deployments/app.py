@@ -1,4 +1,4 @@
-"""From settings to an application: `serve run configs/flux2.yaml` calls `build` with the file's `args`."""
+"""Builds a Serve application from settings: `serve run configs/flux2.yaml` calls `build` with the file's `args`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ from lightx2v.checkpoint import read_spec, read_stages
 from lightx2v.types import StageName
 
 HEALTH_PERIOD_SECONDS = 1.0
-"""A dead replica is replaced after at most so long; Serve's own default is 10 s."""
+"""The longest time until a dead replica is replaced; Serve's own default is 10 s."""
 
 
 def build(args: dict[str, Any]) -> Application:
-    """An ingress before the stages of each model. Raises InvalidSettings or InvalidCheckpoint."""
+    """The application: one ingress, and the stages of each model. Raises InvalidSettings or InvalidCheckpoint."""
     return compose(parse_application(args), StageServer)
 
 
 def compose(application: ApplicationSettings, server: type[StageServer]) -> Application:
-    """As `build`, with any stage server; what cannot work is refused here, before a process is started."""
+    """The application of parsed settings, with stages of class `server`. No process is started yet.
+
+    Raises InvalidSettings or InvalidCheckpoint.
+    """
     models = application.models
     for settings in models:
         read_spec(settings)
     served = [_serve(settings, server, len(models)) for settings in models]
     ingress = serve.deployment(Ingress).options(
         name="ingress",
-        num_replicas=1,  # the jobs of `deployments.http.video_jobs` are in its memory
+        num_replicas=1,  # its memory holds the jobs of `deployments.http.video_jobs`
         max_ongoing_requests=4 * application.max_queue,
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         graceful_shutdown_timeout_s=application.request_timeout_seconds,
@@ -45,7 +48,7 @@ def compose(application: ApplicationSettings, server: type[StageServer]) -> Appl
 
 
 def _serve(settings: ModelSettings, server: type[StageServer], models: int) -> ModelDeployment[Application]:
-    """One of so many models. On GPUs its first requests would be slow, so they are warmed_up."""
+    """The deployment of one of `models` models. It is warmed up on GPUs, where the first requests are slow."""
     cuda = settings.device == "cuda" or (settings.device == "auto" and gpus() > 0)
     return ModelDeployment(settings, _stages(settings, server, models, cuda), cuda or settings.compiles(cuda))
 
@@ -53,7 +56,7 @@ def _serve(settings: ModelSettings, server: type[StageServer], models: int) -> M
 def _stages(
     settings: ModelSettings, server: type[StageServer], models: int, cuda: bool
 ) -> dict[StageName, Application]:
-    """The deployments of one of so many models, which divide the cards' fractions."""
+    """One model's stage deployments. All `models` of the application divide the cards' fractions."""
     part, suffix = (1 / models if cuda else 0), (f"-{settings.model_id}" if models > 1 else "")
     stages = read_stages(settings)
     most = settings.gpu_fractions.sets_per_card(stages) if cuda else None
@@ -71,10 +74,10 @@ def _stage(
     fraction: float,
     most: int | None,
 ) -> Application:
-    share = {"num_gpus": math.floor(fraction * 1e4) / 1e4} if fraction else {}  # Ray counts in such parts
+    share = {"num_gpus": math.floor(fraction * 1e4) / 1e4} if fraction else {}  # Ray counts GPUs in 1e-4
     deployment = serve.deployment(server).options(
         name=name,
-        # Pictures and encodings of all that is admitted: who asks whether it is ready must not queue behind them.
+        # Room for every admitted picture and its encodings: `ready` must not queue behind them.
         max_ongoing_requests=(settings.max_queue + 1) * (MAX_PICTURES + 1),
         autoscaling_config=_autoscaling(settings, most),
         health_check_period_s=HEALTH_PERIOD_SECONDS,
@@ -86,7 +89,7 @@ def _stage(
 
 
 def _autoscaling(settings: ModelSettings, most: int | None) -> AutoscalingConfig:
-    """Decides in seconds, from what waits now; Serve's defaults take minutes. `most`: replicas on a GPU."""
+    """Scaling that follows the queue within seconds; Serve's defaults take minutes. `most`: replicas on a GPU."""
     arguments = {"depth_per_replica": settings.depth_per_replica, "most_per_gpu": most}
     policy = AutoscalingPolicy(policy_function=QueueDepth, policy_kwargs=arguments)
     return AutoscalingConfig(

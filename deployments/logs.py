@@ -1,4 +1,4 @@
-"""What our processes say, and when, on the stderr that Ray passes on to whoever started the server."""
+"""Logging of the server's processes: to stderr, which Ray passes on to the terminal that started the server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FORMAT = "%(levelname)s %(asctime)s %(name)s -- %(message)s"
 
 
 def configure_logging() -> None:
-    """From INFO on. Ray configures its own loggers only, and without any Python drops what is below WARNING."""
+    """Logs from INFO on. Ray configures only its own loggers, and Python's default drops all below WARNING."""
     for name in OURS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""What the ingress and the stages say to each other besides pictures and latents. Free of torch."""
+"""Messages between the ingress and the stages, besides pictures and latents. Free of torch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """When a request was admitted (unix seconds), and how many seconds are left to it."""
+    """The times of a request: when it was admitted (unix seconds), and how many seconds it has left."""
 
     admitted_at: float
     seconds: float
 
     def since(self, start: float) -> Terms:
-        """What is left of them now; `start`: monotonic seconds when they held."""
+        """The terms as they are now, if they were these at `start` (monotonic seconds)."""
         return replace(self, seconds=self.seconds - (time.monotonic() - start))

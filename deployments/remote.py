@@ -1,4 +1,4 @@
-"""Calls to other processes, and why they fail. Free of torch."""
+"""Calls to other processes, and their errors. Free of torch."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ LOST = (
     OutOfMemoryError,
     DeploymentUnavailableError,
 )
-"""What a call raises whose process is gone, or its node, with the output that lay there. OutOfMemoryError: Ray's memory
-monitor of the host killed it."""
+"""Errors of a call whose process or node is gone, or whose input was lost with a node. OutOfMemoryError: Ray's monitor
+of host memory killed the process."""
 
 T = TypeVar("T")
 
 
 async def answer(reply: Awaitable[T]) -> T:
-    """The reply's value. Raises what was raised in the other process as it was raised there; errors of the call
-    itself, such as RayActorError, pass unchanged."""
+    """The reply's value. Raises the original error of the other process; errors of the call itself, such as
+    RayActorError, pass unchanged."""
     try:
         return await reply
     except RayTaskError as error:
@@ -39,8 +39,7 @@ async def answer(reply: Awaitable[T]) -> T:
 
 
 def cause(error: BaseException) -> BaseException:
-    """The error that was raised in the other process, without the ones that Ray puts around it. Any other error is
-    returned as it is."""
+    """The original error of the other process, without Ray's wrappers. Any other error is returned as it is."""
     while isinstance(inner := vars(error).get("cause"), BaseException):
         error = inner
     return error

@@ -1,4 +1,4 @@
-"""How many replicas a stage should have: by what waits for it, and never more than the cards have room for."""
+"""The number of replicas that a stage should have: it follows the queue, within the room of the cards."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ray.serve.config import AutoscalingContext
 
 
 class QueueDepth:
-    """Runs in Serve's controller, which applies bounds and delays around it.
+    """A scaling policy: replicas in proportion to the requests that run or wait.
 
-    What waits at the coordinator is inside a replica's handler, so Serve counts it with what runs and what queues at
-    the handles.
+    Serve's controller calls it, and applies bounds and delays. Requests that wait at the coordinator are inside a
+    replica's handler, so Serve counts them too.
     """
 
     def __init__(self, depth_per_replica: float, most_per_gpu: int | None) -> None:
-        """`most_per_gpu`: replicas that Ray's fractions let onto a GPU; None on CPUs, which count as one card."""
+        """`most_per_gpu`: replicas that fit on a GPU by Ray's fractions; None on CPUs, which count as one card."""
         self._depth_per_replica, self._most_per_gpu = depth_per_replica, most_per_gpu
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """The replicas wanted; no state."""
+        """The number of replicas wanted, and an empty state for the next call."""
         wanted = math.ceil(context.total_num_requests / self._depth_per_replica)
         return max(1, min(wanted, self._max_replicas(context))), {}
 
@@ -34,5 +34,5 @@ class QueueDepth:
 
 
 def gpus() -> int:
-    """Of the cluster as it is now: a node may join after the application was built."""
+    """The number of GPUs in the cluster now: a node may join after the application was built."""
     return int(ray.cluster_resources().get("GPU", 0))

@@ -1,4 +1,4 @@
-"""What `args` of an application's configuration file may say."""
+"""The settings of an application: the `args` of its configuration file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lightx2v.types import StageName
 
 
 class Fractions(Settings):
-    """Of a card, for one replica of each stage; the models of one application divide them."""
+    """The fraction of a card for one replica of each stage. The models of one application divide them."""
 
     encode: float = Field(default=0.2, gt=0, le=1)
     denoise: float = Field(default=0.6, gt=0, le=1)
     refine: float | None = Field(default=None, gt=0, le=1)
-    """Absent: a model that has this stage shares `denoise` out evenly between the two."""
+    """Absent: a model that has this stage halves `denoise` between the two."""
     decode: float = Field(default=0.2, gt=0, le=1)
 
     def of(self, stages: Sequence[StageName]) -> dict[StageName, float]:
@@ -33,30 +33,30 @@ class Fractions(Settings):
         return {stage: fractions[stage] for stage in stages}
 
     def sets_per_card(self, stages: Sequence[StageName]) -> int:
-        """How many replicas of all stages fit on a card together; more of one would keep another from being placed."""
+        """How many replicas of each stage fit on a card; one more of a stage would leave another without a place."""
         return max(1, int(1 / sum(self.of(stages).values()) + 1e-9))
 
 
 class ModelSettings(EngineSettings):
-    """One of the models behind one ingress."""
+    """The settings of one model that an application serves."""
 
     name: str | None = None
     """The model's id in the API; absent: the last part of `model`."""
 
     gpu_fractions: Fractions = Fractions()
-    """Ray's bookkeeping of who may share a card. Above a half, no two replicas of a stage do."""
+    """Ray's bookkeeping of which replicas share a card. Above 0.5, two replicas of a stage never do."""
 
     max_replicas: int = Field(default=4, ge=1)
-    """Of each stage; the cards' room may allow fewer."""
+    """The most replicas of each stage; the cards may have room for fewer."""
 
     depth_per_replica: float = Field(default=2.0, gt=0)
-    """Requests, waiting or running, for which a stage should have a replica."""
+    """Requests, waiting or running, for each replica of a stage."""
 
     upscale_delay_seconds: float = Field(default=2.0, ge=0)
     downscale_delay_seconds: float = Field(default=15.0, ge=0)
 
     max_queue: int = Field(default=64, ge=1)
-    """Requests inside; one more is answered 503 at once."""
+    """The most requests that wait or run; one more is answered 503 at once."""
 
     request_timeout_seconds: float = Field(default=300.0, gt=0)
 
@@ -82,22 +82,22 @@ Origin = Annotated[str, AfterValidator(_origin)]
 
 
 class ServerSettings(Settings):
-    """The HTTP side of an application, whatever its models."""
+    """The settings of an application's HTTP side."""
 
     allowed_hosts: tuple[HostName, ...] = ()
-    """Names, beside those of loopback, by which a connection over loopback may ask: a reverse proxy's on this host."""
+    """`Host` names that a connection over loopback may ask for, besides loopback's own: those of a reverse proxy."""
 
     allowed_origins: tuple[Origin, ...] = ()
-    """Other sites whose pages may ask for work, as browsers spell them: "https://example.com"."""
+    """Origins of other sites whose pages may ask for work, as browsers spell them: "https://example.com"."""
 
     max_json_bytes: int = Field(default=1 << 20, ge=1 << 10, le=1 << 30)
-    """Of a JSON body. The default holds two prompts of the longest kind, every character escaped as a \\uXXXX pair."""
+    """The most bytes of a JSON body. The default holds two of the longest prompts, written in \\uXXXX pairs."""
 
     max_upload_bytes: int = Field(default=32 << 20, ge=1 << 10, le=1 << 30)
-    """Of a form with its files, "32MiB"."""
+    """The most bytes of a form with its files; a number, or a text such as "32MiB"."""
 
     max_references: int = Field(default=Limits().max_references, ge=1, le=64)
-    """Of one request; a model may take fewer."""
+    """The most reference pictures of one request; a model may take fewer."""
 
     @field_validator("max_json_bytes", "max_upload_bytes", mode="before")
     @classmethod
@@ -106,7 +106,7 @@ class ServerSettings(Settings):
 
 
 class ApplicationSettings(Settings):
-    """All of an application: its models, and the HTTP side before them."""
+    """All settings of an application: those of its models and of its HTTP side."""
 
     server: ServerSettings = ServerSettings()
     models: tuple[ModelSettings, ...]
@@ -121,19 +121,20 @@ class ApplicationSettings(Settings):
 
     @property
     def max_queue(self) -> int:
-        """Requests inside, of all models together."""
+        """The most requests that wait or run, over all models."""
         return sum(model.max_queue for model in self.models)
 
     @property
     def request_timeout_seconds(self) -> float:
-        """The longest of any model."""
+        """The longest request timeout of any model."""
         return max(model.request_timeout_seconds for model in self.models)
 
 
 def parse_application(args: dict[str, Any]) -> ApplicationSettings:
-    """`server`, and the settings of each model: the rest of `args`, or each entry of `args["models"]` over that rest.
+    """The settings in `args`. `server` is for the HTTP side. The other keys are for the one model, or they are defaults
+    for the entries of `args["models"]`.
 
-    Raises InvalidSettings, also where two models would have the same id.
+    Raises InvalidSettings, also if two models have the same id.
     """
     server = {key: value for key, value in args.items() if key == "server"}
     shared = {key: value for key, value in args.items() if key not in ("models", "server")}

@@ -1,7 +1,7 @@
-"""A tensor on its way between processes.
+"""A tensor as it is sent between processes.
 
-It is apart from `deployments.stage.wire` because the ingress meets it too. Importing torch there would take 190 MB, and
-seconds of the first request.
+This module is apart from `deployments.stage.wire` because the ingress unpickles it too. Importing torch there would
+cost 190 MB, and seconds of the first request.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True)
 class TensorBytes:
-    """A tensor's bytes and how to read them; `dtype` is the name of torch's."""
+    """The bytes of a tensor, its shape, and the name of its torch dtype."""
 
     data: npt.NDArray[np.uint8]
     dtype: str

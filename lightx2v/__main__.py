@@ -1,4 +1,4 @@
-"""The command line: `python -m lightx2v "a red circle" -o out.png --seed 7`. Needs no server."""
+"""The command line: `python -m lightx2v "a red circle" -o out.png --seed 7`. It needs no server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lightx2v.types import GenerateRequest, Picture, Progress, Reference, Size, 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Makes one picture or video; the exit status is 0, or 1 after a message that says what to do."""
+    """Makes one picture or video. Returns the exit status: 0, or 1 after a message that says what to do."""
     options = _parser().parse_args(arguments)
     try:
         settings = _settings(options)
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m lightx2v", description="Make a picture or a video of a prompt.")
+    parser = argparse.ArgumentParser("python -m lightx2v", description="Make a picture or a video from a prompt.")
     parser.add_argument("prompt")
     parser.add_argument("-o", "--output", type=_output, help="PNG, JPEG, WEBP or MP4 (out.png or out.mp4)")
     parser.add_argument("-i", "--image", type=Path, action="append", default=[], help="a reference; may be repeated")
@@ -48,10 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, help="frames of a video; 1 makes a picture (the model's)")
     parser.add_argument("--steps", type=int, help="denoising steps (the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (the model's)")
-    parser.add_argument("--strength", type=float, help="how far from the picture that is the start, up to 1 (0.6)")
+    parser.add_argument("--strength", type=float, help="image-to-image strength, up to 1 (0.6)")
     parser.add_argument("--seed", type=int, help="the same seed makes the same picture (random)")
     parser.add_argument("--lora", help="the name of one of --loras (none)")
-    parser.add_argument("--lora-scale", type=float, default=1.0, help="how much of it (1.0)")
+    parser.add_argument("--lora-scale", type=float, default=1.0, help="the factor of the LoRA (1.0)")
     for field, info in EngineSettings.model_fields.items():
         parser.add_argument(
             f"--{field.replace('_', '-')}",
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(options: argparse.Namespace) -> EngineSettings:
     given = {field: getattr(options, field) for field in EngineSettings.model_fields}
     flags = {field: value for field, value in given.items() if value is not None}
-    flags.setdefault("compile", False)  # one picture is made sooner than code for it
+    flags.setdefault("compile", False)  # making one picture takes less time than compiling for it
     return parse_settings(EngineSettings, flags, {f: variable for f, variable in ENVIRONMENT.items() if f not in flags})
 
 
@@ -100,7 +100,7 @@ def _read(path: Path, spec: ModelSpec) -> Reference:
 
 
 def _output(name: str) -> Path:
-    """A file that can be written; asked before anything is made for it."""
+    """The output path of an argument. It is checked before anything is made. Raises ArgumentTypeError."""
     path = Path(name)
     known = suffixes(PICTURE_FORMATS + VIDEO_FORMATS)
     if path.suffix.lower() not in known:
@@ -111,7 +111,8 @@ def _output(name: str) -> Path:
 
 
 def _matching(output: Path | None, request: GenerateRequest) -> Path:
-    """The file for what the request makes. Raises InvalidRequest if its name is that of another kind."""
+    """The output file of a request. Raises InvalidRequest if its suffix is for a video and a picture is made, or the
+    other way round."""
     known = suffixes(VIDEO_FORMATS if request.frames > 1 else PICTURE_FORMATS)
     if output is None:
         return Path(f"out{known[0]}")

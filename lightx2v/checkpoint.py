@@ -1,4 +1,4 @@
-"""From the name of a model to its folder on disk."""
+"""Finds a model's folder on disk by its name, and reads its configurations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lightx2v.models.spec import ModelSpec
 from lightx2v.types import StageName
 
 UNREACHABLE = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)
-"""What a download may fail of."""
+"""The errors of a failed download."""
 
 
 def resolve(settings: EngineSettings, folders: Sequence[str] = ()) -> Path:
-    """The folder of `settings.model`; if that is a hub id, its configurations and `folders` are downloaded once.
+    """The folder of `settings.model`. For a hub id, its configurations and `folders` are downloaded once.
 
-    Raises InvalidCheckpoint if there is neither such a folder nor such a repository within reach.
+    Raises InvalidCheckpoint if there is no such folder, and no such repository that can be downloaded.
     """
     local = Path(settings.model).expanduser()
     if local.is_dir():
@@ -40,7 +40,7 @@ def resolve(settings: EngineSettings, folders: Sequence[str] = ()) -> Path:
 
 
 def resolve_loras(settings: EngineSettings) -> dict[str, Path]:
-    """The file of each of `settings.loras`. Raises InvalidCheckpoint, naming the one that cannot be had."""
+    """The file of each LoRA in `settings.loras`. Raises InvalidCheckpoint, which names a missing one."""
     return {name: _lora_file(f"lora {name}", path) for name, path in settings.loras.items()}
 
 
@@ -59,7 +59,7 @@ def _lora_file(label: str, path: str) -> Path:
 
 
 def _download_lora(label: str, path: str) -> Path:
-    """`owner/repository`, or `owner/repository/file.safetensors`."""
+    """The local path of `owner/repository`, or of `owner/repository/file.safetensors`."""
     owner, _, rest = path.partition("/")
     repository, _, file = rest.partition("/")
     patterns = [file] if file else ["*.safetensors", "adapter_config.json"]
@@ -70,18 +70,18 @@ def _download_lora(label: str, path: str) -> Path:
 
 
 def read_spec(settings: EngineSettings) -> ModelSpec:
-    """What a request to the model looks like when it says nothing. Reads configurations only."""
+    """The defaults and abilities of the model. Reads configurations only. Raises InvalidCheckpoint."""
     checkpoint = resolve(settings)
     return find_family(checkpoint).spec(checkpoint)
 
 
 def read_stages(settings: EngineSettings) -> tuple[StageName, ...]:
-    """The stages that a request to the model passes, in order. Reads configurations only.
+    """The stages of the model, in the order in which a request passes them. Reads configurations only.
 
-    Raises InvalidSettings for LoRAs of a model of two transformers: nothing says which of the two a file is for.
+    Raises InvalidSettings for LoRAs with a model of two transformers: nothing says which of them a file is for.
     """
     checkpoint = resolve(settings)
     stages = find_family(checkpoint).stages(checkpoint)
     if settings.loras and "refine" in stages:
-        raise InvalidSettings(f"loras: {settings.model} has two transformers, which take none; leave the setting out")
+        raise InvalidSettings(f"loras: {settings.model} has two transformers and takes no LoRAs; omit the setting")
     return stages

@@ -1,4 +1,4 @@
-"""What an operator can set, understood and checked before anything is loaded. Upstream's keys keep their meaning."""
+"""The settings of the engine, parsed and checked before anything is loaded. Upstream's keys keep their meaning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Granularity = Literal["model", "phase", "block"]
 
 
 class Settings(BaseModel):
-    """Frozen; an unknown key is an error that names the nearest known one."""
+    """Base of all settings. It is frozen, and an unknown key is an error that names the nearest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -43,61 +43,62 @@ class Settings(BaseModel):
 
 
 class EngineSettings(Settings):
-    """One model and how its weights live. Shared by the command line and the server."""
+    """The settings of one model and its weights, for the command line and the server alike."""
 
     model: str = str(BUNDLED_MODEL)
     """A folder in the diffusers layout, or a hub id."""
 
     gpu_budget: int | None = None
-    """Device bytes for all stages on a card together, "24GiB" or a number; absent: the whole card."""
+    """Device bytes for all stages on a card together, a number or "24GiB"; absent: the whole card."""
 
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = "auto"
-    """auto: bfloat16 on a GPU, float32 on a CPU, where most compute bfloat16 thirty times slower, if at all."""
+    """auto: bfloat16 on a GPU, float32 on a CPU. Most CPUs compute bfloat16 thirty times slower, if at all."""
 
     fp8: bool = False
-    """Keeps the linear layers in the blocks of text encoder and transformers in e4m3 with a scale per row: about half
-    the bytes of bfloat16, and faster products on a GPU from compute capability 8.9 on. Pictures change a little."""
+    """Whether linear layers in the blocks of text encoder and transformers are kept in e4m3 with a scale per row. That
+    is about half the bytes of bfloat16, with faster products, on GPUs of compute capability 8.9 or newer. Pictures
+    change a little."""
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto: CUDA where there is one."""
+    """auto: CUDA if there is a GPU."""
 
     cpu_offload: bool | Literal["auto"] = "auto"
-    """auto: keep what fits, stream the rest. False: all stays on the device. True: as `offload_granularity` says."""
+    """auto: keep what fits, stream the rest. False: all stays on the device. True: `offload_granularity` decides."""
 
     offload_granularity: Granularity = "block"
-    """model: placed whole, dropped after the request. block, phase: streamed through, a block or a part of one at a
-    time; only what lies outside the blocks stays for the request."""
+    """model: weights are placed whole and dropped after the request. block, phase: they stream, one block or one part
+    of a block at a time; only weights outside the blocks stay for the request."""
 
     lazy_load: bool = False
-    """No host copy: weights are read from disk at every use. Needs `cpu_offload: true`."""
+    """Whether weights are read from disk at every use, without a host copy. Needs `cpu_offload: true`."""
 
     conditioning_cache: int = Field(default=256 << 20, ge=0)
-    """Host bytes for what the encoder made of the latest prompts; one that comes again is not encoded again."""
+    """Host bytes for the encodings of the latest prompts, so that a repeated prompt is not encoded again."""
 
     compile: bool | Literal["auto"] = "auto"
-    """Whether blocks are compiled when they are first used. auto: on a GPU, unless they stream part by part."""
+    """Whether blocks are compiled at their first use. auto: on a GPU, unless they stream part by part."""
 
     loras: dict[str, str] = Field(default_factory=dict)
-    """By the name that a request chooses it with: a safetensors file, a folder or hub id with one, or a file in a hub
-    repository, `owner/repository/file.safetensors`. On the command line `name=path,name=path`."""
+    """LoRAs by the name that requests use. Each is a safetensors file, a folder or hub id with one, or a file in a hub
+    repository, `owner/repository/file.safetensors`. On the command line: `name=path,name=path`."""
 
     @property
     def by_phase(self) -> bool:
-        """Whether the parts of a block come and go one by one."""
+        """Whether the parts of a block stream one by one."""
         return self.cpu_offload is True and self.offload_granularity == "phase"
 
     def precision(self, cuda: bool) -> str:
-        """The name of the floating-point type on such a device."""
+        """The name of the floating-point type on a GPU (`cuda`) or a CPU."""
         usual = "bfloat16" if cuda else "float32"
         return usual if self.dtype == "auto" else self.dtype
 
     def compiles(self, cuda: bool) -> bool:
-        """Whether blocks are compiled on such a device."""
+        """Whether blocks are compiled on a GPU (`cuda`) or a CPU."""
         return cuda and not self.by_phase if self.compile == "auto" else self.compile
 
     @property
     def policy(self) -> Policy:
-        """How the weights live: by the plan, all resident, whole for a request, or streamed."""
+        """The policy for the weights that follows from the settings of offload."""
         if self.cpu_offload == "auto":
             return "auto"
         if self.cpu_offload is False:
@@ -144,9 +145,9 @@ class EngineSettings(Settings):
 
 
 def parse_settings(kind: type[T], values: dict[str, Any], environment: Mapping[str, str] = ENVIRONMENT) -> T:
-    """Settings of `kind`; where the `environment` has a variable for a field, it overrides the value.
+    """The settings in `values`. A variable that `environment` names for a field overrides the field's value.
 
-    Raises InvalidSettings, which says what is wrong in one sentence.
+    Raises InvalidSettings, which says in one sentence what is wrong.
     """
     named = {field: os.environ.get(variable, "") for field, variable in environment.items()}
     try:
@@ -158,7 +159,7 @@ def parse_settings(kind: type[T], values: dict[str, Any], environment: Mapping[s
 
 
 def parse_bytes(text: str) -> int:
-    """'24GiB', '31.35 GiB', '500MB', '1024' as bytes. Raises ValueError."""
+    """The bytes of a text such as '24GiB', '31.35 GiB', '500MB' or '1024'. Raises ValueError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     nbytes = float(match[1]) * UNITS.get(match[2].upper(), math.nan) if match else math.nan
     if not nbytes < MOST_BYTES:
@@ -167,7 +168,7 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_names(text: str) -> dict[str, str]:
-    """'sketch=a.safetensors,oil=b.safetensors' by name. Raises ValueError."""
+    """The paths by name in a text such as 'sketch=a.safetensors,oil=b.safetensors'. Raises ValueError."""
     pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
     if not all(equals for _, equals, _ in pairs):
         raise ValueError(f"{text!r} is not understood; write name=path, or name=path,name=path")

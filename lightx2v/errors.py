@@ -1,4 +1,4 @@
-"""The typed errors. A message says what is wrong, where, and what to do; HTTP statuses are decided in `deployments`."""
+"""The typed errors. A message says what is wrong, where, and what to do. `deployments` maps them to HTTP statuses."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import ClassVar
 
 
 class LightError(Exception):
-    """Base of all. Pickles by its arguments and attributes, so it survives a process border."""
+    """Base of all typed errors. It pickles by its arguments and attributes, so it survives a process border."""
 
     code: ClassVar[str] = "internal_error"
 
 
 class InvalidRequest(LightError):
-    """The caller's input; `param` names the field."""
+    """The caller's input is invalid; `param` names the field."""
 
     code = "invalid_request"
 
@@ -25,19 +25,19 @@ class InvalidRequest(LightError):
 
 
 class PayloadTooLarge(LightError):
-    """A body longer than is read; what is beyond the limit was not taken in."""
+    """The body exceeds the limit; the bytes beyond it were not read."""
 
     code = "payload_too_large"
 
 
 class OriginNotAllowed(LightError):
-    """A page of another site asks for work."""
+    """The request comes from a page of another site."""
 
     code = "origin_not_allowed"
 
 
 class HostNotAllowed(LightError):
-    """A name that is not this server's: what a browser asks by after DNS rebinding."""
+    """The `Host` is not a name of this server, as after DNS rebinding in a browser."""
 
     code = "host_not_allowed"
 
@@ -49,38 +49,38 @@ class ModelNotFound(LightError):
 
 
 class VideoNotFound(LightError):
-    """No video of that id, or one that was deleted, has expired or failed."""
+    """There is no video of that id: it was deleted, has expired, failed, or never existed."""
 
     code = "video_not_found"
 
 
 class VideoNotReady(LightError):
-    """A video that is still being made."""
+    """The video is still being made."""
 
     code = "video_not_ready"
 
 
 class InvalidSettings(LightError):
-    """A setting that cannot be understood or honoured; found before anything is loaded."""
+    """A setting cannot be understood or honoured. This is found before anything is loaded."""
 
     code = "invalid_settings"
 
 
 class InvalidCheckpoint(LightError):
-    """A weight or configuration file that is missing, truncated or inconsistent; the message names the file."""
+    """A weight or configuration file is missing, truncated or inconsistent; the message names the file."""
 
     code = "invalid_checkpoint"
 
 
 class OutOfMemory(LightError):
-    """A stage needs more device memory than the budget leaves it, also after all others gave way, or its weights more
-    host memory than the node has."""
+    """A stage needs more device memory than the budget leaves after all others gave way, or its weights need more host
+    memory than the node has."""
 
     code = "out_of_memory"
 
 
 class QueueFull(LightError):
-    """More requests wait than may; `retry_after` is in seconds."""
+    """The queue is full; `retry_after` is in seconds."""
 
     code = "queue_full"
 
@@ -99,25 +99,25 @@ class DeadlineExceeded(LightError):
 
 
 class StageLost(LightError):
-    """A stage's process died under the request, and again under its retry."""
+    """A stage's process or output was lost during the request, and again during its retry."""
 
     code = "stage_lost"
 
 
 class StaleEpoch(LightError):
-    """A lease of a coordinator that has since restarted; join again."""
+    """The epoch of a call is over, because the coordinator has restarted; the process must join again."""
 
     code = "stale_epoch"
 
 
 class WarmUpFailed(LightError):
-    """The requests that a model was tried with at the start failed, as those of users would."""
+    """The warm-up requests of a model failed, as those of users would."""
 
     code = "warm_up_failed"
 
 
 class Cancelled(LightError):
-    """The caller went away, or cancelled a video; raised between two denoising steps."""
+    """The caller went away, or cancelled a video. This is raised between two denoising steps."""
 
     code = "cancelled"
 

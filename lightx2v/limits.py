@@ -1,4 +1,4 @@
-"""What one request may ask for, over HTTP and on the command line alike."""
+"""The limits of one request, over HTTP and on the command line alike."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from lightx2v.types import GenerateRequest, Size, VideoSpec
 
 SEEDS = 2**63
 RANDOM_SEEDS = 2**53
-"""Seeds that are drawn stay exact in JavaScript, so that a picture can be made again from a browser."""
+"""Bound of random seeds: they stay exact in JavaScript, so that a browser can ask for the same picture again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may ask for.
+    """The limits of one request.
 
-    `max_aspect` is the longer side over the shorter: models are trained near 1:1 to 1:3, and a strip of 16x65536 has
-    few pixels yet positions that no model has seen. A reference may be 8:1, and rounding makes up to 9.75:1 of it for
-    what is made of it.
+    `max_aspect` is the longer side over the shorter. Models are trained near 1:1 to 1:3; a strip of 16x65536 has few
+    pixels, yet positions that no model was trained on. References may be up to 8:1. Rounding sides to whole tokens can
+    turn that into 9.75:1 for the output, hence 10.
     """
 
     max_pixels: int = 2048 * 2048
@@ -29,18 +29,19 @@ class Limits:
     max_guidance: float = 100.0
     max_frames: int = 161
     max_video_pixels: int = 161 * 1280 * 720
-    """In all frames: ten seconds of 720p. Attention's work grows with its square; the host holds 3 bytes of each."""
+    """Pixels of all frames together: ten seconds of 720p. The work of attention grows with the square; each pixel takes
+    3 bytes on the host."""
     max_prompt_chars: int = 32_768
     max_references: int = 8
     max_lora_scale: float = 10.0
     loras: tuple[str, ...] = ()
-    """The names of those that are served."""
+    """The names of the LoRAs that are served."""
 
-    def check(self, request: GenerateRequest, multiple: int, clip: VideoSpec | None = None) -> None:
-        """Raises InvalidRequest for the first thing that is wrong. `multiple`: of which the model's sides must be;
-        `clip`: of a model that makes videos."""
+    def check(self, request: GenerateRequest, multiple: int, video: VideoSpec | None = None) -> None:
+        """Raises InvalidRequest for the first limit that is broken. `multiple`: the divisor of both sides, in pixels;
+        `video`: the model's, None if it makes none."""
         self._check_size(request.size, multiple)
-        self._check_frames(request.frames, clip)
+        self._check_frames(request.frames, video)
         if request.frames > 1:
             area = request.size.width * request.size.height
             _at_most(self.max_video_pixels // area, request.frames, "num_frames", f" of {request.size}")
@@ -69,14 +70,14 @@ class Limits:
         if not -most <= scale <= most:
             raise InvalidRequest(f"lora_scale: must be from {-most:g} to {most:g}, got {scale}", "lora_scale")
 
-    def _check_frames(self, frames: int, clip: VideoSpec | None) -> None:
+    def _check_frames(self, frames: int, video: VideoSpec | None) -> None:
         complaint = None
         if frames < 1:
             complaint = "must be at least 1"
-        elif frames > 1 and clip is None:
+        elif frames > 1 and video is None:
             complaint = "this model makes no videos"
-        elif clip is not None and frames % clip.multiple != 1 % clip.multiple:
-            complaint = f"must be one more than a multiple of {clip.multiple}"
+        elif video is not None and frames % video.multiple != 1 % video.multiple:
+            complaint = f"must be one more than a multiple of {video.multiple}"
         if complaint:
             raise InvalidRequest(f"num_frames: {complaint}, got {frames}", "num_frames")
         _at_most(self.max_frames, frames, "num_frames")

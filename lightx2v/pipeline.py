@@ -1,4 +1,4 @@
-"""The stages in one process: the reference, the command line, the golden images."""
+"""All stages in one process, for the command line, and as the reference of tests and golden images."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from lightx2v.stages.stage import Stage
 from lightx2v.types import GenerateRequest, Latents, Picture, Reference, StageName, Video
 
 CONTEXT = 900 << 20
-"""Device bytes that a CUDA process takes beside torch's allocations, with room to grow."""
+"""Device bytes that a CUDA process takes besides torch's allocations, with room to grow."""
 
 UNWATCHED = Control()
-"""Neither cancelled nor followed."""
+"""The control of a run that is never cancelled and reports to nobody."""
 
 
 class Pipeline:
-    """One request at a time, its stages in turn; they share the device as the settings say."""
+    """Runs the stages of one request at a time, in turn. They share the device as the settings say."""
 
     def __init__(self, settings: EngineSettings) -> None:
         cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
@@ -45,7 +45,7 @@ class Pipeline:
         references: Sequence[Reference] = (),
         report: Report = ignore,
     ) -> Picture | Video:
-        """The picture or video of `request`. Raises OutOfMemory if the settings leave it too little."""
+        """The picture or video of `request`. Raises OutOfMemory if the settings leave it too little memory."""
         return self.decode(request, self.latents(request, references, report))
 
     def latents(
@@ -54,7 +54,7 @@ class Pipeline:
         references: Sequence[Reference] = (),
         report: Report = ignore,
     ) -> Latents:
-        """Everything up to the final latents."""
+        """The final latents of `request`: all steps but the decoding."""
         values, (*before, _) = brought(references), self._steps
         for step in before:
             values[step.output] = self._follow(step, request, values, Control(report=report))
@@ -62,18 +62,18 @@ class Pipeline:
         return latents
 
     def decode(self, request: GenerateRequest, latents: Latents) -> Picture | Video:
-        """The picture or video of final latents."""
+        """The picture or video of final `latents`."""
         last = self._steps[-1]
         made: Picture | Video = self._follow(last, request, dict.fromkeys(last.inputs.values(), latents), UNWATCHED)
         return made
 
     def close(self) -> None:
-        """Gives all memory back."""
+        """Returns all device and host memory."""
         for stage in self._stages.values():
             stage.close()
 
     def _follow(self, step: Step, request: GenerateRequest, values: Mapping[str, Any], control: Control) -> Any:
-        """The output of a step. `values`: what was brought and made before, by name."""
+        """The output of a step. `values`: the given inputs and the outputs of earlier steps, by name."""
         inputs, stage = {field: values[name] for field, name in step.inputs.items()}, self._stages[step.stage]
         *_, last = inputs.values()
         if step.only_if is not None and not step.only_if(last):
@@ -90,7 +90,7 @@ class Pipeline:
         inputs: StageInputs,
         control: Control = UNWATCHED,
     ) -> Any:
-        """The output of one stage. The others keep what the plan leaves them meanwhile."""
+        """The output of one stage. Meanwhile the others keep the weights that the plan leaves them."""
         stage = self._stages[name]
         shares = self._shares(self._settings.policy, self.sizes(request), self._budget)
         for other in self._stages.values():
@@ -101,5 +101,5 @@ class Pipeline:
         return stage.perform(grant, stage.method(method), request, inputs, control, blocks=blocks)
 
     def sizes(self, request: GenerateRequest) -> tuple[StageSize, ...]:
-        """What each stage takes on the device for a request like this one."""
+        """The device memory of each stage for a request like this one."""
         return tuple(stage.size(request) for stage in self._stages.values())

@@ -1,4 +1,4 @@
-"""What crosses the border of a stage. Frozen, and free of torch at import, so that the HTTP side stays light."""
+"""The types that stages exchange. They are frozen, and free of torch at import, so that the HTTP side stays light."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 StageName = Literal["encode", "denoise", "refine", "decode"]
 Policy = Literal["auto", "whole", "model", "streamed"]
-"""How weights live: by the plan, all resident, whole for the time of a request, or streamed."""
+"""Where weights live: as the plan says, all resident, all resident for each request, or streamed."""
 
 STAGES: tuple[StageName, ...] = ("encode", "denoise", "refine", "decode")
-"""In the order in which a request uses them; the next user of memory follows from it. `refine` is there only where a
-second transformer takes the last steps."""
+"""All stages in the order in which a request uses them; the next user of memory follows from it. A model has `refine`
+only if a second transformer takes its last steps."""
 
 STRENGTH = 0.6
-"""The default, diffusers' own."""
+"""The default strength of a request, diffusers' own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Pixels."""
+    """Width and height in pixels."""
 
     width: int
     height: int
@@ -36,7 +36,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class VideoSpec:
-    """How long a model's videos are: `frames` by default, always one more than a multiple of `multiple`, `rate` of them
+    """The length of a model's videos: by default `frames`, always one more than a multiple of `multiple`; `rate` frames
     a second."""
 
     frames: int
@@ -46,7 +46,7 @@ class VideoSpec:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One picture or video to make. Nothing in it changes after admission, so a retry makes the same bytes."""
+    """One picture or video to make. It does not change after admission, so a retry makes the same bytes."""
 
     id: str
     prompt: str
@@ -55,22 +55,23 @@ class GenerateRequest:
     seed: int
     guidance: float = 1.0
     refine_guidance: float | None = None
-    """Of the steps of a second transformer; None: what the model has for them."""
+    """The guidance scale of a second transformer's steps; None: the model's default."""
     negative_prompt: str = ""
     references: tuple[Size, ...] = ()
     """Sizes of the fitted reference pictures, in order; their pixels travel beside the request."""
     strength: float = STRENGTH
-    """How much of the way is walked from a reference that is the start; 1 is all of it, from noise alone."""
+    """Image-to-image strength in (0, 1]: the share of the schedule that is run from the reference. 1 starts from pure
+    noise."""
     lora: str | None = None
-    """The name of one of the settings' `loras`, added to the denoiser `lora_scale` times."""
+    """The name of a LoRA in the settings' `loras`; it is added to the denoiser, multiplied by `lora_scale`."""
     lora_scale: float = 1.0
     frames: int = 1
-    """More than one make a video."""
+    """The number of frames; more than one make a video."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """`pixels`: uint8 [height, width, 3], RGB."""
+    """A picture. `pixels`: uint8 [height, width, 3], RGB."""
 
     pixels: npt.NDArray[np.uint8]
 
@@ -81,15 +82,16 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A reference picture as the autoencoder takes it, and as the text encoder sees it; None if that looks at none."""
+    """A reference picture: `fitted` for the autoencoder, `encoder_view` for the encoder of the prompt, None if that
+    takes no pictures."""
 
     fitted: Picture
-    seen: Picture | None = None
+    encoder_view: Picture | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """`pixels`: uint8 [frames, height, width, 3], RGB; `rate` frames a second."""
+    """A video. `pixels`: uint8 [frames, height, width, 3], RGB; `rate` frames a second."""
 
     pixels: npt.NDArray[np.uint8]
     rate: int
@@ -101,8 +103,8 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """`positive`: [tokens, features] in the model's dtype; `negative` likewise, or None when no guidance is applied.
-    `image_features`: [tokens, features] of the reference pictures, for both; None if the model has no image encoder."""
+    """The encoded prompts. `positive`: [tokens, features] in the model's dtype; `negative` likewise, None without
+    guidance. `image_features`: [tokens, features] of the reference pictures; None if there is no image encoder."""
 
     positive: torch.Tensor
     negative: torch.Tensor | None = None
@@ -110,25 +112,25 @@ class Conditioning:
 
     @property
     def branches(self) -> tuple[torch.Tensor, ...]:
-        """What one step looks at: `positive` and, if there is one, `negative`."""
+        """The prompts that every step evaluates: `positive` and, if there is one, `negative`."""
         return (self.positive,) if self.negative is None else (self.positive, self.negative)
 
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """`tokens`: [frames * rows * columns, channels], row-major, normalised as the transformer sees them."""
+    """Latents. `tokens`: [frames * rows * columns, channels], row-major, normalised for the transformer."""
 
     tokens: torch.Tensor
     rows: int
     columns: int
     frames: int = 1
     history: tuple[torch.Tensor, ...] = ()
-    """What the solver remembers of the steps so far, as its schedule reads it; nothing when no step is left."""
+    """The solver's state after the steps so far, in the form that its schedule reads; empty when no step is left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`step` of `total` denoising steps are done."""
+    """The progress of a run: `step` of `total` denoising steps are done."""
 
     step: int
     total: int

@@ -17,52 +17,53 @@ from lightx2v.types import Progress
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a process has at the moment: bytes of weights on the device, and what it has copied so far."""
+    """The present state of a process: bytes of weights on the device, and bytes that it has copied so far."""
 
     weights: int
     transferred: TransferBytes
 
 
 class CoordinatorCalls(Protocol):
-    """What a coordinator answers. Every call but the first names the epoch that `join` returned and the caller, and
+    """The interface of a coordinator. Every call but `join` names the caller and the epoch that `join` returned, and
     raises StaleEpoch if the caller has not joined that epoch."""
 
     async def join(self, member: Member, holdings: Holdings, lease: Lease | None) -> str:
-        """Registers a process with what it holds, and with its lease from another epoch. Returns the epoch."""
+        """Registers a process with its holdings, and with its lease from an earlier epoch. Returns the epoch."""
 
     async def lease(self, epoch: str, holder_id: str, activation_bytes: int, terms: Terms) -> Lease:
         """Waits for the right to run. Raises OutOfMemory or DeadlineExceeded."""
 
     async def release(self, epoch: str, holder_id: str, lease_id: str, holdings: Holdings) -> None:
-        """The run is over."""
+        """Returns the lease after the run."""
 
     async def abandon(self, epoch: str, holder_id: str) -> None:
-        """The caller of `lease` went away and cannot know whether it was granted; either way it is void."""
+        """Voids the process's last request for a lease, granted or not: its caller went away and cannot know."""
 
     async def next_command(self, epoch: str, holder_id: str) -> Command:
-        """Waits until this process has to give way, or may fetch. Gives the same command until it is answered."""
+        """Waits until this process must give way, or may fetch. Returns the same command until it is answered."""
 
     async def resized(self, epoch: str, holder_id: str, command_id: str, holdings: Holdings) -> None:
-        """The process has carried this command out."""
+        """Answers a command that the process has carried out."""
 
     async def introduce(self, epoch: str, holder_id: str, member: Member) -> None:
-        """The process has loaded its stage. What it was leased for the start is what it takes itself from now on."""
+        """Replaces the description of a process that has loaded its stage, and ends the lease of its start: the process
+        itself counts from now on."""
 
     async def update(self, epoch: str, holder_id: str, member: Member) -> None:
-        """Replaces what the process said of itself, whenever it has been weighed."""
+        """Replaces the description of a process, after its memory was measured."""
 
     async def advance(self, epoch: str, holder_id: str, request_id: str, progress: Progress) -> None:
-        """How far the run of this process is."""
+        """Reports the progress of this process's run."""
 
     async def max_replicas(self, epoch: str, holder_id: str) -> int:
-        """How many replicas of this stage the card has room for, beside all others as they are."""
+        """The number of replicas of this stage that the card has room for, beside the other stages as they are."""
 
     async def ready(self, epoch: str, holder_id: str) -> None:
-        """Raises OutOfMemory if the budget is too small for this model however its weights are moved."""
+        """Raises OutOfMemory if the budget is too small for this model under its policy."""
 
 
 class RemoteCoordinator(CoordinatorCalls):
-    """A coordinator in a process of its own. Raises RayActorError when that has died."""
+    """A coordinator in another process. Every call raises RayActorError if that process has died."""
 
     def __init__(self, actor: ActorHandle) -> None:
         self._actor = actor
@@ -105,5 +106,5 @@ class RemoteCoordinator(CoordinatorCalls):
         return await answer(self._actor.report.remote())
 
     async def progress(self, request_id: str) -> Progress | None:
-        """How far a request is that runs on this card."""
+        """The progress of a request; None if it does not run on this card."""
         return await answer(self._actor.progress.remote(request_id))

@@ -1,4 +1,4 @@
-"""What the processes of a card are told to do, each by a call of its own that waits for it."""
+"""Delivers commands to the processes of a card: each process waits for them in a call of its own."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from lightx2v.residency.lease import Command
 
 
 class CommandQueues:
-    """One waiting call per holder. `open_command` gives what a holder has to do, the same until it is answered: a
-    reply may be lost on its way, and then the command is fetched by another call."""
+    """One waiting call per holder. `open_command` returns a holder's command until it is answered: a reply may be lost
+    on its way, and then the next call fetches the command again."""
 
     def __init__(self, open_command: Callable[[str], Command | None]) -> None:
         self._open_command = open_command
         self._listening: dict[str, asyncio.Future[Command]] = {}
 
     def put(self, command: Command) -> None:
-        """Answers the call that waits for it; without one, the command waits for a call."""
+        """Answers the holder's waiting call. Without one, the command waits for a call."""
         if (listening := self._listening.pop(command.holder, None)) is not None and not listening.done():
             listening.set_result(command)
 
     async def next(self, holder_id: str) -> Command:
         """The open command of this holder, or the next one.
 
-        Cancels the call before this one: its caller is gone, and it would take what this one waits for.
+        Cancels the holder's earlier call: its caller is gone, and it would take the command of this one.
         """
         self.close(holder_id)
         if (command := self._open_command(holder_id)) is not None:
@@ -34,6 +34,6 @@ class CommandQueues:
         return await listening
 
     def close(self, holder_id: str) -> None:
-        """Cancels the call of a holder that is gone."""
+        """Cancels the waiting call of a holder that is gone."""
         if (listening := self._listening.pop(holder_id, None)) is not None:
             listening.cancel()

@@ -1,4 +1,4 @@
-"""The actor around the ledger of one card: it waits and carries messages; the ledger decides."""
+"""The actor that coordinates the memory of one card. It waits and carries messages; the ledger decides."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from lightx2v.residency.ledger import Ledger
 from lightx2v.types import Progress
 
 SETTLE_SECONDS = 2.0
-"""A new epoch grants nothing before that: whoever holds memory from the epoch before joins first."""
+"""A new epoch grants nothing for this long, so that processes that hold memory of the last epoch join first."""
 IDLE_SECONDS = 30.0
-"""The actor ends itself after that time without any holder: it is detached, and nobody else would end it. It keeps the
-host copies of a process that died as long, for a successor to attach to."""
+"""The actor ends itself after this time without a holder: it is detached, so nobody else would. It keeps the host
+copies of a dead process for the same time, so that a successor can attach to them."""
 PATIENCE_SECONDS = 10.0
-"""A command that is not answered within that time is overdue."""
+"""A command that is not answered within this time is overdue."""
 
 log = logging.getLogger(__name__)
 
 
 class Coordinator(CoordinatorCalls):
-    """One card. A restart begins a new epoch."""
+    """The coordinator of one card. A restart begins a new epoch."""
 
     def __init__(self, card_id: str) -> None:
         configure_logging()
@@ -73,13 +73,14 @@ class Coordinator(CoordinatorCalls):
             self._ledger.join(holder, holdings.weights, lease)
             self._idle.cancel()
             self._replan()
-            self._ledger.opens_at += time.monotonic() - began  # nobody was heard while it was planned
+            self._ledger.opens_at += time.monotonic() - began  # planning blocked all other calls
         self._transfers.note(holder.id, holdings.transferred)
         self._pump()
         return self._epoch
 
     async def lease(self, epoch: str, holder_id: str, activation_bytes: int, terms: Terms) -> Lease:
-        """Waits for the right to run. The request that was admitted first is served first."""
+        """Waits for the right to run. The request that was admitted first is served first. Raises OutOfMemory or
+        DeadlineExceeded."""
         self._fence(epoch, holder_id)
         deadline = time.monotonic() + terms.seconds
         self._forget(holder_id)
@@ -96,7 +97,7 @@ class Coordinator(CoordinatorCalls):
             raise
 
     async def release(self, epoch: str, holder_id: str, lease_id: str, holdings: Holdings) -> None:
-        """Ends a run. An unknown lease is one that has been returned already."""
+        """Ends a run. An unknown lease has been returned already and is ignored."""
         self._fence(epoch, holder_id)
         self._count(holder_id, holdings)
         self._progress.forget(holder_id)
@@ -108,33 +109,33 @@ class Coordinator(CoordinatorCalls):
             self._ledger.check()
 
     async def abandon(self, epoch: str, holder_id: str) -> None:
-        """Does nothing if what the caller asked for last is over."""
+        """Voids the caller's last request for a lease; does nothing if that is over."""
         self._fence(epoch, holder_id)
         self._forget(holder_id)
         self._pump()
 
     async def next_command(self, epoch: str, holder_id: str) -> Command:
-        """Waits for a command. Ends an earlier call of the same holder, which nobody waits for any more."""
+        """Waits for a command. Cancels an earlier call of the same holder, whose caller is gone."""
         self._fence(epoch, holder_id)
         return await self._commands.next(holder_id)
 
     async def resized(self, epoch: str, holder_id: str, command_id: str, holdings: Holdings) -> None:
-        """Takes the answer to a command; one to a command that has lapsed, or has been answered, is ignored."""
+        """Takes the answer to a command. It is ignored if the command has lapsed or has been answered."""
         self._fence(epoch, holder_id)
         self._count(holder_id, holdings)
         self._ledger.resized(holder_id, holdings.weights, epoch, command_id)
         self._pump()
 
     async def introduce(self, epoch: str, holder_id: str, member: Member) -> None:
-        """Ends the lease of the start and counts the process instead, before anybody else can have the bytes."""
+        """Ends the lease of the start and counts the process instead, before another can be granted the bytes."""
         self._fence(epoch, holder_id)
         self._forget(holder_id)
         await self.update(epoch, holder_id, member)
 
     async def update(self, epoch: str, holder_id: str, member: Member) -> None:
-        """Plans everything anew with what the process says of itself now."""
+        """Plans the card anew with the new description of a process."""
         self._fence(epoch, holder_id)
-        log.info("%s: %d MiB are set aside for the process", member.holder, member.holder.context >> 20)
+        log.info("%s: set %d MiB aside for the process", member.holder, member.holder.context >> 20)
         self._members.add(member)
         self._ledger.weigh(member.holder)
         self._replan()
@@ -147,16 +148,17 @@ class Coordinator(CoordinatorCalls):
             self._progress.note(holder_id, request_id, progress)
 
     async def progress(self, request_id: str) -> Progress | None:
-        """How far a request is that runs on this card."""
+        """The progress of a request; None if it does not run on this card."""
         return self._progress.find(request_id)
 
     async def max_replicas(self, epoch: str, holder_id: str) -> int:
-        """Replicas of the caller's stage, at least 1, beside all others as they are."""
+        """The number of replicas of the caller's stage that fit beside the other stages as they are; at least 1."""
         self._fence(epoch, holder_id)
         return self._members.max_replicas(holder_id, self._ledger.budget)
 
     async def ready(self, epoch: str, holder_id: str) -> None:
-        """Plans anew before it gives a model up: a process of somebody else may have left the card."""
+        """Raises OutOfMemory if the caller's model does not fit, even after a new plan: a foreign process may have left
+        the card."""
         self._fence(epoch, holder_id)
         try:
             self._members.check(holder_id)
@@ -171,8 +173,8 @@ class Coordinator(CoordinatorCalls):
         return {"id": self._card_id, **figures, "epoch": self._epoch, "coordinator_pid": os.getpid()}
 
     def _replan(self) -> None:
-        """Budgets and shares anew, after somebody came or went. Strangers on the card count once it has settled: until
-        then, they may be stages that have not joined yet."""
+        """Computes budget and shares anew after a process came or went. Foreign processes count only once the epoch has
+        settled: until then, they may be stages that have not joined yet."""
         foreign = self._watcher.foreign_bytes(self._members.pids) if self._settled else 0
         self._ledger.resize(min([self._total - foreign, *self._members.caps]))
         self._members.plan(self._ledger.budget)
@@ -180,7 +182,7 @@ class Coordinator(CoordinatorCalls):
             self._ledger.expect(holder_id, self._members.wish(member))
 
     def _pump(self) -> None:
-        """Carries out what the ledger decides, and comes back when it next has something to decide by itself."""
+        """Carries out the ledger's decisions, and sets a timer for the next one that is due by time alone."""
         now = time.monotonic()
         if not self._settled and now >= self._ledger.opens_at:
             self._settled = True
@@ -203,8 +205,8 @@ class Coordinator(CoordinatorCalls):
             self._tickets.grant(event.ticket, event.lease)
 
     async def _bury(self, holder: Holder) -> None:
-        """The bytes of a dead process return when the driver has let go of them."""
-        log.warning("%s died; its memory returns when the driver lets go of it", holder)
+        """Removes a dead process. Its bytes return to the ledger once the driver has released them."""
+        log.warning("%s died; its memory returns when the driver releases it", holder)
         self._void(self._ledger.dead(holder.id), holder)
         self._pump()
         await self._watcher.released(holder.pid)
@@ -230,7 +232,7 @@ class Coordinator(CoordinatorCalls):
         self._host_copies.release(self._members.pids)
 
     def _forget(self, holder_id: str) -> None:
-        """Voids what the holder asked for last; if that is over, nothing."""
+        """Voids the holder's last request for a lease; does nothing if that is over."""
         if (ticket := self._tickets.forget(holder_id)) is not None:
             self._ledger.cancel(ticket, self._epoch)
             self._tickets.refuse(ticket, StaleEpoch(f"{holder_id} no longer wants this lease"))
@@ -244,5 +246,5 @@ class Coordinator(CoordinatorCalls):
             raise StaleEpoch(f"{holder_id} is not registered in this epoch; join again")
 
     def _leave(self) -> None:
-        log.info("nobody holds memory of %s; leaving", self._card_id)
+        log.info("no process uses %s any more; the coordinator ends", self._card_id)
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)

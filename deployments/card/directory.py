@@ -1,4 +1,4 @@
-"""Where the coordinators are: one named actor per card, on the card's node."""
+"""Finds the coordinators: one named actor per card, on the card's node."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 
 def find_coordinator(card_id: str) -> RemoteCoordinator:
-    """The card's coordinator on this node, made by whoever asks first.
+    """The coordinator of a card of this node; the first caller creates it.
 
-    Ray repeats calls that a crash or a broken connection interrupted. Reading is repeatable, a command is given again
-    until it is answered, and what changes anything names an epoch.
+    Ray repeats calls that a crash or a broken connection interrupted. That is safe: reads are repeatable, a command is
+    given until it is answered, and every call that changes something names an epoch.
     """
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"name": f"residency:{card_id}", "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached"}
@@ -44,13 +44,13 @@ async def reports() -> list[dict[str, Any]]:
 
 
 async def progress_of(request_id: str) -> Progress | None:
-    """How far a request is; None if it runs on no card that answers."""
+    """The progress of a request; None if it runs on no card that answers."""
     found = await _ask_all(lambda coordinator: coordinator.progress(request_id))
     return next((progress for progress in found if progress is not None), None)
 
 
 async def _ask_all(ask: Callable[[RemoteCoordinator], Awaitable[T]]) -> list[T | None]:
-    """What the coordinators of all cards answer; None for those that are gone, or whose node is."""
+    """The answers of all cards' coordinators; None for each that is gone or does not answer in time."""
     return await asyncio.gather(*(_ask(ask(one)) for one in await _all_coordinators()))
 
 

@@ -9,17 +9,17 @@ from lightx2v.weights.shared_memory import used_by
 
 
 class HostCopies:
-    """Host copies by name, each held by a file descriptor of this process.
+    """Host copies by name, each kept open by a file descriptor of this process.
 
-    A copy ends with the last process that has it, and most stages have one replica: without a keeper every restart
-    would read all weights from disk again.
+    A copy is freed with the last process that has it open, and most stages have one replica. Without a keeper, every
+    restart would read all weights from disk again.
     """
 
     def __init__(self) -> None:
         self._held: dict[str, int] = {}
 
     def hold(self, pid: int) -> None:
-        """Keeps the copies that this process of the node has."""
+        """Keeps the copies that the process `pid` of this node has open."""
         for name, descriptor in used_by(pid).items():
             if name in self._held:
                 os.close(descriptor)
@@ -27,7 +27,7 @@ class HostCopies:
                 self._held[name] = descriptor
 
     def release(self, alive: Iterable[int]) -> None:
-        """Closes the copies that none of these processes has."""
+        """Closes the copies that no process in `alive` has open."""
         used: set[str] = set()
         for pid in alive:
             for name, descriptor in used_by(pid).items():

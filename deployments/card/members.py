@@ -1,4 +1,4 @@
-"""The stage processes of one card: what each could use, and what the plan of its model gives it."""
+"""The stage processes of one card: the memory that each could use, and the share that its model's plan gives it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from lightx2v.types import Policy
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A stage process as it introduces itself: who it is, what it could use, how its weights are to live."""
+    """A stage process's description of itself: its identity, the sizes of its stage, its policy for weights."""
 
     holder: Holder
     size: StageSize
     policy: Policy
     budget: int | None
-    """The cap that its application sets for the card; the lowest of all holds."""
+    """The cap on the card's bytes that its application sets; the lowest cap of all members applies."""
 
 
 def starting(holder: Holder, budget: int | None) -> Member:
-    """A process that has yet to load its stage: it takes what its holder says, and no weights. It is planned apart."""
+    """The member for a process that has not loaded its stage: it has no weights, and is planned apart."""
     size = StageSize(holder.stage, (), 0, 0, 0, 1)
     return Member(replace(holder, settings="starting", reachable=0), size, "whole", budget)
 
 
 class CardMembers:
-    """Members by the ids of their holders.
+    """The members of a card by holder id.
 
-    The members of one model under one set of settings are planned together, and anew when somebody comes or goes.
+    The members of one model with the same settings are planned together, and anew when a member comes or goes.
     """
 
     def __init__(self) -> None:
@@ -43,29 +43,29 @@ class CardMembers:
 
     @property
     def members(self) -> Mapping[str, Member]:
-        """All of them, by the ids of their holders."""
+        """All members by holder id."""
         return MappingProxyType(self._members)
 
     @property
     def pids(self) -> set[int]:
-        """Processes of all members."""
+        """The process ids of all members."""
         return {member.holder.pid for member in self._members.values()}
 
     @property
     def caps(self) -> list[int]:
-        """Bytes of the card that applications allow, where they set a limit."""
+        """The caps on the card's bytes, of the members that have one."""
         return [member.budget for member in self._members.values() if member.budget is not None]
 
     def add(self, member: Member) -> None:
-        """Registers a member, or replaces what was known of it."""
+        """Registers a member, or replaces its description."""
         self._members[member.holder.id] = member
 
     def remove(self, holder_id: str) -> None:
-        """The process is gone. Raises KeyError."""
+        """Removes a member whose process is gone. Raises KeyError."""
         del self._members[holder_id]
 
     def plan(self, budget: int) -> None:
-        """Plans the shares of every model, each as if it had all of `budget` bytes but the contexts."""
+        """Plans the shares of every model, each as if it had all of the `budget` bytes besides the contexts."""
         contexts = sum(member.holder.context for member in self._members.values())
         self._shares.clear()
         for key in {member.holder.plan for member in self._members.values()}:
@@ -75,13 +75,13 @@ class CardMembers:
                 self._shares[key] = error
 
     def check(self, holder_id: str) -> None:
-        """Raises OutOfMemory if the budget is too small for its model however the weights are moved."""
+        """Raises OutOfMemory if the budget is too small for the member's model under its policy."""
         shares = self._shares[self._members[holder_id].holder.plan]
         if isinstance(shares, OutOfMemory):
             raise shares
 
     def need(self, holder_id: str, activation_bytes: int) -> Need:
-        """The memory that the holder asks for to run once. Raises OutOfMemory if its model has no plan."""
+        """The memory that a holder needs for one run. Raises OutOfMemory if its model has no plan."""
         member = self._members[holder_id]
         shares, size = self._shares[member.holder.plan], member.size
         if isinstance(shares, OutOfMemory):
@@ -93,7 +93,7 @@ class CardMembers:
     def wish(self, member: Member) -> Wish | None:
         """The memory that the member will be granted for its next run.
 
-        None where a policy other than `auto` says when weights come and go, or the model has no plan.
+        None if the policy is not `auto`, so that it moves the weights itself, or if the model has no plan.
         """
         shares = self._shares[member.holder.plan]
         if isinstance(shares, OutOfMemory) or member.policy != "auto":
@@ -102,12 +102,12 @@ class CardMembers:
         return Wish(share.placed, plans.grant(member.size, share).extra_bytes, share.resident)
 
     def planned(self, holder: Holder) -> int | None:
-        """Bytes of weights that the holder keeps at rest; None where its model has no plan."""
+        """Bytes of weights that the holder keeps at rest; None if its model has no plan."""
         shares = self._shares.get(holder.plan)
         return shares[holder.stage].resident if isinstance(shares, dict) else None
 
     def max_replicas(self, holder_id: str, budget: int) -> int:
-        """How many replicas of this stage `budget` has room for, beside all others as they are; at least 1."""
+        """The number of replicas of this stage that fit into `budget` beside the other stages; at least 1."""
         like = self._members[holder_id]
         holder, shares = like.holder, self._shares[like.holder.plan]
         if isinstance(shares, OutOfMemory):
@@ -122,12 +122,12 @@ class CardMembers:
 
 
 def _shares(members: list[Member], budget: int) -> Shares:
-    """The plan of one model's stages, with one replica each. More replicas are not planned for, only leased."""
+    """The plan of one model's stages with one replica each. Further replicas are not planned for, only leased."""
     sizes = tuple({member.size.stage: member.size for member in members}.values())
     return _cached_shares(members[0].policy, sizes, budget)
 
 
 @lru_cache(maxsize=16)
 def _cached_shares(policy: Policy, sizes: tuple[StageSize, ...], budget: int) -> Shares:
-    """Cached: a plan takes up to a second, and is wanted again when a successor joins in the place of the dead."""
+    """The plan, cached: it takes up to a second, and is needed again when a dead process's successor joins."""
     return plans.shares(policy, sizes, budget)

@@ -1,6 +1,6 @@
-"""The figures of one card for Prometheus, through Ray's own endpoint: what GET /v1/residency says, as it changes.
+"""The Prometheus metrics of one card, through Ray's own endpoint: the figures of GET /v1/residency over time.
 
-Counters begin at zero with every coordinator, as Prometheus expects of a process that restarts.
+Counters start at zero with every coordinator, as Prometheus expects of a process that restarts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CardMetrics:
         self._d2h = Counter("lightx2v_d2h_bytes_total", "Weights copied back to the host", STAGE)
 
     def update(self, ledger: Ledger) -> None:
-        """Follows the ledger, after anything changed."""
+        """Sets the gauges and counters from the ledger, after it changed."""
         self._budget.set(ledger.budget, self._tags)
         self._granted.set(ledger.granted, self._tags)
         self._waiting.set(ledger.waiting, self._tags)
@@ -53,7 +53,7 @@ class CardMetrics:
         self._decided = decided
 
     def count(self, holder: Holder, copied: TransferBytes) -> None:
-        """Adds what a stage has copied since it was counted last."""
+        """Adds the bytes that a stage has copied since the last call."""
         tags = {**self._tags, "model": holder.model, "stage": holder.stage}
         for counter, nbytes in ((self._h2d, copied.h2d), (self._d2h, copied.d2h)):
             if nbytes:

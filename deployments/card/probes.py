@@ -1,4 +1,4 @@
-"""What the driver knows of a card: its size, and which process holds how much of it."""
+"""Asks the driver of a card for its size, and for the memory that each process holds."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from lightx2v.weights.emulated_card import EmulatedCard
 from lightx2v.weights.host_memory import total_host_memory
 
 CPU_CARD = "cpu-"
-"""The id of a cpu card is this and its node's id; any other id is a GPU's uuid."""
+"""Prefix of the id of a CPU card, before its node's id; any other id is a GPU's uuid."""
 
 
 class Probe(Protocol):
     """The driver's view of one card."""
 
     def total(self) -> int:
-        """Bytes of memory."""
+        """The card's memory in bytes."""
 
     def used(self) -> dict[int, int]:
-        """Bytes by pid, of every process that the driver lists. Raises OSError if it does not answer."""
+        """Bytes by pid, for every process that the driver lists. Raises OSError if the driver does not answer."""
 
 
 class EmulatedProbe:
-    """Host memory that plays a card's part."""
+    """The probe of a card that is emulated in host memory."""
 
     def __init__(self, card_id: str) -> None:
         self._card = EmulatedCard(card_id, 0)
@@ -36,7 +36,7 @@ class EmulatedProbe:
 
 
 class NvmlProbe:
-    """A GPU, by its uuid."""
+    """The probe of a GPU, through NVML."""
 
     def __init__(self, uuid: str) -> None:
         self._uuid = uuid
@@ -48,7 +48,7 @@ class NvmlProbe:
         try:
             processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
         except self._nvml.NVMLError as error:
-            raise OSError(f"the driver does not tell who uses {self._uuid}: {error}") from error
+            raise OSError(f"the driver does not list the processes on {self._uuid}: {error}") from error
         return {process.pid: int(process.usedGpuMemory or 0) for process in processes}
 
     @cached_property
@@ -64,5 +64,5 @@ class NvmlProbe:
 
 
 def open_probe(card_id: str) -> Probe:
-    """The probe of a card, by its id."""
+    """The probe for a card id."""
     return EmulatedProbe(card_id) if card_id.startswith(CPU_CARD) else NvmlProbe(card_id)

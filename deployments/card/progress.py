@@ -1,4 +1,4 @@
-"""How far the runs of one card are."""
+"""The progress of the runs on one card."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class ProgressBoard:
         self._latest: dict[str, tuple[str, Progress]] = {}
 
     def note(self, holder_id: str, request_id: str, progress: Progress) -> None:
-        """Replaces what was known of the process's run."""
+        """Sets the latest progress of the process's run."""
         self._latest[holder_id] = request_id, progress
 
     def forget(self, holder_id: str) -> None:
-        """The run has ended, or its process has."""
+        """Drops a run that has ended, or whose process has."""
         self._latest.pop(holder_id, None)
 
     def find(self, request_id: str) -> Progress | None:

@@ -1,4 +1,4 @@
-"""What GET /v1/residency says of one card."""
+"""The entry of one card in GET /v1/residency."""
 
 from __future__ import annotations
 

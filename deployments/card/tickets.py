@@ -1,4 +1,4 @@
-"""Who waits for which lease."""
+"""The processes that wait for a lease."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Tickets:
         self._asked: dict[str, str] = {}
 
     async def outcome(self, ticket: str) -> Lease:
-        """Waits for the lease, or raises what it was refused for."""
+        """Waits for the lease. Raises the error for which it was refused."""
         try:
             return await self._outcomes[ticket]
         finally:
             del self._outcomes[ticket]
 
     def open(self, ticket: str, holder_id: str) -> None:
-        """Notes what the holder asks for, before `outcome` waits for it."""
+        """Registers a holder's ticket, before `outcome` waits for it."""
         self._outcomes[ticket] = asyncio.get_running_loop().create_future()
         self._asked[holder_id] = ticket
 

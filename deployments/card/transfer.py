@@ -1,4 +1,4 @@
-"""What the stage processes of a card have copied."""
+"""Counts the weight bytes that the stage processes of a card have copied."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TransferBytes:
 
 
 class Transfers:
-    """The latest counters of each process, by the ids of the holders; those of the dead stay in the total."""
+    """The latest counters of each process by holder id. Those of dead processes stay in the total."""
 
     def __init__(self) -> None:
         self._living: dict[str, TransferBytes] = {}
@@ -25,15 +25,15 @@ class Transfers:
 
     @property
     def total(self) -> TransferBytes:
-        """Bytes of all processes, also of those that are gone."""
+        """The bytes of all processes, dead ones included."""
         return sum(self._living.values(), self._dead)
 
     def note(self, holder_id: str, transferred: TransferBytes) -> TransferBytes:
-        """Replaces what was known of this process; returns what has been copied since."""
+        """Replaces the counters of a process; returns the bytes copied since the last ones."""
         before = self._living.get(holder_id, TransferBytes())
         self._living[holder_id] = transferred
         return TransferBytes(transferred.h2d - before.h2d, transferred.d2h - before.d2h)
 
     def bury(self, holder_id: str) -> None:
-        """The process is gone."""
+        """Moves the counters of a process that is gone to the total of the dead."""
         self._dead += self._living.pop(holder_id, TransferBytes())

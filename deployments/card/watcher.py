@@ -1,4 +1,4 @@
-"""Deaths of processes: when the kernel says so, and when the driver of the card has let go of their memory."""
+"""Watches for the death of processes, by the kernel, and for the release of their memory, by the card's driver."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Callable, Coroutine
 from deployments.card.probes import Probe
 
 PROBE_SECONDS = 0.02
-"""Between two looks at the driver while a dead process is still listed there; it has no event for that."""
+"""The interval of polling the driver while it still lists a dead process; it has no event for that."""
 
 log = logging.getLogger(__name__)
 
 
 class ProcessWatcher:
-    """Watches processes of this node on one card."""
+    """Watches the processes of this node on one card."""
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
@@ -31,29 +31,29 @@ class ProcessWatcher:
             loop.remove_reader(descriptor)
             os.close(descriptor)
             task = loop.create_task(died())
-            self._tasks.add(task)  # the loop alone would forget it
+            self._tasks.add(task)  # the loop holds only a weak reference
             task.add_done_callback(self._tasks.discard)
 
         loop.add_reader(descriptor, end)
 
     async def released(self, pid: int) -> None:
-        """Returns when the driver no longer lists the process: its memory is free then, not when it has died."""
+        """Returns when the driver no longer lists the process: only then is the memory of a dead process free."""
         while self._is_listed(pid):
             await asyncio.sleep(PROBE_SECONDS)
 
     def foreign_bytes(self, ours: set[int]) -> int:
-        """Bytes on the card of processes other than `ours`. 0 while the driver does not answer, and where it lists
-        the pids of another namespace than this one's."""
+        """Bytes on the card of processes other than `ours`. 0 if the driver does not answer, or lists the pids of
+        another namespace."""
         try:
             used = self._probe.used()
         except OSError as error:
-            log.warning("%s; counting nobody else", error)
+            log.warning("%s; counting no foreign processes", error)
             return 0
         visible = any(pid in used for pid in ours)
         return sum(nbytes for pid, nbytes in used.items() if pid not in ours) if visible else 0
 
     def _is_listed(self, pid: int) -> bool:
-        """True also while the driver does not answer: bytes return only when it says so."""
+        """Whether the driver lists the process. True if the driver does not answer: the memory may still be in use."""
         try:
             return pid in self._probe.used()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Bodies and forms, each bounded before it is read."""
+"""Reads request bodies and forms, within limits of size and time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ JSON, FORM = "application/json", "multipart/form-data"
 MAX_FORM_FIELDS = 64
 MAX_FIELD_BYTES = 256 << 10
 BODY_SECONDS = 60.0
-"""A body that trickles in for longer is given up."""
+"""The longest time for a body to arrive."""
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body; reading stops where `limit` is passed, whatever length was declared."""
+    """The whole JSON body, of at most `limit` bytes, whatever length was declared.
+
+    Raises InvalidRequest or PayloadTooLarge.
+    """
     _check_media_type(request, JSON)
     async with _in_time(), aclosing(_bounded(request, limit)) as stream:
         return b"".join([chunk async for chunk in stream])
@@ -29,7 +32,8 @@ async def read_body(request: Request, limit: int) -> bytes:
 async def read_form(
     request: Request, limit: int, max_files: int, names: Collection[str]
 ) -> tuple[dict[str, str], list[bytes]]:
-    """The text fields and, in order, the files of a multipart form; these are all called by one of `names`."""
+    """The text fields and, in order, the files of a multipart form of at most `limit` bytes. Every file's field must
+    have one of `names`. Raises InvalidRequest or PayloadTooLarge."""
     _check_media_type(request, FORM)
     reader = _FormReader(request, limit, max_files)
     try:
@@ -48,7 +52,7 @@ def is_form(request: Request) -> bool:
 
 
 class _FormReader(MultiPartParser):
-    """Starlette's, which by itself takes a form that was cut off for a whole one."""
+    """Starlette's parser, which would accept a truncated form as complete."""
 
     def __init__(self, request: Request, limit: int, max_files: int) -> None:
         stream = self._whole(_bounded(request, limit))
@@ -68,7 +72,7 @@ class _FormReader(MultiPartParser):
 
 
 def _check_media_type(request: Request, expected: str) -> None:
-    """A page of another site can post text/plain to a local server unasked, but not application/json."""
+    """Raises InvalidRequest. A page of another site can post text/plain without preflight, but no application/json."""
     if _media_type(request) != expected:
         got = request.headers.get("content-type", "")
         raise InvalidRequest(f"Content-Type must be {expected}, got {got[:80]!r}")

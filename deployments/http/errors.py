@@ -1,4 +1,4 @@
-"""Errors as OpenAI spells them over HTTP. The only place that knows which typed error is which status."""
+"""Error answers in OpenAI's format. This is the only place that maps typed errors to HTTP statuses."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ STATUS: Mapping[type[LightError], int] = MappingProxyType(
     }
 )
 FINAL = (errors.NonFinite, errors.OutOfMemory, errors.DeadlineExceeded)
-"""What would fail in the same way again, or has cost enough. OpenAI's clients repeat what has a status of 500 or more,
-unless they are told."""
+"""Errors after which a client should not retry: it would fail again, or has cost enough. OpenAI's clients retry a
+status of 500 or more, unless a header says otherwise."""
 NEUTRAL = "The server failed to answer this request."
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 def with_error_responses(handler: Handler) -> Handler:
-    """Errors become answers; an unexpected one is logged with its traceback, of which the caller is told nothing."""
+    """The handler with errors turned into answers. An unexpected error is logged and not shown to the caller."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -62,16 +62,16 @@ def with_error_responses(handler: Handler) -> Handler:
 
 
 def error_response(error: BaseException) -> JSONResponse:
-    """The answer that says what went wrong."""
+    """The HTTP answer for an error, with its status and headers."""
     error = cause(error)
     headers = error.headers if isinstance(error, HTTPException) else _retry_headers(error)
     return JSONResponse({"error": error_body(error)}, _status(error), headers)
 
 
 def error_body(error: BaseException) -> dict[str, str | None]:
-    """`message`, `type`, `param` and `code`.
+    """OpenAI's error object: `message`, `type`, `param` and `code`.
 
-    Only errors listed above, and starlette's own, may configure_logging; any other is answered without its message.
+    Only errors listed in STATUS, and starlette's own, show their message; any other is answered with NEUTRAL.
     """
     error = cause(error)
     message, code = NEUTRAL, LightError.code
@@ -85,7 +85,7 @@ def error_body(error: BaseException) -> dict[str, str | None]:
 
 
 def cause(error: BaseException) -> BaseException:
-    """What a remote call failed of: the error as it was raised there, without the traceback that Ray puts around it."""
+    """The original error of a remote call, without Ray's wrappers."""
     while isinstance(inner := vars(error).get("cause"), BaseException):
         error = inner
     return error
@@ -98,7 +98,7 @@ def _status(error: BaseException) -> int:
 
 
 def _retry_headers(error: BaseException) -> dict[str, str]:
-    """When a client should repeat its request, or that it should not."""
+    """Headers that say when to retry, or not to."""
     if isinstance(error, FINAL):
         return {"X-Should-Retry": "false"}
     if isinstance(error, errors.QueueFull):
@@ -107,5 +107,5 @@ def _retry_headers(error: BaseException) -> dict[str, str]:
 
 
 def _writable(text: str) -> str:
-    """Without lone surrogates, which JSON may carry into a message but UTF-8 cannot carry out."""
+    """The text without lone surrogates: JSON can carry them in, but UTF-8 cannot encode them."""
     return text.encode(errors="replace").decode()

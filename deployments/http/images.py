@@ -1,7 +1,7 @@
-"""What the images API takes and answers. A request is checked in full before anything is queued for it.
+"""The bodies of the images API. A request is checked in full before anything is queued for it.
 
-Two kinds of limits: what holds for every model is in `ImageRequest`; what depends on the deployment is in `Limits`
-and on the model in its `ModelSpec`, and is applied by `to_requests`.
+`ImageRequest` holds the limits of every model. `to_requests` applies those of the deployment (`Limits`) and of the
+model (`ModelSpec`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from lightx2v.models.spec import ModelSpec
 from lightx2v.types import GenerateRequest, Size
 
 MAX_PICTURES = 10
-"""Of one request."""
+"""The most pictures of one request."""
 
 
 def _text(text: str) -> str:
-    """Tokenizers fail on half a surrogate pair, which JSON can spell and pydantic lets through."""
+    """Refuses half a surrogate pair: JSON can spell it and pydantic accepts it, but tokenizers fail on it."""
     if re.search("[\0\ud800-\udfff]", text):
         raise ValueError("NUL and lone surrogates are not allowed")
     return text
@@ -56,7 +56,7 @@ def _picture_format(name: str) -> str:
 
 
 class GenerationBody(Body):
-    """What pictures and videos have in common."""
+    """The fields that requests for pictures and for videos share."""
 
     prompt: Annotated[str, AfterValidator(_prompt)]
     model: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)] | None = None
@@ -84,9 +84,9 @@ class ImageRequest(GenerationBody):
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
-def draft(asked: GenerationBody, spec: ModelSpec, references: Sequence[Size], **fields: Any) -> GenerateRequest:
-    """What was asked, with the model's defaults for the rest; still to be checked. `references` are the sizes of the
-    fitted ones, `fields` what only pictures or only videos have."""
+def with_defaults(asked: GenerationBody, spec: ModelSpec, references: Sequence[Size], **fields: Any) -> GenerateRequest:
+    """The request with the model's defaults where nothing was asked; not checked yet. `references`: sizes of the fitted
+    reference pictures. `fields`: those that only pictures or only videos have."""
     return complete(
         asked.prompt,
         spec,
@@ -105,8 +105,9 @@ def draft(asked: GenerationBody, spec: ModelSpec, references: Sequence[Size], **
 def to_requests(
     asked: ImageRequest, spec: ModelSpec, limits: Limits, references: Sequence[Size] = ()
 ) -> tuple[GenerateRequest, ...]:
-    """One frozen request per picture, with consecutive seeds. `references` are the sizes of the fitted ones."""
-    first = draft(asked, spec, references, strength=asked.strength, frames=1)
+    """One frozen request per picture, with consecutive seeds. `references`: sizes of the fitted reference pictures.
+    Raises InvalidRequest."""
+    first = with_defaults(asked, spec, references, strength=asked.strength, frames=1)
     check_request(first, spec, limits)
     seeds = ((first.seed + index) % SEEDS for index in range(asked.n))
     return tuple(replace(first, id=str(uuid.uuid4()), seed=seed) for seed in seeds)
@@ -115,9 +116,9 @@ def to_requests(
 def images_body(
     request: ImageRequest, made: Sequence[GenerateRequest], pictures: Sequence[bytes], created: int
 ) -> bytes:
-    """OpenAI's ImagesResponse in JSON; `seed` is an addition, with which a picture can be made again.
+    """OpenAI's ImagesResponse in JSON. `seed` is an addition: it makes a picture reproducible.
 
-    Written out, because nothing in it needs escaping, and a serialiser would look at and copy all of the base64 again.
+    It is written by hand: nothing needs escaping, and a serialiser would scan and copy all of the base64 again.
     """
     return b"".join(_images_body(request, made, pictures, created))
 

@@ -1,4 +1,4 @@
-"""The HTTP routes: OpenAI's images and videos APIs, the list of models, health, and what is resident."""
+"""The HTTP routes: OpenAI's images and videos APIs, the list of models, health, and memory residency."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from lightx2v.media.encode import encode
 
 HEALTH_SECONDS = 5.0
 ENCODERS = 2
-"""Pictures that are compressed at a time; each PNG on all cores."""
+"""Pictures that are compressed at the same time; a PNG uses all cores."""
 REFERENCES = ("image", "image[]")
-"""What the files of a form are called."""
+"""The field names of a form's files."""
 
 log = logging.getLogger(__name__)
 
 
 @serve.ingress()
 class Ingress:
-    """One application's front: checks a request in full, queues it, and answers in OpenAI's words."""
+    """The HTTP front of an application: it checks a request in full, queues it, and answers in OpenAI's format."""
 
     def __init__(self, served: Sequence[ModelDeployment[DeploymentHandle]], settings: ServerSettings) -> None:
         configure_logging()
@@ -56,7 +56,7 @@ class Ingress:
         self._started = int(time.time())
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        """The routes; called by Serve when the replica starts."""
+        """The ASGI application; Serve calls this when the replica starts."""
         routes = [
             Route("/v1/images/generations", with_error_responses(self.generations), methods=["POST"]),
             Route("/v1/images/edits", with_error_responses(self.edits), methods=["POST"]),
@@ -70,13 +70,13 @@ class Ingress:
         return Starlette(routes=routes, middleware=[allowed], exception_handlers=handlers, lifespan=self._living)
 
     async def generations(self, request: Request) -> Response:
-        """Text to image."""
+        """POST /v1/images/generations: text to image."""
         self._models.check_room()
         body = await read_body(request, self._settings.max_json_bytes)
         return await self._images(parse_json(ImageRequest, body), [])
 
     async def edits(self, request: Request) -> Response:
-        """One or several reference images and a prompt to a new image."""
+        """POST /v1/images/edits: reference images and a prompt to a new image."""
         self._models.check_room()
         most = self._settings.max_references
         fields, files = await read_form(request, self._settings.max_upload_bytes, most, REFERENCES)
@@ -85,20 +85,20 @@ class Ingress:
         return await self._images(parse_form(ImageRequest, fields), files)
 
     async def models(self, _: Request) -> Response:
-        """What is served."""
+        """GET /v1/models: the models that are served."""
         return JSONResponse(models_body((model.id for model in self._models), self._started))
 
     async def residency(self, _: Request) -> Response:
-        """Who holds how much of which card."""
+        """GET /v1/residency: the memory that each stage holds on each card."""
         return JSONResponse({"gpus": await reports()})
 
     async def health(self, _: Request) -> Response:
-        """200 when an image can be made, 503 with the reason otherwise."""
+        """GET /health: 200 when an image can be made, 503 with the reason otherwise."""
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
                 await gathered(model.ready() for model in self._models)
         except (TimeoutError, *LOST):
-            return await _not_yet()
+            return await _starting_or_failed()
         except LightError as error:
             return _unavailable("failed", str(error))
         return JSONResponse({"status": "ok"})
@@ -119,15 +119,16 @@ class Ingress:
 
     @asynccontextmanager
     async def _living(self, _: Starlette) -> AsyncIterator[None]:
-        """Around the life of the replica."""
+        """Starts the warm-ups with the replica, and ends its videos with it."""
         for model in self._models:
             model.start()
         yield
         await self._videos.close()
 
 
-async def _not_yet() -> Response:
-    """Of stages that do not answer: whether Serve has given any of them up, and what the process said at its end."""
+async def _starting_or_failed() -> Response:
+    """The answer while stages do not respond: "failed" with the last line of Serve's message if Serve has given one up,
+    else "starting"."""
     name = serve.get_replica_context().app_name
     application = (await asyncio.to_thread(serve.status)).applications[name]
     for stage, deployment in application.deployments.items():

@@ -1,12 +1,12 @@
-"""Who may ask through a browser: no page of another site, neither by a form nor by DNS rebinding.
+"""Refuses requests from pages of other sites, whether sent by a form or through DNS rebinding.
 
-A browser sends a form of any site to a loopback port without asking it first, and it lets the pages of a name that was
-rebound to 127.0.0.1 read the answers. Both show in headers that a page cannot write: `Origin`, `Sec-Fetch-Site` and
-`Host` (Fetch standard, forbidden request-headers). Clients that are no browsers send neither of the first two.
+A browser sends any site's form to a loopback port without preflight. It also lets a page whose name was rebound to
+127.0.0.1 read the answers. Both show in headers that a page cannot set: `Origin`, `Sec-Fetch-Site` and `Host` (Fetch
+standard, forbidden request-headers). Other clients send neither of the first two.
 
-Serve's proxy passes these headers as they came. Whether a connection is over loopback is read from `scope["server"]`,
-the address of the socket that took it: `scope["client"]` is what uvicorn makes of `X-Forwarded-For` where the peer is
-127.0.0.1, and a page can write that.
+Serve's proxy passes these headers unchanged. `scope["server"]`, the address of the accepting socket, tells whether a
+connection is over loopback. `scope["client"]` does not: where the peer is 127.0.0.1, uvicorn takes it from
+`X-Forwarded-For`, which a page can set.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ READING = ("GET", "HEAD", "OPTIONS")
 
 
 class OriginCheck:
-    """An ASGI middleware. `hosts` are names without a port, `origins` as browsers spell them, "https://example.com"."""
+    """ASGI middleware that checks `Host` and `Origin`. `hosts`: further allowed names, without a port. `origins`:
+    further allowed origins, such as "https://example.com"."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], origins: Collection[str]) -> None:
         self._app, self._hosts, self._origins = app, hosts, origins
@@ -68,7 +69,7 @@ class OriginCheck:
 
 
 def _split(url: str) -> str | None:
-    """The name of a URL's host; None for what is no URL."""
+    """The host name in a URL; None if it is not a URL."""
     try:
         return urlsplit(url).hostname
     except ValueError:
@@ -76,7 +77,7 @@ def _split(url: str) -> str | None:
 
 
 def _is_loopback(name: str) -> bool:
-    """Whether it names this machine to itself, whatever DNS says."""
+    """Whether a name means this machine whatever DNS says."""
     if name == "localhost":
         return True
     try:

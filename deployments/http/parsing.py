@@ -1,4 +1,4 @@
-"""From a body to a request of some kind: nothing is guessed, and what is unknown is refused by name."""
+"""Parses bodies and forms into typed requests. Nothing is guessed; an unknown parameter is refused by name."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from lightx2v.errors import InvalidRequest
 
 
 class Body(BaseModel):
-    """What a kind of request takes are its fields."""
+    """Base of the request bodies; a subclass declares the accepted parameters as fields."""
 
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
     IGNORED: ClassVar[frozenset[str]] = frozenset()
-    """Documented by OpenAI, without meaning for an open model; accepted so that stock clients work."""
+    """OpenAI's parameters that mean nothing to an open model; accepted so that stock clients work."""
 
     UNSUPPORTED: ClassVar[Mapping[str, str]] = {}
-    """Documented by OpenAI, with what is said to who asks for it; `false` does not ask."""
+    """OpenAI's parameters that are refused, with the reason; a value of `false` is accepted."""
 
 
 B = TypeVar("B", bound=Body)
 
 
 def parse_json(kind: type[B], body: bytes) -> B:
-    """`null` means absent, as OpenAI documents it. Raises InvalidRequest."""
+    """The request in a JSON body. `null` means absent, as OpenAI documents it. Raises InvalidRequest."""
     try:
         values = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError:
@@ -45,7 +45,7 @@ def parse_json(kind: type[B], body: bytes) -> B:
 
 
 def parse_form(kind: type[B], fields: Mapping[str, str]) -> B:
-    """The text fields of a form, where numbers come as strings. Raises InvalidRequest."""
+    """The request in a form's text fields, where numbers are strings. Raises InvalidRequest."""
     try:
         return kind.model_validate_strings(_known(kind, fields))
     except ValidationError as error:
@@ -53,7 +53,7 @@ def parse_form(kind: type[B], fields: Mapping[str, str]) -> B:
 
 
 def shown(value: object) -> str:
-    """At most 80 characters of what the caller sent."""
+    """A value of the caller for an error message, in at most 80 characters."""
     if not isinstance(value, str | int | float):
         return f"a {type(value).__name__}"
     text = repr(value[:80] if isinstance(value, str) else value)
@@ -74,7 +74,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _known(kind: type[Body], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is ignored. Checked before pydantic, which would describe each of 10^5 unknown keys."""
+    """The values without ignored ones. Raises InvalidRequest before pydantic, which would describe each of 10^5 unknown
+    keys."""
     known: dict[str, Any] = {}
     for key, value in values.items():
         if key in kind.model_fields:
@@ -94,7 +95,7 @@ def _nearest(kind: type[Body], key: str) -> str:
 
 
 def _first(error: ValidationError) -> InvalidRequest:
-    """The first complaint, with what was got."""
+    """The first complaint, with the value that caused it."""
     first = error.errors(include_url=False)[0]
     param = str(first["loc"][0])
     if first["type"] == "missing":

@@ -1,7 +1,7 @@
-"""Videos that are being made and that were made.
+"""Jobs of the videos API: videos that are being made, and finished ones.
 
-They are in the memory of the ingress, which is one replica (`deployments.app`): all requests meet the same jobs, and
-these end with its process. Who knows a job's id, which cannot be guessed, has it; there is no list.
+They live in the memory of the ingress, which has one replica (`deployments.app`), and end with its process. A job's id
+is its only credential: it cannot be guessed, and jobs cannot be listed.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from lightx2v.types import GenerateRequest, Progress, VideoSpec
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
 KEEP_SECONDS = 3600.0
-"""How long a job is known after its end."""
+"""The time for which a job is kept after its end."""
 MAX_ENDED = 1000
 MAX_NBYTES = 1 << 30
-"""Of finished videos; 81 frames of 832x480 are 1 to 10 MB."""
+"""The most bytes of finished videos; 81 frames of 832x480 are 1 to 10 MB."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
 class VideoJob:
-    """One video; `task` makes its file. It runs until `ended_at`; this and `created_at` are seconds since the epoch."""
+    """One video; `task` makes its file. `created_at` and `ended_at` are unix seconds; the latter is None while the job
+    runs."""
 
     id: str
     model: str
     request: GenerateRequest
-    clip: VideoSpec
+    video_spec: VideoSpec
     created_at: float
     task: asyncio.Task[bytes]
     progress: Progress | None = None
@@ -45,21 +46,21 @@ class VideoJob:
 
     @property
     def status(self) -> Status:
-        """In progress once its denoising has begun."""
+        """OpenAI's status; a job is in progress once its denoising has begun."""
         if self.ended_at is None:
             return "queued" if self.progress is None else "in_progress"
         return "completed" if self.error is None else "failed"
 
     @property
     def percent(self) -> int:
-        """100 only when the file is there."""
+        """Progress from 0 to 100; 100 only once the file exists."""
         if self.status == "completed":
             return 100
         return min(99, round(100 * self.progress.step / self.progress.total)) if self.progress else 0
 
     @property
     def error(self) -> BaseException | None:
-        """Why it failed."""
+        """Why the job failed; None if it runs or has completed."""
         if self.ended_at is None:
             return None
         return Cancelled("the video was cancelled") if self.task.cancelled() else self.task.exception()
@@ -70,7 +71,7 @@ class VideoJob:
 
     @property
     def content(self) -> bytes:
-        """The file. Raises VideoNotReady, or VideoNotFound if there will never be one."""
+        """The video file. Raises VideoNotReady, or VideoNotFound if the job failed."""
         if self.ended_at is None:
             raise VideoNotReady(f"{self.id} is {self.status}; ask again when its status is completed")
         if self.error is not None:
@@ -82,22 +83,22 @@ class VideoJob:
         return len(self.content) if self.status == "completed" else 0
 
     def advance(self, progress: Progress) -> None:
-        """Never back, also where a stage that died begins anew."""
+        """Notes later progress. It never goes back, even if a stage died and starts anew."""
         if self.progress is None or progress.step > self.progress.step:
             self.progress = progress
 
 
 def _let_go(task: asyncio.Task[bytes]) -> None:
-    """Of the frames that its error has passed, and with them of pictures and references: it is kept for an hour."""
+    """Drops the traceback of a failed task. The job is kept for an hour, and its frames would keep pictures as long."""
     with suppress(asyncio.CancelledError, Exception):
-        task.result()  # a task holds on to the traceback of its error until it has raised it
+        task.result()  # a task keeps the traceback of its error until it has raised it
     if not task.cancelled() and (error := task.exception()) is not None:
         error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
 class VideoJobs:
-    """Those that run are bounded by their models' queues; those that ended in number, in bytes and in time, of which
-    the oldest go first. `clock` gives seconds since the epoch."""
+    """The jobs of an application. The models' queues bound the running ones. Ended ones are bounded in number, bytes
+    and time; the oldest are dropped first. `clock` gives unix seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -105,35 +106,35 @@ class VideoJobs:
         self._context = copy_context()
 
     def start(
-        self, model: str, request: GenerateRequest, clip: VideoSpec, work: Coroutine[Any, Any, bytes]
+        self, model: str, request: GenerateRequest, video: VideoSpec, work: Coroutine[Any, Any, bytes]
     ) -> VideoJob:
-        """Begins `work`, apart from the HTTP request that asks for it: Ray ends what a request calls with it, and tells
-        whose call it is by the context."""
+        """Starts `work` outside the context of the HTTP request: Ray cancels the calls made in a request's context when
+        that request ends."""
         task = asyncio.get_running_loop().create_task(work, context=self._context)
-        job = VideoJob(f"video_{secrets.token_hex(16)}", model, request, clip, self._clock(), task)
+        job = VideoJob(f"video_{secrets.token_hex(16)}", model, request, video, self._clock(), task)
         task.add_done_callback(lambda _: self._end(job))
         self._jobs[job.id] = job
         return job
 
     def find(self, video_id: str) -> VideoJob:
-        """Raises VideoNotFound."""
+        """The job of this id. Raises VideoNotFound."""
         self._prune()
         if video_id not in self._jobs:
             raise VideoNotFound(f"there is no video {video_id[:80]!r}: it was deleted, has expired, or never was")
         return self._jobs[video_id]
 
     async def cancel(self, job: VideoJob) -> None:
-        """Returns when it has ended; one that had ended before stays as it is."""
+        """Cancels a job and waits until it has ended; a job that had ended stays as it is."""
         job.task.cancel()
         await asyncio.wait([job.task])
 
     async def forget(self, job: VideoJob) -> None:
-        """Forgets it; cancels it if it runs."""
+        """Removes a job, and cancels it if it runs."""
         self._jobs.pop(job.id, None)
         await self.cancel(job)
 
     async def close(self) -> None:
-        """Cancels all that run."""
+        """Cancels all running jobs."""
         await asyncio.gather(*(self.cancel(job) for job in self._jobs.values()))
 
     def _end(self, job: VideoJob) -> None:
@@ -146,7 +147,7 @@ class VideoJobs:
         self._prune()
 
     def _prune(self) -> None:
-        """Forgets what has expired, and the oldest while those that ended are too many. The latest always stays."""
+        """Drops expired jobs, and the oldest ended ones beyond the limits. The latest always stays."""
         ends = sorted(((job.expires_at, key) for key, job in self._jobs.items() if job.expires_at is not None))
         nbytes, left = sum(self._jobs[key].nbytes for _, key in ends), len(ends)
         for expires_at, key in ends:

@@ -1,4 +1,4 @@
-"""What the videos API takes and answers; see `schema` for what it has in common with pictures."""
+"""The bodies of the videos API; `images` has the fields that pictures share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator
 
 from deployments.http.errors import error_body
-from deployments.http.images import GenerationBody, draft
+from deployments.http.images import GenerationBody, with_defaults
 from deployments.http.video_jobs import VideoJob
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
@@ -22,7 +22,7 @@ REFERENCE = "input_reference"
 
 
 def _seconds(value: object) -> float:
-    """OpenAI's clients send them as a string."""
+    """A duration in seconds; OpenAI's clients send it as a string."""
     text = str(value) if type(value) in (int, float) else value
     if not isinstance(text, str) or not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4})?", text) or not float(text):
         raise ValueError("must be a positive number of seconds, as in '4' or '2.5'")
@@ -39,36 +39,36 @@ class VideoRequest(GenerationBody):
 
 
 def check_model(spec: ModelSpec, pictures: int) -> VideoSpec:
-    """How long the videos of a model are. Raises InvalidRequest for one that makes none, or not of so many pictures."""
-    if spec.clip is None:
+    """The length of a model's videos. Raises InvalidRequest if it makes none, or does not take this many `pictures`."""
+    if spec.video is None:
         raise InvalidRequest("model: it makes pictures only; ask for them at /v1/images/generations", "model")
     if pictures < spec.min_references:
         raise InvalidRequest(f"{REFERENCE}: this model needs a picture to begin with", REFERENCE)
     if pictures > spec.max_references:
         most = spec.max_references
         raise InvalidRequest(f"{REFERENCE}: this model takes at most {most}, got {pictures}", REFERENCE)
-    return spec.clip
+    return spec.video
 
 
 def to_request(
     asked: VideoRequest, spec: ModelSpec, limits: Limits, references: Sequence[Size] = ()
 ) -> GenerateRequest:
-    """The frozen request of a video. `references` are the sizes of the fitted ones. Raises InvalidRequest."""
-    clip = check_model(spec, len(references))
-    request = draft(asked, spec, references, frames=_frames(asked, clip, limits))
+    """The frozen request of a video. `references`: sizes of the fitted reference pictures. Raises InvalidRequest."""
+    video = check_model(spec, len(references))
+    request = with_defaults(asked, spec, references, frames=_frames(asked, video, limits))
     check_request(request, spec, limits)
     if request.frames == 1:
         raise InvalidRequest("num_frames: a video has more than one; /v1/images/generations makes stills", "num_frames")
     return request
 
 
-def seconds_of(frames: int, clip: VideoSpec) -> float:
-    """How long so many frames are shown, not counting the first, which is where time begins."""
-    return (frames - 1) / clip.rate
+def seconds_of(frames: int, video: VideoSpec) -> float:
+    """The duration of `frames` frames in seconds. The first frame is at time 0 and adds nothing."""
+    return (frames - 1) / video.rate
 
 
 def video_body(job: VideoJob) -> dict[str, Any]:
-    """OpenAI's Video; `seed` and `num_frames` are additions, with which it can be made again."""
+    """OpenAI's Video object. `seed` and `num_frames` are additions: they make a video reproducible."""
     return {
         "id": job.id,
         "object": "video",
@@ -79,7 +79,7 @@ def video_body(job: VideoJob) -> dict[str, Any]:
         "completed_at": int(job.ended_at) if job.ended_at is not None and job.status == "completed" else None,
         "expires_at": int(job.expires_at) if job.expires_at is not None else None,
         "size": str(job.request.size),
-        "seconds": f"{seconds_of(job.request.frames, job.clip):g}",
+        "seconds": f"{seconds_of(job.request.frames, job.video_spec):g}",
         "prompt": job.request.prompt,
         "seed": job.request.seed,
         "num_frames": job.request.frames,
@@ -89,18 +89,18 @@ def video_body(job: VideoJob) -> dict[str, Any]:
 
 
 def deleted_body(video_id: str) -> dict[str, Any]:
-    """OpenAI's VideoDeleteResponse."""
+    """OpenAI's VideoDeleteResponse object."""
     return {"id": video_id, "object": "video.deleted", "deleted": True}
 
 
-def _frames(asked: VideoRequest, clip: VideoSpec, limits: Limits) -> int:
-    """As many as are asked for, or the nearest to the seconds."""
+def _frames(asked: VideoRequest, video: VideoSpec, limits: Limits) -> int:
+    """The number of frames asked for, or the nearest to `seconds` that the model can make."""
     if asked.seconds is None:
-        return clip.frames if asked.num_frames is None else asked.num_frames
+        return video.frames if asked.num_frames is None else asked.num_frames
     if asked.num_frames is not None:
         raise InvalidRequest("seconds: give these or num_frames, not both", "seconds")
-    frames = max(1, round(asked.seconds * clip.rate / clip.multiple)) * clip.multiple + 1
+    frames = max(1, round(asked.seconds * video.rate / video.multiple)) * video.multiple + 1
     if frames > limits.max_frames:
-        longest = seconds_of(limits.max_frames, clip)
+        longest = seconds_of(limits.max_frames, video)
         raise InvalidRequest(f"seconds: at most {longest:g} with this model, got {asked.seconds:g}", "seconds")
     return frames

@@ -1,6 +1,6 @@
-"""The HTTP routes of OpenAI's videos API: a video is a job that is asked for, looked at, downloaded, deleted.
+"""The HTTP routes of OpenAI's videos API: a job is created, polled, downloaded and deleted.
 
-Cancelling a job is an addition. A list is not offered: nothing of one caller is visible to another.
+Cancelling a job is an addition. Jobs cannot be listed: no caller sees the jobs of another.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from lightx2v.media.encode import FORMATS, encode
 from lightx2v.types import GenerateRequest, Reference
 
 ENCODERS = 1
-"""Videos that are compressed at a time, each on all cores."""
+"""Videos that are compressed at the same time, each on all cores."""
 
 
 class Videos:
-    """The jobs of one application over HTTP."""
+    """The handlers of /v1/videos, and the jobs of one application."""
 
     def __init__(self, models: ServedModels, settings: ServerSettings) -> None:
         self._models, self._settings = models, settings
@@ -49,45 +49,45 @@ class Videos:
         ]
 
     async def create(self, request: Request) -> Response:
-        """A new job, admitted and checked in full. It keeps its place in the model's queue until it ends."""
+        """Starts a job once it is admitted and checked in full. It keeps its place in the queue until it ends."""
         self._models.check_room()
         asked, files = await self._read(request)
         model = self._models.find(asked.model)
         with ExitStack() as place:
             place.enter_context(model.admission.admitted())
             deadline = Deadline.after(model.timeout_seconds)
-            clip = check_model(model.spec, len(files))
+            video = check_model(model.spec, len(files))
             async with deadline.enforced():
                 references = await self._models.fitted(model, files)
             sizes = [reference.fitted.size for reference in references]
             wanted = to_request(asked, model.spec, model.limits, sizes)
-            job = self._jobs.start(model.id, wanted, clip, self._make(model, wanted, references, deadline))
+            job = self._jobs.start(model.id, wanted, video, self._make(model, wanted, references, deadline))
             leave = place.pop_all().close
             job.task.add_done_callback(lambda _: leave())
         return JSONResponse(video_body(job))
 
     async def retrieve(self, request: Request) -> Response:
-        """The job as it is now."""
+        """Answers with the present state of a job."""
         job = self._find(request)
         if job.ended_at is None:
             await _look(job)
         return JSONResponse(video_body(job))
 
     async def content(self, request: Request) -> Response:
-        """The file of a completed job."""
+        """Answers with the file of a completed job."""
         variant = request.query_params.get("variant", "video")
         if variant != "video":
             raise InvalidRequest(f"variant: only video is supported, got {variant[:80]!r}", "variant")
         return Response(self._find(request).content, media_type=FORMATS["mp4"].media_type)
 
     async def cancel(self, request: Request) -> Response:
-        """The job as it ended: with this, or before it."""
+        """Cancels a job that runs, and answers with its final state."""
         job = self._find(request)
         await self._jobs.cancel(job)
         return JSONResponse(video_body(job))
 
     async def delete(self, request: Request) -> Response:
-        """Forgets a job, which ends if it runs."""
+        """Removes a job, and cancels it if it runs."""
         job = self._find(request)
         await self._jobs.forget(job)
         return JSONResponse(deleted_body(job.id))
@@ -100,7 +100,7 @@ class Videos:
         return self._jobs.find(request.path_params["id"])
 
     async def _read(self, request: Request) -> tuple[VideoRequest, list[bytes]]:
-        """OpenAI's clients always send a form."""
+        """The body, as JSON or as the form that OpenAI's clients always send, and its files."""
         if not is_form(request):
             return parse_json(VideoRequest, await read_body(request, self._settings.max_json_bytes)), []
         fields, files = await read_form(request, self._settings.max_upload_bytes, 1, (REFERENCE,))
@@ -115,6 +115,6 @@ class Videos:
 
 
 async def _look(job: VideoJob) -> None:
-    """Asks the cards how far it is."""
+    """Asks the cards for the job's progress."""
     if (progress := await progress_of(job.request.id)) is not None:
         job.advance(progress)

@@ -1,4 +1,4 @@
-"""What asyncio leaves open: threads that outlive a cancellation, and siblings that outlive a failure."""
+"""Helpers that asyncio lacks: bounded threads that outlive a cancellation, and a gather that leaves no siblings."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ T = TypeVar("T")
 
 
 class Threads:
-    """Blocking functions in at most `limit` threads of their own."""
+    """Runs blocking functions in at most `limit` threads."""
 
     def __init__(self, limit: int) -> None:
         self._pool = ThreadPoolExecutor(limit)
         self._free = asyncio.Semaphore(limit)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """The result of `function`. A caller that is cancelled leaves at once, so that a deadline holds; its thread
-        keeps its place until it ends, because nothing can stop it."""
+        """The result of `function`. A cancelled caller leaves at once, so that deadlines hold. The thread cannot be
+        stopped, so it counts until it ends."""
         await self._free.acquire()
         running = asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
         running.add_done_callback(lambda _: self._free.release())
@@ -27,7 +27,7 @@ class Threads:
 
 
 async def gathered(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results, in order. The first error is raised when the others have been cancelled and have ended."""
+    """All results, in order. Raises the first error, after the others were cancelled and have ended."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one) for one in coroutines]
@@ -37,6 +37,6 @@ async def gathered(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def first(group: ExceptionGroup) -> Exception:
-    """What failed first; the other tasks were cancelled for it."""
+    """The first error of a group, also in nested groups; the other tasks were cancelled for it."""
     error = group.exceptions[0]
     return first(error) if isinstance(error, ExceptionGroup) else error

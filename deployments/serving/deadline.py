@@ -1,4 +1,4 @@
-"""The end of a request: one for all that is done for it, from decoding its references to encoding its answer."""
+"""The deadline of a request. It covers all work, from decoding the references to encoding the answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightx2v.errors import DeadlineExceeded
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """`seconds` after a request was admitted; `end` in monotonic seconds."""
+    """A point in time, `seconds` after a request was admitted; `end` is in monotonic seconds."""
 
     seconds: float
     end: float
@@ -24,7 +24,7 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds; negative once it has passed."""
+        """The seconds that are left; negative once the deadline has passed."""
         return self.end - time.monotonic()
 
     @asynccontextmanager

@@ -1,5 +1,5 @@
-"""The way of one request through the stages, in the order of `lightx2v.stages.flow`; what is lost on the way is made
-once more."""
+"""Sends a request through the stage deployments, in the order of `lightx2v.stages.flow`. A lost output is made once
+more."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 
 class InputLost(Exception):
-    """The node that held an input of a call is gone. Ray raises this in the stage that fetches it."""
+    """An input of a call was lost with the node that held it. The stage that fetched it found out."""
 
 
 class Graph:
-    """A model's stage deployments. What a stage returns is sent to the next by reference, not from here."""
+    """A model's stage deployments. A stage's output goes to the next one by reference, not through this process."""
 
     def __init__(self, stages: Mapping[StageName, DeploymentHandle]) -> None:
         self._stages = stages
@@ -37,10 +37,10 @@ class Graph:
     async def generate(
         self, requests: Sequence[GenerateRequest], references: Sequence[Reference], deadline: Deadline
     ) -> list[Picture | Video]:
-        """One picture or video per request; all have the same prompt and references, which are encoded once.
+        """One picture or video per request. All requests share a prompt and references, which are encoded once.
 
-        The caller enforces `deadline`; stages read from it how long they may wait. Raises StageLost if a step was lost
-        twice, or what a stage raised.
+        The caller enforces `deadline`; it also limits how long a stage waits. Raises StageLost if a step was lost
+        twice, or the error of a stage.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -51,12 +51,12 @@ class Graph:
         return [task.result() for task in made]
 
     async def ready(self) -> None:
-        """Returns when every stage answers that it can serve; raises what keeps one from it."""
+        """Returns when every stage can serve; raises the error of one that cannot."""
         await gathered(_result(stage.ready.remote()) for stage in self._stages.values())
 
 
 class GraphRun:
-    """The steps of requests that share a prompt. Each output is made once; `tasks` end all when one fails."""
+    """The steps of requests that share a prompt. Each output is made once; if one fails, `tasks` cancels the rest."""
 
     def __init__(
         self,
@@ -66,20 +66,20 @@ class GraphRun:
         deadline: Deadline,
         tasks: asyncio.TaskGroup,
     ) -> None:
-        """`leader`: for whom what all share is made. `given`: the inputs that no step makes."""
+        """`leader`: the request for which the shared outputs are made. `given`: the inputs that no step makes."""
         self._stages, self._leader, self._given, self._deadline, self._tasks = stages, leader, given, deadline, tasks
         self._steps = {step.output: step for step in steps(stages)}
         self._outputs: dict[tuple[str, GenerateRequest], asyncio.Task[Any]] = {}
         self._admitted_at = time.time()
 
     async def make(self, request: GenerateRequest) -> Picture | Video:
-        """What the last step makes."""
+        """The output of the last step for this request."""
         *_, last = self._steps
         made: Picture | Video = await (await self._output(last, request))
         return made
 
     def _output(self, name: str, request: GenerateRequest) -> asyncio.Task[Any]:
-        """The response of a step, which is begun if nobody has asked for it yet."""
+        """The task of a step, started by the first request that needs it."""
         step = self._steps[name]
         owner = self._leader if step.is_shared else request
         if (name, owner) not in self._outputs:
@@ -87,12 +87,12 @@ class GraphRun:
         return self._outputs[name, owner]
 
     async def _make(self, step: Step, request: GenerateRequest) -> Any:
-        """One step. Where an input is lost, what made it is called again, and then this step."""
+        """Makes one step. If an input is lost, the step that made it is called again, and then this one."""
         inputs = self._inputs(step, request)
         try:
             return await self._call(step, request, inputs)
         except InputLost as error:
-            log.warning("request %s: an input of %s is lost and made again: %s", request.id, step.stage, error)
+            log.warning("request %s: making a lost input of %s again: %s", request.id, step.stage, error)
         self._forget(inputs)
         try:
             return await self._call(step, request, self._inputs(step, request))
@@ -100,18 +100,19 @@ class GraphRun:
             raise StageLost(f"the inputs of the {step.stage} stage were lost under this request, and again") from error
 
     def _inputs(self, step: Step, request: GenerateRequest) -> dict[str, Any]:
-        """By field of StageInputs: a value, or the task of the step that makes it."""
+        """The inputs by field of StageInputs: each a value, or the task of the step that makes it."""
         return {
             field: self._given[name] if name in self._given else self._output(name, request)
             for field, name in step.inputs.items()
         }
 
     def _forget(self, inputs: Mapping[str, Any]) -> None:
-        """Forgets outputs that are lost, unless another request that shares them has done so."""
+        """Drops lost outputs, unless another request that shares them has done so."""
         self._outputs = {key: task for key, task in self._outputs.items() if task not in inputs.values()}
 
     async def _call(self, step: Step, request: GenerateRequest, inputs: Mapping[str, Any]) -> Any:
-        """The finished response, or the last input. A stage whose process died is called once more."""
+        """The finished response, or the last input if `only_if` skips the step. If the stage's process dies, it is
+        called once more."""
         arguments = {name: await one if isinstance(one, asyncio.Task) else one for name, one in inputs.items()}
         *_, last = arguments.values()
         if step.only_if is not None and not step.only_if(await _value(last)):
@@ -119,7 +120,7 @@ class GraphRun:
         try:
             return await self._attempt(step, request, arguments)
         except LOST as error:
-            log.warning("request %s: the process of its %s stage died: %s", request.id, step.stage, error)
+            log.warning("request %s: the %s stage died, calling it again: %s", request.id, step.stage, error)
         try:
             return await self._attempt(step, request, arguments)
         except LOST as error:
@@ -133,7 +134,7 @@ class GraphRun:
 
 
 async def _value(made: Any) -> Any:
-    """What a step returned, or what it passed on. Raises InputLost."""
+    """The value of a step's output, which is a response, or an input that was passed on. Raises InputLost."""
     try:
         return await made if isawaitable(made) else made
     except ObjectLostError as error:
@@ -141,7 +142,7 @@ async def _value(made: Any) -> Any:
 
 
 async def _result(response: DeploymentResponse) -> Any:
-    """The response's value. Cancels the call when the caller goes away; raises what the stage raised."""
+    """The response's value. Cancels the call if the caller is cancelled. Raises the stage's error, or InputLost."""
     try:
         return await response
     except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""The models behind one ingress: each with its defaults, its queue and its graph."""
+"""The models that an ingress serves, each with its defaults, its queue and its graph."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from lightx2v.models.reference import make_reference
 from lightx2v.types import Reference, StageName
 
 DECODERS = 2
-"""Uploaded pictures that are unfolded at a time."""
+"""Uploaded pictures that are decoded at the same time."""
 
 
 class Admission:
-    """At most `limit` requests inside; one more is refused at once, with the mean time of the last ones as advice."""
+    """Admits at most `limit` requests at a time. One more is refused at once; the mean duration of the latest requests
+    is its advice when to retry."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -40,13 +41,13 @@ class Admission:
         return self._inside >= self._limit
 
     def check(self) -> None:
-        """Raises QueueFull: before a body is read, and again when it has been."""
+        """Raises QueueFull if no request can be admitted now."""
         if self.is_full:
             raise QueueFull(f"{self._limit} requests are waiting already; try again later", fmean(self._seconds))
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Raises QueueFull."""
+        """Counts a request as admitted within the body. Raises QueueFull."""
         self.check()
         self._inside += 1
         start = time.monotonic()
@@ -62,8 +63,8 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, slots=True)
 class ModelDeployment(Generic[S]):
-    """One model: its settings and its stages. They are Applications where an application is built; Serve puts a
-    DeploymentHandle in place of each when it makes the ingress."""
+    """The settings and stages of one model. Stages are Applications while an application is built; Serve replaces each
+    with a DeploymentHandle when it makes the ingress."""
 
     settings: ModelSettings
     stages: Mapping[StageName, S]
@@ -71,7 +72,7 @@ class ModelDeployment(Generic[S]):
 
 
 class Model:
-    """One model as its callers meet it."""
+    """One served model: its defaults, limits, queue, graph and warm-up."""
 
     def __init__(self, served: ModelDeployment[DeploymentHandle], server: ServerSettings) -> None:
         self.id = served.settings.model_id
@@ -84,12 +85,12 @@ class Model:
         self.timeout_seconds = served.settings.request_timeout_seconds
 
     def start(self) -> None:
-        """To be called when there is an event loop to work in."""
+        """Starts the warm-up. Call it inside a running event loop."""
         if self.is_warmed_up:
             self.warm_up.start()
 
     async def ready(self) -> None:
-        """Returns when a request would be served without delay; raises what keeps the model from it."""
+        """Returns when the model can serve and its warm-up is over. Raises the error that keeps it from serving."""
         await self.graph.ready()
         if reason := await self.warm_up.over():
             raise WarmUpFailed(f"the first requests to {self.id} failed: {reason}")
@@ -100,7 +101,7 @@ class Model:
 
 
 class ServedModels:
-    """All of one application; the first serves those that name none."""
+    """All models of an application. The first serves requests that name no model."""
 
     def __init__(self, served: Sequence[ModelDeployment[DeploymentHandle]], server: ServerSettings) -> None:
         self._models = {one.settings.model_id: Model(one, server) for one in served}
@@ -110,18 +111,19 @@ class ServedModels:
         return iter(self._models.values())
 
     def find(self, name: str | None) -> Model:
-        """Raises ModelNotFound."""
+        """The model of this name, or the first for None. Raises ModelNotFound."""
         model = next(iter(self)) if name is None else self._models.get(name)
         if model is None:
             raise ModelNotFound(f"the model {name!r} is not served here; served are {', '.join(self._models)}")
         return model
 
     def check_room(self) -> None:
-        """Before a body is read nobody knows which model it asks for. Raises QueueFull if none takes any."""
+        """Raises QueueFull if no model has room. It is called before the body, which names the model, is read."""
         first, *others = (model.admission for model in self)
         if all(other.is_full for other in others):
             first.check()
 
     async def fitted(self, model: Model, files: Sequence[bytes]) -> list[Reference]:
-        """Few at a time, since one may unfold to 100 MB. Raises InvalidRequest."""
+        """The uploaded references, decoded and fitted; few at a time, since each may decode to 100 MB. Raises
+        InvalidRequest."""
         return await gathered(self._decoders.run(model.fit, data) for data in files)

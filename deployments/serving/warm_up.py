@@ -1,5 +1,5 @@
-"""The first pictures of a model, made at the start and thrown away: what is compiled or loaded when it is first used
-costs no user time."""
+"""Warms a model up: its first pictures are made at the start and thrown away, so that no user waits for code that is
+compiled or loaded at first use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightx2v.models.spec import ModelSpec
 from lightx2v.types import GenerateRequest, Reference, Size
 
 PROMPT = "a grey picture"
-"""Of several tokens: what is compiled for a single one, which an empty prompt is to Wan, is of no use to others."""
+"""Several tokens on purpose: torch specialises length 1 (Wan's empty prompt), and that code serves no other prompt."""
 
 STEPS = 3
 """Enough for both transformers of a model that has two, up to a flow shift of 12."""
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class WarmUp:
-    """The warm-up of one model. It fails when its requests do; others may still be asked for."""
+    """The warm-up of one model. If its requests fail, the server still takes others."""
 
     def __init__(self, spec: ModelSpec, graph: Graph) -> None:
         self._spec, self._graph = spec, graph
@@ -42,7 +42,7 @@ class WarmUp:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def over(self) -> str | None:
-        """Waits for its end, if it was ever begun. Returns why it failed, or None."""
+        """Waits for the end of the warm-up, if it was started. Returns why it failed, or None."""
         return None if self._task is None else await asyncio.shield(self._task)
 
     async def _run(self) -> str | None:
@@ -50,15 +50,15 @@ class WarmUp:
         try:
             async with deadline.enforced():
                 await gathered(self._graph.generate([one], pictures, deadline) for one, pictures in self._requests())
-        except Exception as error:  # whatever a first request fails of, the server lives on and /health tells it
+        except Exception as error:  # any failure: the server lives on, and /health reports it
             log.exception("the warm-up failed")
             return str(error) if isinstance(error, LightError) else f"{type(error).__name__}: {error}"
         return None
 
     def _requests(self) -> Iterator[tuple[GenerateRequest, list[Reference]]]:
-        """One as it is planned for, and one with a reference where a model can do without."""
+        """One request with the fewest references, and one with a reference if the model can do both."""
         spec = self._spec
-        frames = spec.clip.multiple + 1 if spec.clip else 1
+        frames = spec.video.multiple + 1 if spec.video else 1
         planned = replace(planning_request(spec), id="warm-up", prompt=PROMPT, steps=STEPS, frames=frames)
         for count in sorted({spec.min_references, min(1, spec.max_references)}):
             references = [_blank(spec) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""A stage's side of the coordinator: it joins, asks for memory, gives way when told, and survives a restart."""
+"""A stage's client of its coordinator: it joins, asks for leases, obeys commands, and survives a restart."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Weights(Protocol):
     """The weights of one stage on the device. They are never dropped or fetched while a lease is running."""
 
     async def drop(self, limit: int) -> int:
-        """Keeps at most `limit` bytes; returns what is left."""
+        """Keeps at most `limit` bytes on the device; returns the bytes that are left."""
 
     async def fetch(self, limit: int) -> int:
-        """Brings weights until there are at most `limit` bytes; returns what is there or on its way."""
+        """Fetches weights until there are at most `limit` bytes; returns the bytes there or on their way."""
 
     def transferred(self) -> TransferBytes:
-        """What the process has copied so far."""
+        """The bytes that the process has copied so far."""
 
 
 class CoordinatorClient:
-    """One stage process and its card's coordinator. `find` gives the coordinator, anew after it died."""
+    """Connects a stage process to its card's coordinator. `find` returns the coordinator, or its successor."""
 
     def __init__(self, member: Member, find: Callable[[], CoordinatorCalls], weights: Weights) -> None:
         self._member, self._find, self._weights = member, find, weights
@@ -54,14 +54,15 @@ class CoordinatorClient:
         self._apart: set[asyncio.Task[None]] = set()
 
     async def start(self) -> asyncio.Task[None]:
-        """Joins, and obeys from then on in the task that is returned."""
+        """Joins the coordinator. Returns the task that obeys its commands from then on."""
         self._variables = copy_context()
         await self._join("")
         return asyncio.create_task(self._obey())
 
     @asynccontextmanager
     async def lease(self, activation_bytes: int, terms: Terms) -> AsyncIterator[Lease]:
-        """The right to run. The body says by `holds` what it left resident."""
+        """Holds a lease, the right to run. The body calls `holds` with the bytes that it left resident. Raises
+        OutOfMemory or DeadlineExceeded."""
         self._lease = lease = await self._ask(activation_bytes, terms)
         self._held = lease.weights
         try:
@@ -71,36 +72,36 @@ class CoordinatorClient:
             await asyncio.shield(self.apart(self._release(lease.id, self._holdings())))
 
     def holds(self, nbytes: int) -> None:
-        """Notes what the stage has resident after its run."""
+        """Notes the bytes of weights that a run left on the device."""
         self._held = nbytes
 
     def advance(self, request_id: str, progress: Progress) -> None:
-        """Lets the coordinator know how far a run is: the latest, one message at a time, and nobody waits for it."""
+        """Reports the progress of a run without waiting: one message at a time, and only the latest."""
         self._news = request_id, progress
         if self._telling is None or self._telling.done():
             self._telling = self.apart(self._tell())
 
     async def weigh(self, context: int) -> None:
-        """Says what the process itself takes on the card, if that has changed."""
+        """Reports the bytes that the process itself takes on the card, if they have changed."""
         if context != self._member.holder.context:
             self._member = replace(self._member, holder=replace(self._member.holder, context=context))
             await self._call(lambda coordinator, epoch: coordinator.update(epoch, self._id, self._member))
 
     async def introduce(self, member: Member) -> None:
-        """Replaces what the process said of itself when it joined, now that its stage is loaded."""
+        """Replaces the description with which the process joined, now that its stage is loaded."""
         self._member = member
         await self._call(lambda coordinator, epoch: coordinator.introduce(epoch, self._id, member))
 
     def apart(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs `work` to its end, whatever becomes of the request that it is for. Ray takes what a request calls down
-        with it, and tells whose call it is by the context variables: so this runs in those of the start."""
+        """Runs `work` to its end, even if its request is cancelled. Ray cancels the calls of a request with it, and
+        knows them by the context variables; so the task runs in the context of the start."""
         task = asyncio.get_running_loop().create_task(work, context=self._variables)
-        self._apart.add(task)  # the loop alone would forget it
+        self._apart.add(task)  # the loop holds only a weak reference
         task.add_done_callback(self._apart.discard)
         return task
 
     async def max_replicas(self) -> int:
-        """Replicas of this stage that the card has room for."""
+        """The number of replicas of this stage that the card has room for."""
         return await self._call(lambda coordinator, epoch: coordinator.max_replicas(epoch, self._id))
 
     async def ready(self) -> None:
@@ -142,7 +143,7 @@ class CoordinatorClient:
     async def _obey(self) -> None:
         while True:
             command = await self._call(lambda coordinator, epoch: coordinator.next_command(epoch, self._id))
-            if self._lease is not None:  # only the idle are told something: this one has lapsed on its way
+            if self._lease is not None:  # commands are for idle stages: this one has lapsed on its way
                 continue
             if isinstance(command, Fetch):
                 self._held = command.weights
@@ -156,7 +157,7 @@ class CoordinatorClient:
         await self._call(lambda coordinator, epoch: coordinator.resized(epoch, self._id, command_id, holdings))
 
     async def _call(self, call: Callable[[CoordinatorCalls, str], Awaitable[T]]) -> T:
-        """Calls the coordinator; if it has restarted, joins the new epoch with what is held and calls again."""
+        """Calls the coordinator. If it has restarted, joins the new epoch with the present holdings and calls again."""
         while True:
             epoch = self._epoch
             try:
@@ -168,7 +169,7 @@ class CoordinatorClient:
             await self._join(epoch)
 
     async def _join(self, stale: str) -> None:
-        """Registers with the present coordinator, unless another task has done so since `stale`."""
+        """Joins the present coordinator, unless another task has done so since the epoch `stale`."""
         async with self._joining:
             if self._epoch != stale:
                 return
@@ -180,5 +181,5 @@ class CoordinatorClient:
                 except RayActorError as error:
                     if getattr(error, "actor_init_failed", False):
                         raise
-                    log.warning("the coordinator died while it was joined; trying again: %s", error)
+                    log.warning("the coordinator died during the join; trying again: %s", error)
                     await asyncio.sleep(RETRY_SECONDS)

@@ -1,4 +1,4 @@
-"""One generic deployment: a process around one stage of a model, on a share of a card."""
+"""The deployment of a stage: a process that runs one stage of a model on a share of a card."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-# Read when OpenMP is loaded, with torch: threads that spin at a barrier starve the other stages' on the same cores
-# (20 steps of a small model beside two busy processes on 2 cores: 9.1 s spinning, 0.9 s passive).
+# OpenMP reads this when torch loads it. Threads that spin at a barrier starve other stages on the same cores (20 steps
+# of a small model beside two busy processes on 2 cores: 9.1 s spinning, 0.9 s passive).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Freed memory goes back to the driver page by page, whatever is still in use beside it.
+# Freed memory returns to the driver page by page, even if the pages beside it are in use.
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import ray
@@ -44,15 +44,15 @@ from lightx2v.types import GenerateRequest, Progress, StageName
 Answer = asyncio.Future[Any]
 
 START_SECONDS = 60.0
-"""Others have that long to make room for a process that starts."""
+"""The longest time for other stages to make room for a process that starts."""
 
 log = logging.getLogger(__name__)
 
 
 class StageServer:
-    """Runs one job at a time, under a lease, in a thread that looks for a cancellation between pieces of work.
+    """Runs one job at a time under a lease, in a thread that checks for cancellation between pieces of work.
 
-    A job is answered as soon as its output is on the host; its memory and its lease are given back after that.
+    A job is answered as soon as its output is on the host; its memory and its lease are returned after that.
     """
 
     async def __init__(self, stage: StageName, model: str, settings: EngineSettings, cuda: bool) -> None:  # type: ignore[misc]
@@ -78,8 +78,8 @@ class StageServer:
 
     @asynccontextmanager
     async def _room_to_start(self, nbytes: int) -> AsyncIterator[None]:
-        """Holds the memory that a CUDA context takes while the stage is loaded. Where it cannot be had, the stage is
-        loaded all the same: it is refused with figures when it is to run."""
+        """Leases the memory of a CUDA context while the stage is loaded. If it is refused, the stage is loaded anyway:
+        its first run is then refused with figures."""
         async with AsyncExitStack() as stack:
             try:
                 if nbytes:
@@ -91,7 +91,7 @@ class StageServer:
     async def call(self, method: StageMethod, request: GenerateRequest, terms: Terms, **inputs: Any) -> Any:
         """The packed output of `method`. `inputs`: fields of StageInputs, packed.
 
-        Cancelling it ends the work at its next step.
+        A cancelled call ends its work at the next step.
         """
         if method == "run" and (known := self._stage.recall(request)) is not None:
             return pack(known)
@@ -106,25 +106,25 @@ class StageServer:
             raise
 
     async def ready(self) -> None:
-        """Returns when this stage could serve a request; raises what keeps it from that."""
+        """Returns if this stage can serve a request. Raises OutOfMemory if the budget is too small for its model."""
         await self._client.ready()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """The replicas of this stage that the card has room for; the scaling policy reads it."""
+        """The number of replicas of this stage that the card has room for; the scaling policy reads it."""
         return {"max_replicas": float(await self._client.max_replicas())}
 
     def check_health(self) -> None:
-        """Raises RuntimeError when Serve has to start this process anew.
+        """Raises RuntimeError if Serve has to restart this process.
 
-        A stage that no longer gives way would dead-lock the card, and after a device error nothing runs here.
+        A stage that ignores commands would dead-lock the card, and after a device error nothing runs here.
         """
         if self._obedience.done():
-            raise RuntimeError(f"this stage no longer gives way: {self._obedience.exception()!r}")
+            raise RuntimeError(f"this stage no longer follows commands: {self._obedience.exception()!r}")
         if self._broken is not None:
             raise RuntimeError(f"the device failed under this process: {self._broken}")
 
     async def _run(self, work: Callable[[Grant, Control], None], request: GenerateRequest, terms: Terms) -> None:
-        """Runs `work` under a lease. The process is weighed after that, while the next run may have its turn."""
+        """Runs `work` under a lease. After that the process's memory is measured, while the next run may start."""
         cancelled, start, activation_bytes = threading.Event(), time.monotonic(), self._stage.activation_bytes(request)
         async with self._turn, self._client.lease(activation_bytes, terms.since(start)) as lease, self._weights.lock:
             control = Control(cancelled.is_set, partial(self._report, request))
@@ -142,7 +142,7 @@ class StageServer:
                 await self._client.weigh(context)
 
     async def _to_the_end(self, work: Callable[[], None], cancelled: threading.Event) -> None:
-        """Waits until the thread has ended `work`, also when the caller goes away: until then the memory is in use."""
+        """Waits until the thread has ended `work`, even if the caller is cancelled: the memory is in use until then."""
         running = asyncio.ensure_future(self._in_thread(work))
         while not running.done():
             try:
@@ -164,7 +164,7 @@ class StageServer:
         grant: Grant,
         control: Control,
     ) -> None:
-        """Runs in the thread of the stage, and answers while the stage still has its grant."""
+        """Runs a job in the thread of the stage, and answers while the stage still has its grant."""
         run = self._stage.method(method)
 
         def work(request: GenerateRequest, inputs: StageInputs, control: Control) -> None:
@@ -178,7 +178,7 @@ class StageServer:
         self._loop.call_soon_threadsafe(_resolve, answer, pack(output))
 
     def _report(self, request: GenerateRequest, progress: Progress) -> None:
-        """Passes the progress of a video on. A picture is the answer to its request: nobody can ask how far it is."""
+        """Reports the progress of a video. For a picture nobody can ask: it is the answer to its request."""
         log.debug("request %s: step %d of %d", request.id, progress.step, progress.total)
         if request.frames > 1:
             self._loop.call_soon_threadsafe(self._client.advance, request.id, progress)
@@ -193,13 +193,13 @@ def _resolve(answer: Answer, output: Any) -> None:
 
 
 def _conclude(answer: Answer, running: asyncio.Task[None]) -> None:
-    """Gives an error to the call that waits for the answer. If that has been answered or has gone, it is logged."""
+    """Passes an error to the call that waits for the answer, or logs it if that call was answered or is gone."""
     if running.cancelled():
         answer.cancel()
     elif (error := running.exception()) is not None and not answer.done():
         answer.set_exception(error)
     elif error is not None:
-        log.error("a job failed when it had been answered or given up", exc_info=error)
+        log.error("a job failed after it was answered or cancelled", exc_info=error)
 
 
 def _fingerprint(settings: EngineSettings) -> str:
@@ -207,7 +207,7 @@ def _fingerprint(settings: EngineSettings) -> str:
 
 
 def card_identity(cuda: bool) -> str:
-    """The GPU's uuid as the driver spells it, or this node's cpu card."""
+    """The id of this process's card: the GPU's uuid as the driver spells it, or the CPU card of this node."""
     if cuda:
         return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
     return f"{CPU_CARD}{ray.get_runtime_context().get_node_id()}"

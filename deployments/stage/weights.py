@@ -1,4 +1,4 @@
-"""The device weights of a stage, as the coordinator's client moves them."""
+"""Moves the weights of a stage to and from the device, for the coordinator's client."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lightx2v.stages.stage import Stage
 
 
 class StageWeights:
-    """Moves the weights of a stage in `thread`, in which the stage runs as well. Whoever runs it holds `lock`.
+    """The weights of one stage, moved in `thread`, where the stage runs as well. A run of the stage holds `lock`.
 
-    While `stage` is None it is still being loaded, and has no weights on the device.
+    `stage` is None until it is loaded; there are no weights on the device then.
     """
 
     def __init__(self, thread: Executor) -> None:
@@ -22,21 +22,21 @@ class StageWeights:
         self.stage: Stage[Any] | None = None
 
     async def drop(self, limit: int) -> int:
-        """Keeps at most `limit` bytes of weights on the device; returns what is left."""
+        """Keeps at most `limit` bytes of weights on the device; returns the bytes that are left."""
         async with self.lock:
             if self.stage is None:
                 return 0
             return await asyncio.get_running_loop().run_in_executor(self._thread, self.stage.drop, limit)
 
     async def fetch(self, limit: int) -> int:
-        """Brings weights until there are at most `limit` bytes; returns what is there or on its way."""
+        """Fetches weights until there are at most `limit` bytes; returns the bytes there or on their way."""
         async with self.lock:
             if self.stage is None:
                 return 0
             return await asyncio.get_running_loop().run_in_executor(self._thread, self.stage.fetch, limit)
 
     def transferred(self) -> TransferBytes:
-        """What this process has copied so far."""
+        """The bytes that this process has copied so far."""
         if self.stage is None:
             return TransferBytes()
         return TransferBytes(self.stage.device.h2d_bytes, self.stage.device.d2h_bytes)

@@ -22,8 +22,8 @@ REFERENCE_MAX_ASPECT = 8
 def make_reference(image: Image.Image, spec: ModelSpec) -> Reference:
     """A reference from an opened picture, as the parts of the model take it. Raises InvalidRequest if it cannot be
     used."""
-    fitted, seen = spec.fit_reference(image), spec.see(image)
-    return Reference(_picture(fitted), None if seen is None else _picture(seen))
+    fitted, view = spec.fit_reference(image), spec.encoder_view(image)
+    return Reference(_picture(fitted), None if view is None else _picture(view))
 
 
 def check_reference(size: Size) -> None:

@@ -58,7 +58,7 @@ def complete(
 
 def check_request(request: GenerateRequest, spec: ModelSpec, limits: Limits) -> None:
     """Raises InvalidRequest for a request beyond `limits` or beyond the model."""
-    limits.check(request, spec.multiple, spec.clip)
+    limits.check(request, spec.multiple, spec.video)
     references = len(request.references)
     if references < spec.min_references:
         raise InvalidRequest(f"image: this model needs at least {spec.min_references} to work on", "image")
@@ -80,4 +80,4 @@ def choose_strength(asked: float | None, spec: ModelSpec, references: int) -> fl
 
 
 def _default_frames(spec: ModelSpec) -> int:
-    return spec.clip.frames if spec.clip else 1
+    return spec.video.frames if spec.video else 1

@@ -31,7 +31,7 @@ class ModelSpec:
     """The default guidance scale."""
     multiple: int
     """Both sides of a picture are multiples of it, in pixels."""
-    clip: VideoSpec | None = None
+    video: VideoSpec | None = None
     """The default length of a video; None if the model makes pictures only."""
     min_references: int = 0
     """How many reference pictures a request needs at least."""
@@ -48,7 +48,7 @@ class ModelSpec:
         """The reference picture as the autoencoder takes it. Raises InvalidRequest if it cannot be used."""
         raise InvalidRequest("this model makes pictures from text alone", "image")
 
-    def see(self, image: Image.Image) -> Image.Image | None:
+    def encoder_view(self, image: Image.Image) -> Image.Image | None:
         """The reference picture as the text encoder sees it; None if the encoder looks at no pictures."""
         return None
 

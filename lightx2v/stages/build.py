@@ -1,4 +1,4 @@
-"""From settings to a stage on a device."""
+"""Builds stages and devices from settings."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ STAGES: Mapping[StageName, type[Stage[Any]]] = {
 }
 
 FP8_CAPABILITY = (8, 9)
-"""Of the first GPUs that multiply in fp8."""
+"""The compute capability from which GPUs multiply in fp8."""
 
 
 def load_stage(name: StageName, settings: EngineSettings, device: Device) -> Stage[Any]:
-    """The stage with its weights on the host, nothing of it on the device yet. Raises InvalidCheckpoint."""
+    """The stage with its weights on the host, and none on the device yet. Raises InvalidCheckpoint."""
     checkpoint = resolve(settings, FOLDERS[name])
     family = find_family(checkpoint)
     spec = family.spec(checkpoint)
@@ -48,11 +48,10 @@ def load_stage(name: StageName, settings: EngineSettings, device: Device) -> Sta
 
 
 def open_device(kind: Literal["cuda", "cpu"], settings: EngineSettings, card: str) -> Device:
-    """The first visible GPU, or the cpu with the settings' budget, shared by all processes that name the same card.
+    """The first visible GPU, or the CPU with the settings' budget, shared by all processes that name the same card.
 
-    On the cpu all cores compute: the number of threads shows in the last bit, and must not depend on the process.
-
-    Raises InvalidSettings if they want of the GPU what it cannot do.
+    The CPU always computes on all cores: the number of threads shows in the last bit, and must not depend on the
+    process. Raises InvalidSettings if the GPU lacks fp8 and the settings ask for it.
     """
     if kind == "cuda":
         _check_fp8(settings)

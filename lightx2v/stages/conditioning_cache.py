@@ -1,4 +1,4 @@
-"""The encodings of the latest prompts: a prompt that comes again costs nothing."""
+"""A cache of the encodings of the latest prompts, so that a repeated prompt is not encoded again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import torch
 
 
 class ConditioningCache:
-    """Encodings by prompt, in at most `limit` bytes of host memory. The least recently used goes first.
+    """Encodings by prompt, in at most `limit` bytes of host memory. The least recently used is dropped first.
 
-    A cached encoding is exact: an encoder does nothing by chance, and nobody changes what it returned. Several threads
-    may use the cache.
+    A cached encoding is exact: encoders are deterministic, and their output is never changed. The cache is thread-safe.
     """
 
     def __init__(self, limit: int) -> None:
@@ -22,14 +21,14 @@ class ConditioningCache:
         self._lock = Lock()
 
     def find(self, prompt: str) -> torch.Tensor | None:
-        """The encoding of this prompt, [tokens, features] on the host; None if it is not known."""
+        """The encoding of a prompt, [tokens, features] on the host; None if it is not cached."""
         with self._lock:
             if prompt in self._known:
                 self._known.move_to_end(prompt)
             return self._known.get(prompt)
 
     def add(self, prompt: str, conditioning: torch.Tensor) -> None:
-        """Keeps the encoding of a prompt that is not known. One that exceeds the limit alone is not kept."""
+        """Caches the encoding of a prompt that is not cached yet, unless it exceeds the limit by itself."""
         if conditioning.nbytes > self._limit:
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""The autoencoder's two ways: reference pictures to latents, final latents to a picture."""
+"""The autoencoder's stage: reference pictures to latents, and final latents to a picture or a video."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightx2v.types import GenerateRequest, Latents, Picture, StageName, Video
 
 
 class DecodeStage(Stage[Autoencoder]):
-    """The autoencoder, for both of its directions."""
+    """Runs the autoencoder in both directions."""
 
     name: StageName = "decode"
 
@@ -23,7 +23,8 @@ class DecodeStage(Stage[Autoencoder]):
         return self.encode if name == "encode" else super().method(name)
 
     def encode(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> tuple[Latents, ...]:
-        """Each of `inputs.pictures`, which are fitted, as the transformer sees it, on the host."""
+        """The latents of each of `inputs.pictures`, which are fitted, normalised for the transformer, on the host.
+        Raises Cancelled."""
         encoded = []
         for picture in inputs.pictures:
             control.check()
@@ -32,7 +33,7 @@ class DecodeStage(Stage[Autoencoder]):
         return tuple(encoded)
 
     def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Picture | Video:
-        """The picture of final latents, or the video of those of several frames."""
+        """The picture of final latents, or the video if they have several frames. Raises Cancelled."""
         control.check()
         latents = need(inputs.latents)
         return self.component.decode(replace(latents, tokens=latents.tokens.to(self.device.torch_device)))

@@ -1,4 +1,4 @@
-"""Conditioning to final latents, step by step, by one transformer or by two in turn."""
+"""The denoising stages: conditioning to final latents, by one transformer or by two in turn."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StepStage(Stage[D]):
         return self.component.num_steps(request)
 
     def walk(self, request: GenerateRequest, steps: Iterator[Latents], control: Control) -> Latents:
-        """The latents after all of `steps`, on the host. Raises Cancelled before a step, and NonFinite."""
+        """The latents after all `steps`, on the host. Raises Cancelled before a step, and NonFinite."""
         control.check()
         before, after = self.component.steps_elsewhere(request)
         total = before + self.passes(request) + after
@@ -64,23 +64,23 @@ class StepStage(Stage[D]):
 
 
 class DenoiseStage(StepStage[Denoiser]):
-    """Noise to latents, by all steps or by the first of them."""
+    """Turns noise into latents, by all steps, or by the first ones of a model with two transformers."""
 
     name: StageName = "denoise"
 
     def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Latents:
-        """The final latents on the host; with a history where steps are left to the refine stage."""
+        """The latents on the host; they have a history if steps are left to the refine stage."""
         conditioning, device = need(inputs.conditioning), self.device.torch_device
         return self.walk(request, self.component.steps(request, conditioning, inputs.references, device), control)
 
 
 class RefineStage(StepStage[Refiner]):
-    """The last steps, by the second transformer of a model that has two."""
+    """Takes the last steps, with the second transformer of a model that has two."""
 
     name: StageName = "refine"
 
     def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Latents:
-        """The final latents on the host. `inputs.latents`: what the denoise stage made, with its history."""
+        """The final latents on the host. `inputs.latents`: the output of the denoise stage, with its history."""
         conditioning, begun, device = need(inputs.conditioning), need(inputs.latents), self.device.torch_device
         steps = self.component.resume(request, conditioning, inputs.references, begun, device)
         return self.walk(request, steps, control)

@@ -1,4 +1,4 @@
-"""Prompt to conditioning."""
+"""The encoder's stage: prompts, and reference pictures if the model reads them, to conditioning."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightx2v.weights.device import Device
 
 
 class EncodeStage(Stage[TextEncoder]):
-    """The text encoder, and what it made of the latest prompts."""
+    """Runs the text encoder, and caches its output for the latest prompts."""
 
     name: StageName = "encode"
 
@@ -38,7 +38,7 @@ class EncodeStage(Stage[TextEncoder]):
         return len(prompts) if self._looks(request) else sum(self._known.find(prompt) is None for prompt in prompts)
 
     def planned_passes(self, request: GenerateRequest) -> int:
-        """A prompt is new, a negative prompt is known."""
+        """The number of prompts to encode if the prompt is new and the negative prompt is cached."""
         return len(self._prompts(request)) if self._looks(request) else 1
 
     def recall(self, request: GenerateRequest) -> Conditioning | None:
@@ -49,8 +49,8 @@ class EncodeStage(Stage[TextEncoder]):
         return Conditioning(*found) if len(found) == len(prompts) else None
 
     def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Conditioning:
-        """The prompt's conditioning on the host, and the negative prompt's where it has an effect. `inputs.pictures`:
-        the references as the encoder sees them."""
+        """The conditioning of the prompt, and of the negative prompt if it has an effect, on the host.
+        `inputs.pictures`: the encoder's views of the references. Raises Cancelled."""
         control.check()
         pictures = inputs.pictures
         seen = self.component.look(pictures, self.device.torch_device) if pictures else None
@@ -59,7 +59,7 @@ class EncodeStage(Stage[TextEncoder]):
         return made if seen is None else replace(made, image_features=seen.cpu())
 
     def _looks(self, request: GenerateRequest) -> bool:
-        """Whether the conditioning depends on pictures too, so that it is never known."""
+        """Whether the conditioning depends on pictures too, and so is never cached."""
         return self.component.sees and bool(request.references)
 
     def _prompts(self, request: GenerateRequest) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class EncodeStage(Stage[TextEncoder]):
         return (request.prompt, self.component.negative(request)) if is_guided else (request.prompt,)
 
     def _encode(self, prompt: str, pictures: Sequence[Picture], control: Control) -> torch.Tensor:
-        """`pictures`: those that are seen with the prompt. Only what a prompt alone has made is kept."""
+        """The encoding of one prompt, together with `pictures`. It is cached only if there are none."""
         control.check()
         conditioning = None if pictures else self._known.find(prompt)
         if conditioning is None:

@@ -1,4 +1,4 @@
-"""The order in which a request passes the stages, as data. `Pipeline` follows it within a process, the server's graph
+"""The order in which a request passes the stages, as data. `Pipeline` follows it in one process, the server's graph
 across processes. Free of torch."""
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ def _has_steps_left(latents: Latents) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call of a stage. It makes `output` from `inputs`: each field of StageInputs that it fills, with the name
-    of an earlier output or of something that `brought` names.
+    """One call of a stage, which makes `output`. `inputs` maps fields of StageInputs to the names of earlier outputs,
+    or to keys of `brought`.
 
-    `only_if` is asked about the last input. If it says no, no call is made, and that input is the output.
+    If `only_if` is false for the last input, the call is skipped, and that input is the output.
     """
 
     output: str
@@ -32,7 +32,7 @@ class Step:
     only_if: Callable[[Any], bool] | None = None
 
 
-ENCODE = Step("conditioning", "encode", "run", {"pictures": "seen"}, is_shared=True)
+ENCODE = Step("conditioning", "encode", "run", {"pictures": "views"}, is_shared=True)
 ENCODE_REFERENCES = Step("encoded", "decode", "encode", {"pictures": "fitted"}, is_shared=True, only_if=bool)
 DENOISE = Step("latents", "denoise", "run", {"conditioning": "conditioning", "references": "encoded"})
 REFINE = Step("refined", "refine", "run", {**DENOISE.inputs, "latents": "latents"}, only_if=_has_steps_left)
@@ -40,15 +40,15 @@ DECODE = Step("made", "decode", "run", {"latents": "latents"})
 
 
 def steps(stages: Collection[StageName]) -> tuple[Step, ...]:
-    """All steps of a model with these stages, in order; the last makes the picture or the video."""
+    """All steps of a model with these stages, in order. The last one makes the picture or the video."""
     if "refine" not in stages:
         return ENCODE, ENCODE_REFERENCES, DENOISE, DECODE
     return ENCODE, ENCODE_REFERENCES, DENOISE, REFINE, replace(DECODE, inputs={"latents": REFINE.output})
 
 
 def brought(references: Sequence[Reference]) -> dict[str, Any]:
-    """The inputs that no step makes: each reference as the text encoder and as the autoencoder take it."""
+    """The inputs that no step makes: the references as pictures for the encoder, and for the autoencoder."""
     return {
-        "seen": tuple(reference.seen for reference in references if reference.seen is not None),
+        "views": tuple(reference.encoder_view for reference in references if reference.encoder_view is not None),
         "fitted": tuple(reference.fitted for reference in references),
     }

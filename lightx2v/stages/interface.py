@@ -1,4 +1,4 @@
-"""What a stage is run with, by the server and by the pipeline alike. Free of torch at import."""
+"""The interface to run a stage, for the server and the pipeline alike. Free of torch at import."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Prog
 T = TypeVar("T")
 
 StageMethod = Literal["run", "encode"]
-"""What a stage can be asked for. Only the autoencoder encodes; all others run."""
+"""The methods of a stage. All stages have `run`; the autoencoder's also has `encode`."""
 
 
 Cancel = Callable[[], bool]
@@ -20,48 +20,48 @@ Report = Callable[[Progress], None]
 
 
 def never() -> bool:
-    """The cancellation of who waits to the end."""
+    """The `cancelled` of a caller that waits to the end."""
     return False
 
 
 def ignore(_: Progress) -> None:
-    """The report to nobody."""
+    """The `report` that drops all progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A run's way back to its caller.
+    """Connects a run to its caller.
 
-    `cancelled` is asked between two pieces of work; `report` is told of every step that is done.
+    The run asks `cancelled` between two pieces of work, and calls `report` after every step.
     """
 
     cancelled: Cancel = never
     report: Report = ignore
 
     def check(self) -> None:
-        """Raises Cancelled if the caller is gone."""
+        """Raises Cancelled if the caller went away."""
         if self.cancelled():
             raise Cancelled("the caller went away")
 
 
 @dataclass(frozen=True, slots=True)
 class StageInputs:
-    """What a run is given besides its request. Each stage reads what it needs."""
+    """The inputs of a run besides its request. Each stage reads the ones that it needs."""
 
     pictures: tuple[Picture, ...] = ()
-    """Reference pictures as this stage takes them."""
+    """The reference pictures, prepared for this stage."""
     conditioning: Conditioning | None = None
     references: tuple[Latents, ...] = ()
-    """What the autoencoder made of the reference pictures."""
+    """The latents of the reference pictures."""
     latents: Latents | None = None
-    """What the stage before this one made."""
+    """The latents that the stage before this one made."""
 
 
 StageRun = Callable[[GenerateRequest, StageInputs, Control], Any]
 
 
 def need(given: T | None) -> T:
-    """An input that the stage cannot run without. Raises ValueError."""
+    """An input that the stage needs. Raises ValueError if it is None."""
     if given is None:
-        raise ValueError("the stage was run without an input that it needs")
+        raise ValueError("the stage was called without an input that it needs")
     return given

@@ -1,4 +1,4 @@
-"""What all stages share: one component, its weights, and device memory for the time of a run."""
+"""The base of all stages: one component, its weights, and device memory for the time of a run."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
 OVERLAP_SHARE = 0.9
-"""The share of what the link can carry while blocks compute that a plan counts on: nearer to all of it every pause
-shows on both sides (measured on an H100, Z-image: 5.1 GB a step where it carries 5.2 took 9 to 15 % longer)."""
+"""The share of the link's capacity, while blocks compute, that a plan uses. Closer to 1, every pause of either side
+shows (H100, Z-Image: streaming 5.1 GB a step, of a capacity of 5.2, took 9 to 15 % longer)."""
 
 log = logging.getLogger(__name__)
 
 
 class Stage(ABC, Generic[C]):
-    """One component on one device. Runs with any part of its weights resident and streams the others.
+    """One component on one device. It runs with any part of its weights resident, and streams the rest.
 
-    `planned`: the request that its share of the card is planned for."""
+    `planned`: the request for which its share of the card is planned."""
 
     name: StageName
 
@@ -62,7 +62,7 @@ class Stage(ABC, Generic[C]):
 
     @property
     def resident(self) -> int:
-        """Device bytes of weights now."""
+        """Device bytes of the weights that are resident now."""
         return self._residence.nbytes
 
     @property
@@ -77,15 +77,15 @@ class Stage(ABC, Generic[C]):
 
     @property
     def rest(self) -> int:
-        """Device bytes of what a run needs throughout: the least it can hold."""
+        """Device bytes of the weights outside the blocks, which a run needs throughout: the least it can hold."""
         return self.device.cost(self._residence.layout.rest.nbytes)
 
     def activation_bytes(self, request: GenerateRequest) -> int:
-        """Device bytes that a run takes besides weights and the slot."""
+        """Device bytes that a run takes besides its weights and the slot."""
         return self.component.workspace(request)
 
     def size(self, request: GenerateRequest) -> StageSize:
-        """What the plan must know for a request like this one."""
+        """The sizes that the plan needs, for a request like this one."""
         _, *blocks = self._residence.units
         units = tuple(self.device.cost(unit.nbytes) for unit in blocks)
         passes, overlap_bytes = max(1, self.planned_passes(request)), int(OVERLAP_SHARE * self._overlap_bytes(request))
@@ -94,37 +94,38 @@ class Stage(ABC, Generic[C]):
 
     @abstractmethod
     def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Any:
-        """What the stage makes of `inputs`, on the host. To be called by `perform`. Raises Cancelled."""
+        """The output of the stage for `inputs`, on the host. Call it through `perform`. Raises Cancelled."""
 
     def method(self, name: StageMethod) -> StageRun:
-        """The method that is asked for by this name. Raises ValueError if the stage does not have it."""
+        """The method of this name. Raises ValueError if the stage does not have it."""
         if name == "run":
             return self.run
         raise ValueError(f"the {self.name} stage has no method {name!r}")
 
     def passes(self, request: GenerateRequest) -> int:
-        """How often a run uses every block; 0 where the request has no need of this stage."""
+        """The number of times that a run uses every block; 0 if the request does not need this stage."""
         return 1
 
     def planned_passes(self, request: GenerateRequest) -> int:
-        """How often a run of a request that comes after others like it uses every block."""
+        """The number of times that a run uses every block, if similar requests came before it."""
         return self.passes(request)
 
     def method_blocks(self, name: StageMethod) -> Collection[str]:
-        """Paths of the blocks that a method enters. No weights are brought for the others."""
+        """The paths of the blocks that a method enters. No weights are fetched for other blocks."""
         return self.component.blocks
 
     def recall(self, request: GenerateRequest) -> Any:
-        """What `run` would return, if that is known without a run and without memory; else None."""
+        """The output of `run` if it is cached, so that it takes no run and no memory; else None."""
         return None
 
     def drop(self, nbytes: int) -> int:
-        """Keeps at most `nbytes` of weights resident; returns what is."""
+        """Keeps at most `nbytes` of weights resident; returns the resident bytes."""
         self._residence.drop(nbytes)
         return self.resident
 
     def fetch(self, nbytes: int) -> int:
-        """Brings weights until at most `nbytes` are resident; returns what is, some of it still on its way."""
+        """Fetches weights until at most `nbytes` are resident; returns the resident bytes, which may still be on their
+        way."""
         try:
             with torch.inference_mode(), self.device.growth(nbytes - self.resident):
                 self._residence.place(nbytes)
@@ -142,10 +143,10 @@ class Stage(ABC, Generic[C]):
         *inputs: *Ts,
         blocks: Collection[str] | None = None,
     ) -> R:
-        """`job` of this stage within `grant`. It enters `blocks` of the component, or all.
+        """The result of `job`, run within `grant`. The job enters `blocks` of the component, or all.
 
-        If memory runs out, it is done once more with the least weights resident; the bytes of all others are for
-        activations then. Raises OutOfMemory if there was nothing to give back.
+        If memory runs out, the job runs once more with the least weights resident, and the bytes of the others go to
+        activations. Raises OutOfMemory if no weights can make room.
         """
         try:
             with self._granted(grant, self.passes(request), blocks):
@@ -161,7 +162,8 @@ class Stage(ABC, Generic[C]):
 
     @contextmanager
     def _granted(self, grant: Grant, passes: int, blocks: Collection[str] | None) -> Iterator[None]:
-        """Within: weights placed as granted, the others stream. After: only `keep` stays, also after a failure."""
+        """Places the granted weights for the body, and streams the others. After the body or its failure, only `keep`
+        bytes stay."""
         held = self.drop(grant.weights)
         try:
             with (
@@ -177,24 +179,24 @@ class Stage(ABC, Generic[C]):
             self.drop(grant.keep)
 
     def close(self) -> None:
-        """Gives up device and host memory."""
+        """Returns device and host memory."""
         self._residence.close()
 
     def _overlap_bytes(self, request: GenerateRequest) -> int:
-        """Bytes that arrive while all blocks are used once. Nothing is measured where nothing is known of the use."""
+        """Bytes that the link carries while all blocks are used once. If the work is unknown: 0, without measuring."""
         count = self.component.flops(request)
         return self.device.overlap_bytes(count) if count else 0
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Clears the frames that an error holds on to: activations in them would outlive the lease."""
+    """Clears the frames that an error keeps: activations in them would outlive the lease."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
 
 
 def _phases(component: Component) -> tuple[str, ...]:
-    """The parts of every block that are called one by one, in the order in which the block holds them."""
+    """The paths of the parts of every block that are called one by one, in the order in which the block holds them."""
     return tuple(path for block in component.blocks for path in _called(component.module, block))
 
 

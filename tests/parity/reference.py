@@ -60,7 +60,7 @@ def make_with_all(checkpoint: Path, *heights: int, **settings: Any) -> list[Pict
     spec = find_family(checkpoint).spec(checkpoint)
     taken = enumerate(REFERENCE_SIZES[: spec.max_references])
     references = [make_reference(make_image(seed, *size), spec) for seed, size in taken]
-    width, frames = (32, 9) if spec.clip else (80, 1)
+    width, frames = (32, 9) if spec.video else (80, 1)
     sizes = tuple(reference.fitted.size for reference in references)
     asked = {"frames": frames, "guidance": 4.0, "negative_prompt": "grey " * 40, "references": sizes}
     requests = [make_request(width, height, **asked) for height in heights]

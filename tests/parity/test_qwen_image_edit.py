@@ -103,7 +103,10 @@ def test_what_is_seen_counts(edit_2509: Path) -> None:
     request = edit_request([first], guidance=1.0, steps=1)
     settings = EngineSettings(model=str(edit_2509), dtype="float32", device="cpu")
     with closing(Pipeline(settings)) as pipeline:
-        seen = [pipeline.latents(request, [Reference(first.fitted, one.seen)]).tokens for one in (first, second, first)]
+        seen = [
+            pipeline.latents(request, [Reference(first.fitted, one.encoder_view)]).tokens
+            for one in (first, second, first)
+        ]
     assert (seen[0] - seen[1]).abs().max() > 1e-3
     assert torch.equal(seen[0], seen[2])
 
@@ -166,7 +169,7 @@ def test_encoder(
     count: int,
 ) -> None:
     spec = specs.read_spec(edit_2509)
-    seen = [spec.see(image) for image in make_images(count)]
+    seen = [spec.encoder_view(image) for image in make_images(count)]
     with torch.no_grad():
         expected, mask = reference.encode_prompt(prompt, seen)
     encoded = encoder.encode(prompt, [Picture(np.asarray(image)) for image in seen], CPU)
@@ -245,7 +248,7 @@ def test_how_a_reference_is_scaled(
     monkeypatch.setattr(specs, "REFERENCE_AREA", 1024 * 1024)
     image = make_image(5, *size)
     made = make_reference(image, specs.read_spec(edit_2509))
-    for picture, area in ((made.fitted, 1024 * 1024), (made.seen, published.CONDITION_IMAGE_SIZE)):
+    for picture, area in ((made.fitted, 1024 * 1024), (made.encoder_view, published.CONDITION_IMAGE_SIZE)):
         width, height = published.calculate_dimensions(area, size[0] / size[1])
         assert picture is not None
         assert picture.size == Size(width, height)

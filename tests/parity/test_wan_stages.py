@@ -72,8 +72,10 @@ def test_what_the_image_encoder_sees(
     image = make_image(6, width, height)
     expected = clip_oracle.encode_image(image, CPU)[0]
     reference = make_reference(image, read_spec(wan_clip))
-    assert reference.seen is not None
-    seen = bind(WanTextEncoder(wan_clip, torch.float32, read_spec(wan_clip)), wan_clip).look((reference.seen,), CPU)
+    assert reference.encoder_view is not None
+    seen = bind(WanTextEncoder(wan_clip, torch.float32, read_spec(wan_clip)), wan_clip).look(
+        (reference.encoder_view,), CPU
+    )
     torch.testing.assert_close(seen, expected, rtol=0, atol=LATENTS)
 
 

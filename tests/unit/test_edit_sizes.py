@@ -19,8 +19,8 @@ SPECS = {
     "flux2": Flux2Spec(SQUARE, 4, 1.0, multiple=16, distilled=True),
     "z-image": ZImageSpec(SQUARE, 8, 0.0, multiple=16, shift=3.0),
     "qwen-image-edit": QwenImageEditSpec(SQUARE, 40, 4.0, multiple=16),
-    "wan": WanSpec(Size(832, 480), 40, 5.0, multiple=16, clip=CLIP, max_references=1),
-    "wan-5b": WanSpec(Size(1280, 704), 50, 5.0, multiple=32, clip=CLIP, max_references=1),
+    "wan": WanSpec(Size(832, 480), 40, 5.0, multiple=16, video=CLIP, max_references=1),
+    "wan-5b": WanSpec(Size(1280, 704), 50, 5.0, multiple=32, video=CLIP, max_references=1),
 }
 
 

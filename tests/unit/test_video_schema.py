@@ -115,14 +115,14 @@ def test_a_model_that_needs_a_picture_says_so_before_any_is_read() -> None:
     with pytest.raises(InvalidRequest, match="needs a picture") as caught:
         check_model(of_picture, 0)
     assert caught.value.param == "input_reference"
-    assert check_model(of_picture, 1) == WAN.clip
+    assert check_model(of_picture, 1) == WAN.video
 
 
 async def test_openai_reads_the_answers() -> None:
     async def work() -> bytes:
         return b"mp4"
 
-    job = VideoJobs().start("wan", made(seconds="2.5", size="720x1280", seed=3), WAN.clip, work())
+    job = VideoJobs().start("wan", made(seconds="2.5", size="720x1280", seed=3), WAN.video, work())
     await asyncio.wait([job.task])
     video = Video.model_validate(video_body(job), strict=True)
     assert (video.id, video.status, video.progress, video.seconds) == (job.id, "completed", 100, "2.5")

@@ -82,7 +82,7 @@ def test_an_image_encoder_sees_the_middle(sighted: Path, size: tuple[int, int], 
     """Red is what is left or right of it."""
     image = Image.new("RGBA", size, "red")
     image.paste((0, 0, 255, 255), (middle[0], 0, middle[1], size[1]))
-    seen = read_spec(sighted).see(image)
+    seen = read_spec(sighted).encoder_view(image)
     assert seen is not None
     assert (seen.size, seen.mode) == ((224, 224), "RGB")
     assert seen.crop((3, 0, 221, 224)).getcolors() == [(218 * 224, (0, 0, 255))]
@@ -99,7 +99,7 @@ def test_an_image_encoder_that_nobody_listens_to(sighted: Path, lacks: str) -> N
 
 
 def test_the_others_see_nothing(checkpoint: Path) -> None:
-    assert read_spec(checkpoint).see(Image.new("RGB", (64, 64))) is None
+    assert read_spec(checkpoint).encoder_view(Image.new("RGB", (64, 64))) is None
 
 
 def test_other_channels_are_refused(checkpoint: Path) -> None:
@@ -245,13 +245,13 @@ def test_the_default_size_has_the_aspect_of_the_picture(reference: Size | None, 
 
 @pytest.mark.parametrize("frames", [1, 5, 81, 161])
 def test_frames_that_can_be_asked_for(frames: int) -> None:
-    Limits().check(asked(frames), SPEC.multiple, SPEC.clip)
+    Limits().check(asked(frames), SPEC.multiple, SPEC.video)
 
 
 @pytest.mark.parametrize("frames", [-3, 0, 2, 4, 80, 165, 10**9 + 1])
 def test_frames_that_cannot_be_asked_for(frames: int) -> None:
     with pytest.raises(InvalidRequest, match="num_frames") as caught:
-        Limits().check(asked(frames), SPEC.multiple, SPEC.clip)
+        Limits().check(asked(frames), SPEC.multiple, SPEC.video)
     assert caught.value.param == "num_frames"
 
 

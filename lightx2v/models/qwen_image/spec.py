@@ -57,7 +57,7 @@ class QwenImageEditSpec(ModelSpec):
         check_reference(Size(*image.size))
         return _scaled(image, REFERENCE_AREA)
 
-    def see(self, image: Image.Image) -> Image.Image:
+    def encoder_view(self, image: Image.Image) -> Image.Image:
         """The picture in RGB, its aspect nearly kept, of about 384 x 384 pixels."""
         return _scaled(image, SEEN_AREA)
 

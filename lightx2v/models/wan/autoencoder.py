@@ -80,7 +80,7 @@ class WanAutoencoder(Autoencoder):
         if not torch.isfinite(samples).all():
             raise NonFinite("the autoencoder produced values that are not finite")
         pixels = torch.stack([_levels(frame) for frame in samples.unbind(1)]).numpy()
-        return Video(pixels, self.spec.clip.rate) if len(pixels) > 1 else Picture(pixels[0])
+        return Video(pixels, self.spec.video.rate) if len(pixels) > 1 else Picture(pixels[0])
 
     def _is_unreachable(self, name: str) -> bool:
         """Whether no run reads a state. A single frame needs no convolution that makes frames fewer."""

@@ -132,7 +132,7 @@ class WanDenoiser(Denoiser[WanConditions]):
 
     def _grid(self, request: GenerateRequest) -> tuple[int, int, int]:
         """Frames, rows and columns of the latents."""
-        frames = (request.frames - 1) // self.spec.clip.multiple + 1
+        frames = (request.frames - 1) // self.spec.video.multiple + 1
         return frames, request.size.height // self._stride, request.size.width // self._stride
 
     def _patches(self, request: GenerateRequest) -> tuple[int, ...]:
@@ -148,7 +148,7 @@ class WanDenoiser(Denoiser[WanConditions]):
         given = to_grid(references[0])[None].to(device)
         if self.spec.expand_timesteps:
             return FirstFrame(given, self._grid(request)[0])
-        return Beside(given, self.spec.clip.multiple)
+        return Beside(given, self.spec.video.multiple)
 
     def _rope(self, request: GenerateRequest) -> Rope:
         ids = torch.cartesian_prod(*(torch.arange(side) for side in self._patches(request)))

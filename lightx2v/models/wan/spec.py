@@ -31,7 +31,7 @@ TEXT_ALONE = "image: this model makes videos of text alone"
 class WanSpec(ModelSpec):
     """Wan 2.1 and 2.2: text, or text and a picture, to a video."""
 
-    clip: VideoSpec
+    video: VideoSpec
     boundary: float = 0.0
     """Timesteps below this share of all belong to a second transformer; 0 if there is none."""
     refine_guidance: float = 0.0
@@ -53,7 +53,7 @@ class WanSpec(ModelSpec):
             raise InvalidRequest(TEXT_ALONE, "image")
         return fit_to_area(image, REFERENCE_AREA)
 
-    def see(self, image: Image.Image) -> Image.Image | None:
+    def encoder_view(self, image: Image.Image) -> Image.Image | None:
         """The square in the middle of the picture, in RGB, in the size of the image encoder; None if there is none."""
         from PIL.Image import Resampling
 
@@ -85,7 +85,7 @@ def read_spec(checkpoint: Path) -> WanSpec:
         steps=defaults.steps,
         guidance=defaults.guidance,
         multiple=vae.get("scale_factor_spatial", 8) * patch[-1],
-        clip=VideoSpec(defaults.frames, vae.get("scale_factor_temporal", 4), defaults.rate),
+        video=VideoSpec(defaults.frames, vae.get("scale_factor_temporal", 4), defaults.rate),
         min_references=int(variant.of_picture),
         max_references=int(variant.of_picture or variant.expand_timesteps),
         boundary=variant.boundary,
@@ -113,7 +113,7 @@ def _override_steps(spec: WanSpec, checkpoint: Path) -> WanSpec:
 def _override_frames(spec: WanSpec, checkpoint: Path) -> WanSpec:
     file = checkpoint / OVERRIDES
     values = read_configuration(checkpoint, OVERRIDES) if file.exists() else {}
-    frames, multiple = values.get("num_frames", spec.clip.frames), spec.clip.multiple
+    frames, multiple = values.get("num_frames", spec.video.frames), spec.video.multiple
     if type(frames) is not int or frames < 1 or frames % multiple != 1:
         raise InvalidCheckpoint(f"{file}: num_frames must be one more than a multiple of {multiple}, not {frames!r}")
-    return replace(spec, clip=replace(spec.clip, frames=frames))
+    return replace(spec, video=replace(spec.video, frames=frames))
