@@ -14,7 +14,7 @@ import httpx
 from PIL import Image
 
 from benchmarks.pictures import noise, png
-from lightx2v.models.reference import make_reference
+from lightx2v.models.reference_image import make_reference
 from lightx2v.models.spec import ModelSpec
 from lightx2v.types import GenerateRequest, Reference, Size
 

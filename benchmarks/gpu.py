@@ -31,7 +31,7 @@ from benchmarks.load import run_series, saturate
 from benchmarks.report import splits_table, summarise, summarise_rate, table
 from benchmarks.server import ROOT, Server, serve
 from deployments.card.host_copies import HostCopies
-from deployments.card.probes import open_probe
+from deployments.card.memory_probe import open_probe
 from deployments.settings import ModelSettings
 from lightx2v.config import parse_bytes, parse_settings
 from lightx2v.errors import InvalidSettings

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from deployments.card.probes import Probe
+from deployments.card.memory_probe import Probe
 
 SAMPLE_SECONDS = 0.05
 

@@ -15,7 +15,7 @@ from lightx2v.errors import InvalidRequest, LightError
 from lightx2v.limits import Limits
 from lightx2v.media.encode import PICTURE_FORMATS, VIDEO_FORMATS, encode, format_of, suffixes
 from lightx2v.media.picture import decode_picture
-from lightx2v.models.reference import make_reference
+from lightx2v.models.reference_image import make_reference
 from lightx2v.models.request import check_request, complete
 from lightx2v.models.spec import ModelSpec
 from lightx2v.types import GenerateRequest, Picture, Progress, Reference, Size, Video

@@ -14,8 +14,8 @@ from lightx2v.config import EngineSettings
 from lightx2v.residency import plan as plans
 from lightx2v.residency.plan import StageSize
 from lightx2v.stages.build import load_stage, open_device
-from lightx2v.stages.flow import Step, brought, steps
 from lightx2v.stages.interface import Control, Report, StageInputs, StageMethod, ignore
+from lightx2v.stages.order import Step, brought, steps
 from lightx2v.stages.stage import Stage
 from lightx2v.types import GenerateRequest, Latents, Picture, Reference, StageName, Video
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import ray
 
-from deployments.card.calls import CoordinatorCalls, Holdings
 from deployments.card.command_queues import CommandQueues
 from deployments.card.host_copies import HostCopies
 from deployments.card.members import CardMembers, Member
+from deployments.card.memory_probe import open_probe
 from deployments.card.metrics import CardMetrics
-from deployments.card.probes import open_probe
 from deployments.card.progress import ProgressBoard
+from deployments.card.protocol import CoordinatorCalls, Holdings
 from deployments.card.report import card_report
 from deployments.card.tickets import Tickets
 from deployments.card.transfer import Transfers

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine
 
-from deployments.card.probes import Probe
+from deployments.card.memory_probe import Probe
 
 PROBE_SECONDS = 0.02
 """The interval of polling the driver while it still lists a dead process; it has no event for that."""

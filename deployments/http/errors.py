@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from deployments.remote import cause
 from lightx2v import errors
 from lightx2v.errors import LightError
 
@@ -82,13 +83,6 @@ def error_body(error: BaseException) -> dict[str, str | None]:
     param = error.param if isinstance(error, errors.InvalidRequest) else None
     kind = "invalid_request_error" if _status(error) < 500 else "server_error"
     return {"message": _writable(message), "type": kind, "param": param and _writable(param), "code": code}
-
-
-def cause(error: BaseException) -> BaseException:
-    """The original error of a remote call, without Ray's wrappers."""
-    while isinstance(inner := vars(error).get("cause"), BaseException):
-        error = inner
-    return error
 
 
 def _status(error: BaseException) -> int:

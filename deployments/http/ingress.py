@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.card.directory import reports
+from deployments.card.lookup import reports
 from deployments.http.bodies import JSON, read_body, read_form
 from deployments.http.errors import error_response, with_error_responses
 from deployments.http.images import ImageRequest, images_body, models_body, to_requests

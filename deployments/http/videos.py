@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.card.directory import progress_of
+from deployments.card.lookup import progress_of
 from deployments.http.bodies import is_form, read_body, read_form
 from deployments.http.errors import with_error_responses
 from deployments.http.parsing import parse_form, parse_json

@@ -1,4 +1,4 @@
-"""Sends a request through the stage deployments, in the order of `lightx2v.stages.flow`. A lost output is made once
+"""Sends a request through the stage deployments, in the order of `lightx2v.stages.order`. A lost output is made once
 more."""
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ray.exceptions import ObjectLostError, RayTaskError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.messages import Terms
-from deployments.remote import LOST
+from deployments.remote import LOST, cause
 from deployments.serving.concurrency import first, gathered
 from deployments.serving.deadline import Deadline
 from lightx2v.errors import LightError, StageLost
-from lightx2v.stages.flow import Step, brought, steps
+from lightx2v.stages.order import Step, brought, steps
 from lightx2v.types import GenerateRequest, Picture, Reference, StageName, Video
 
 log = logging.getLogger(__name__)
@@ -149,6 +149,7 @@ async def _result(response: DeploymentResponse) -> Any:
         response.cancel()
         raise
     except RayTaskError as error:
-        if isinstance(error.cause, ObjectLostError):
-            raise InputLost(str(error.cause)) from None
-        raise error.cause if isinstance(error.cause, LightError) else error from None
+        original = cause(error)
+        if isinstance(original, ObjectLostError):
+            raise InputLost(str(original)) from None
+        raise original if isinstance(original, LightError) else error from None

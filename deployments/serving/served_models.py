@@ -20,7 +20,7 @@ from lightx2v.checkpoint import read_spec
 from lightx2v.errors import ModelNotFound, QueueFull, WarmUpFailed
 from lightx2v.limits import Limits
 from lightx2v.media.picture import decode_picture
-from lightx2v.models.reference import make_reference
+from lightx2v.models.reference_image import make_reference
 from lightx2v.types import Reference, StageName
 
 DECODERS = 2

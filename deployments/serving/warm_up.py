@@ -14,7 +14,7 @@ from deployments.serving.concurrency import gathered
 from deployments.serving.deadline import Deadline
 from deployments.serving.graph import Graph
 from lightx2v.errors import LightError
-from lightx2v.models.reference import make_reference
+from lightx2v.models.reference_image import make_reference
 from lightx2v.models.request import planning_request
 from lightx2v.models.spec import ModelSpec
 from lightx2v.types import GenerateRequest, Reference, Size

@@ -12,8 +12,8 @@ from typing import Any, Protocol, TypeVar
 
 from ray.exceptions import RayActorError
 
-from deployments.card.calls import CoordinatorCalls, Holdings
 from deployments.card.members import Member
+from deployments.card.protocol import CoordinatorCalls, Holdings
 from deployments.card.transfer import TransferBytes
 from deployments.messages import Terms
 from lightx2v.errors import StaleEpoch

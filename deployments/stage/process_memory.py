@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from deployments.card.probes import open_probe
+from deployments.card.memory_probe import open_probe
 from lightx2v.weights.device import LIBRARY_BYTES, RATE_SCRATCH
 
 TYPICAL = 650 << 20

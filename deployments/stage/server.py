@@ -25,9 +25,9 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import ray
 import torch
 
-from deployments.card.directory import find_coordinator
+from deployments.card.lookup import find_coordinator
 from deployments.card.members import Member, starting
-from deployments.card.probes import CPU_CARD
+from deployments.card.memory_probe import CPU_CARD
 from deployments.logs import configure_logging
 from deployments.messages import Terms
 from deployments.stage.coordinator_client import CoordinatorClient

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lightx2v.errors import OutOfMemory
-from lightx2v.weights.lock import locked, private_file
+from lightx2v.weights.file_lock import locked, private_file
 
 
 class EmulatedCard:

@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from lightx2v.errors import OutOfMemory
+from lightx2v.weights.file_lock import locked, private_file
 from lightx2v.weights.host_memory import require_host_memory
-from lightx2v.weights.lock import locked, private_file
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 """Seals that are set when the memory is full. Its size is then fixed, so no mapping can lose a page."""

@@ -13,7 +13,7 @@ from torch import nn
 from lightx2v.weights.device import Device, Moment
 from lightx2v.weights.host_copy import Source
 from lightx2v.weights.layout import Entry, Layout, Loadable, Unit, view
-from lightx2v.weights.residency_order import residency_order
+from lightx2v.weights.placement_order import placement_order
 from lightx2v.weights.ring import Ring, ring_bytes
 
 
@@ -36,7 +36,7 @@ class Binding:
 class WeightResidency:
     """Binds a module's states to views of device slabs, unit by unit.
 
-    The rest becomes resident first, then blocks in `residency_order`, which leaves the streaming blocks evenly among
+    The rest becomes resident first, then blocks in `placement_order`, which leaves the streaming blocks evenly among
     the resident ones. A streaming block passes through a ring of memory while others compute. A run gives the same bits
     whatever is resident. Weights are immutable: dropping a unit frees its device copy and moves nothing.
 
@@ -50,7 +50,7 @@ class WeightResidency:
         self._arrivals: dict[str, Moment] = {}
         self._ring: Ring | None = None
         self._ring_bytes = ring_bytes(layout.blocks, ahead)
-        order = residency_order([unit.nbytes for unit in layout.blocks])
+        order = placement_order([unit.nbytes for unit in layout.blocks])
         self.units = (layout.rest, *(layout.blocks[index] for index in order))
         self._blocks = list(layout.blocks)
         self._all = frozenset(unit.name for unit in layout.units)

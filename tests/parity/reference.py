@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, ProcessorMixin
 
 from lightx2v.config import EngineSettings
 from lightx2v.models.component import Component
-from lightx2v.models.reference import make_reference
+from lightx2v.models.reference_image import make_reference
 from lightx2v.models.registry import find_family
 from lightx2v.pipeline import Pipeline
 from lightx2v.types import GenerateRequest, Latents, Picture, Reference, Size, Video

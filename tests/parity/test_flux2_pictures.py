@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from lightx2v.models.flux2.spec import read_spec
-from lightx2v.models.reference import make_reference
+from lightx2v.models.reference_image import make_reference
 from lightx2v.types import GenerateRequest, Size
 from tests.parity.reference import (
     LATENTS,

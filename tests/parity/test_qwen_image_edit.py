@@ -25,7 +25,7 @@ from lightx2v.models.qwen_image.denoiser import QwenImageDenoiser
 from lightx2v.models.qwen_image.edit_encoder import PAD, SYSTEM_TOKENS, TEMPLATE, QwenImageEditTextEncoder
 from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, SEEN_TOKENS, read_spec
 from lightx2v.models.qwen_image.vision import Grid, mix, to_patches
-from lightx2v.models.reference import make_reference
+from lightx2v.models.reference_image import make_reference
 from lightx2v.models.registry import find_family
 from lightx2v.models.request import check_request, planning_request
 from lightx2v.pipeline import Pipeline

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from lightx2v.config import EngineSettings
 from lightx2v.errors import InvalidRequest, NonFinite
 from lightx2v.layers.rope import rope_table
-from lightx2v.models.reference import make_reference
+from lightx2v.models.reference_image import make_reference
 from lightx2v.models.wan.autoencoder import WanAutoencoder
 from lightx2v.models.wan.condition import Beside
 from lightx2v.models.wan.denoiser import WanDenoiser

@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
 from PIL import Image
 
 from lightx2v.config import EngineSettings
-from lightx2v.models.reference import make_reference
+from lightx2v.models.reference_image import make_reference
 from lightx2v.models.request import planning_request
 from lightx2v.models.wan.schedule import Schedule
 from lightx2v.models.wan.spec import read_spec

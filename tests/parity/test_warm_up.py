@@ -14,7 +14,7 @@ from deployments.serving.warm_up import WarmUp
 from lightx2v.checkpoint import read_spec
 from lightx2v.config import EngineSettings
 from lightx2v.limits import Limits
-from lightx2v.models import reference
+from lightx2v.models import reference_image
 from lightx2v.models.request import check_request
 from lightx2v.pipeline import Pipeline
 from lightx2v.types import GenerateRequest, Reference
@@ -24,7 +24,7 @@ from tests.parity.reference import make_with_all
 @pytest.fixture(autouse=True)
 def _tiny_references(monkeypatch: pytest.MonkeyPatch, small_references: None) -> None:
     """The default size of the tiny Wan models is no size of a reference."""
-    monkeypatch.setattr(reference, "REFERENCE_MIN_SIDE", 48)
+    monkeypatch.setattr(reference_image, "REFERENCE_MIN_SIDE", 48)
 
 
 class Noted:

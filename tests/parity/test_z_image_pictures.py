@@ -10,7 +10,7 @@ import torch
 from diffusers import ZImageImg2ImgPipeline
 from PIL import Image
 
-from lightx2v.models.reference import make_reference
+from lightx2v.models.reference_image import make_reference
 from lightx2v.models.z_image.spec import read_spec
 from lightx2v.types import GenerateRequest, Size
 from tests.parity.reference import (

@@ -16,7 +16,7 @@ from lightx2v.config import EngineSettings
 from lightx2v.pipeline import Pipeline
 from lightx2v.types import STAGES, Size
 from tests.checkpoints.wan import write_wan
-from tests.serve.test_seed_case import watching
+from tests.serve.test_second_request import watching
 
 PROMPT = "a red circle left of a blue square on white"
 SIZE = Size(48, 32)

@@ -16,7 +16,7 @@ from benchmarks.pictures import asked, noise, png
 from benchmarks.server import Server, serve
 from lightx2v.config import EngineSettings
 from lightx2v.media.video import encode_video
-from lightx2v.models.reference import make_reference
+from lightx2v.models.reference_image import make_reference
 from lightx2v.models.wan.spec import read_spec
 from lightx2v.pipeline import Pipeline
 from lightx2v.types import Size, Video

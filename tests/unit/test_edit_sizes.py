@@ -8,7 +8,7 @@ from PIL import Image
 from lightx2v.limits import Limits
 from lightx2v.models.flux2.spec import Flux2Spec
 from lightx2v.models.qwen_image.spec import QwenImageEditSpec
-from lightx2v.models.reference import REFERENCE_MAX_ASPECT
+from lightx2v.models.reference_image import REFERENCE_MAX_ASPECT
 from lightx2v.models.spec import ModelSpec
 from lightx2v.models.wan.spec import WanSpec
 from lightx2v.models.z_image.spec import ZImageSpec

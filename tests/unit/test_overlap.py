@@ -10,7 +10,7 @@ import torch
 from lightx2v.stages.stage import OVERLAP_SHARE
 from lightx2v.weights.device import CpuDevice, Moment
 from lightx2v.weights.layout import Unit
-from lightx2v.weights.residency_order import residency_order
+from lightx2v.weights.placement_order import placement_order
 from lightx2v.weights.ring import Ring, ring_bytes
 from tests.unit.units import Memory
 
@@ -67,7 +67,7 @@ def test_streaming_costs_little_more_than_the_longer_of_both(blocks: list[list[i
     """At every split of resident and streamed blocks. `step`: seconds that one computes; where all that streams is
     hidden just so, every pause shows."""
     memory = Memory([[SCALE * state for state in block] for block in blocks])
-    order = residency_order([unit.nbytes for unit in memory.units])
+    order = placement_order([unit.nbytes for unit in memory.units])
     for resident in range(len(blocks)):
         streamed = {memory.units[index].name for index in order[resident:]}
         nbytes = sum(unit.nbytes for unit in memory.units if unit.name in streamed)
@@ -81,7 +81,7 @@ def test_streaming_costs_little_more_than_the_longer_of_both(blocks: list[list[i
 def test_what_a_plan_takes_for_hidden_is(blocks: list[list[int]], step: float, most: float) -> None:
     """As much as that streams behind the computation, which takes hardly longer for it."""
     memory = Memory([[SCALE * state for state in block] for block in blocks])
-    order = residency_order([unit.nbytes for unit in memory.units])
+    order = placement_order([unit.nbytes for unit in memory.units])
     for resident in range(len(blocks)):
         streamed = [memory.units[index] for index in order[resident:]]
         if sum(unit.nbytes for unit in streamed) <= OVERLAP_SHARE * step * LINK:

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from lightx2v.errors import OutOfMemory
 from lightx2v.weights import shared_memory
+from lightx2v.weights.file_lock import locked, private_file
 from lightx2v.weights.host_memory import require_host_memory
-from lightx2v.weights.lock import locked, private_file
 from lightx2v.weights.shared_memory import share
 from tests.unit.holder import Holder, holding
 

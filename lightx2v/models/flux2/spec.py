@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightx2v.models.configuration import read_configuration
-from lightx2v.models.reference import centre_crop, fit_to_area
+from lightx2v.models.reference_image import centre_crop, fit_to_area
 from lightx2v.models.spec import ModelSpec, override, read_grid
 from lightx2v.types import GenerateRequest, Size
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightx2v.models.configuration import read_configuration, require
-from lightx2v.models.reference import check_reference
+from lightx2v.models.reference_image import check_reference
 from lightx2v.models.spec import ModelSpec, override
 from lightx2v.types import Size
 

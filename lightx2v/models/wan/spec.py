@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest
 from lightx2v.models.configuration import read_configuration, require
-from lightx2v.models.reference import centre_crop, fit_to_area
+from lightx2v.models.reference_image import centre_crop, fit_to_area
 from lightx2v.models.spec import OVERRIDES, ModelSpec, override
 from lightx2v.models.wan.variant import TRANSFORMER, VAE, ImageEncoderSpec, read_variant
 from lightx2v.types import Size, VideoSpec

@@ -12,7 +12,7 @@ from deployments.card.coordinator import Coordinator
 from deployments.messages import Terms
 from lightx2v.errors import StageLost, StaleEpoch
 from lightx2v.types import Progress
-from tests.unit.coordinator.members import (
+from tests.unit.card.members import (
     LONG_SECONDS,
     FakeCard,
     Processes,

@@ -12,9 +12,9 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from deployments.card import coordinator as module
-from deployments.card.calls import RemoteCoordinator
 from deployments.card.coordinator import Coordinator
 from deployments.card.members import Member
+from deployments.card.protocol import RemoteCoordinator
 from deployments.card.transfer import TransferBytes
 from deployments.messages import Terms
 from deployments.stage.coordinator_client import CoordinatorClient
@@ -22,7 +22,7 @@ from lightx2v.errors import LightError, OutOfMemory
 from lightx2v.residency.lease import Holder, Lease
 from lightx2v.residency.plan import StageSize
 from lightx2v.types import Policy, Progress, StageName
-from tests.unit.coordinator.members import FakeCard, granted, running, within
+from tests.unit.card.members import FakeCard, granted, running, within
 
 TERMS = Terms(admitted_at=0.0, seconds=60.0)
 

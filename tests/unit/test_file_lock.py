@@ -10,7 +10,7 @@ import pytest
 
 from lightx2v.errors import InvalidSettings
 from lightx2v.weights.emulated_card import EmulatedCard
-from lightx2v.weights.lock import private_file
+from lightx2v.weights.file_lock import private_file
 from lightx2v.weights.shared_memory import share
 
 

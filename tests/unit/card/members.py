@@ -11,9 +11,9 @@ import subprocess
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from deployments.card.calls import Holdings
 from deployments.card.coordinator import Coordinator
 from deployments.card.members import Member
+from deployments.card.protocol import Holdings
 from deployments.card.transfer import TransferBytes
 from deployments.messages import Terms
 from lightx2v.residency.lease import Fetch, Holder, Lease, Shrink

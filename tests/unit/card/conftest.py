@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from deployments.card import coordinator as module
-from tests.unit.coordinator.members import FakeCard, Processes
+from tests.unit.card.members import FakeCard, Processes
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from deployments.card.calls import RemoteCoordinator
 from deployments.card.coordinator import Coordinator
+from deployments.card.protocol import RemoteCoordinator
 from deployments.stage import server as module
 from deployments.stage.process_memory import STARTING_BYTES
 from deployments.stage.server import StageServer
@@ -22,7 +22,7 @@ from lightx2v.errors import InvalidRequest
 from lightx2v.stages.interface import Control, StageInputs
 from lightx2v.types import GenerateRequest, Size
 from lightx2v.weights.device import CpuDevice
-from tests.unit.coordinator.members import (
+from tests.unit.card.members import (
     FakeCard,
     Processes,
     ask,
@@ -34,7 +34,7 @@ from tests.unit.coordinator.members import (
     shrink,
     within,
 )
-from tests.unit.coordinator.test_coordinator_client import TERMS, Remote, rests
+from tests.unit.card.test_coordinator_client import TERMS, Remote, rests
 
 REQUEST = GenerateRequest("a", "a red circle", Size(64, 64), 1, 0)
 

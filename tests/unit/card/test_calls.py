@@ -15,7 +15,7 @@ from deployments.messages import Terms
 from lightx2v.errors import DeadlineExceeded, StaleEpoch
 from lightx2v.residency.lease import Lease
 from lightx2v.types import Policy, Progress
-from tests.unit.coordinator.members import (
+from tests.unit.card.members import (
     LONG_SECONDS,
     NOTHING,
     FakeCard,

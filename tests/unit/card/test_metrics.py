@@ -8,7 +8,7 @@ import pytest
 from ray.util.metrics import Counter, Gauge
 
 from deployments.card.coordinator import Coordinator
-from tests.unit.coordinator.members import FakeCard, Processes, ask, held, join, member, release, shrink, within
+from tests.unit.card.members import FakeCard, Processes, ask, held, join, member, release, shrink, within
 
 pytestmark = pytest.mark.timeout(30)
 

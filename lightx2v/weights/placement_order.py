@@ -10,7 +10,7 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.int64]
 
 
-def residency_order(sizes: Sequence[int]) -> list[int]:
+def placement_order(sizes: Sequence[int]) -> list[int]:
     """Indices of units, of `sizes` in bytes, in the order in which they become resident. Units take equally long to
     compute. Whatever prefix is resident, the bytes of the others are spread evenly over a pass.
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightx2v.weights.residency_order import residency_order
+from lightx2v.weights.placement_order import placement_order
 
 KLEIN_9B = [2] * 8 + [1] * 24
 """Double and single blocks, in units of 437 MB."""
@@ -16,7 +16,7 @@ KLEIN_9B = [2] * 8 + [1] * 24
 
 @given(st.integers(1, 70))
 def test_equal_units_that_stream_lie_evenly(count: int) -> None:
-    order = residency_order([1] * count)
+    order = placement_order([1] * count)
     assert sorted(order) == list(range(count))
     for taken in range(1, count + 1):
         streamed = sorted(set(range(count)) - set(order[:taken]))
@@ -38,7 +38,7 @@ def runs(numbers: list[int]) -> list[list[int]]:
 @pytest.mark.parametrize("taken", range(4, 32))
 def test_large_units_leave_first_until_bytes_come_evenly(taken: int) -> None:
     """A quarter of the blocks hold 40 % of the bytes. No more than two of those come early or late over a pass."""
-    order = residency_order(KLEIN_9B)
+    order = placement_order(KLEIN_9B)
     streamed = [0 if index in order[:taken] else size for index, size in enumerate(KLEIN_9B)]
     share = sum(streamed) / len(streamed)
     ahead = [until - share * (index + 1) for index, until in enumerate(accumulate(streamed))]

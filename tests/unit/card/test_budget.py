@@ -10,7 +10,7 @@ from deployments.card import coordinator as module
 from deployments.card.coordinator import Coordinator
 from lightx2v.errors import OutOfMemory, StaleEpoch
 from lightx2v.types import Policy
-from tests.unit.coordinator.members import (
+from tests.unit.card.members import (
     LONG_SECONDS,
     FakeCard,
     Processes,

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from deployments.card.calls import RemoteCoordinator
 from deployments.card.coordinator import Coordinator
+from deployments.card.protocol import RemoteCoordinator
 from deployments.remote import LOST
 from lightx2v.types import Progress
 

@@ -14,7 +14,7 @@ from deployments.messages import Terms
 from lightx2v.errors import OutOfMemory, StaleEpoch
 from lightx2v.residency.lease import Fetch
 from lightx2v.types import STAGES, Progress
-from tests.unit.coordinator.members import (
+from tests.unit.card.members import (
     LONG_SECONDS,
     FakeCard,
     Processes,
