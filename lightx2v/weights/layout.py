@@ -1,9 +1,10 @@
-"""Where a component's reachable tensors lie in one flat stretch of bytes, unit by unit. Pure offsets."""
+"""The layout of a component's reachable tensors in one flat stretch of bytes, unit by unit. It holds only offsets."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Literal, Protocol
 
@@ -14,12 +15,13 @@ from lightx2v.errors import InvalidCheckpoint
 from lightx2v.weights.index import TensorRef
 
 ALIGNMENT = 256
-"""Bytes. Every kernel and every copy engine is content with it."""
+"""Bytes between the possible beginnings of states, enough for every kernel and every copy engine."""
 
 REST, HOST = "rest", "host"
 
 Part = Literal["weight", "scale"]
-"""As a layer in fp8 calls what is made of its stored weight: the numbers, by their bits, and each row's scale."""
+"""The two tensors that an fp8 layer keeps for one stored weight: the e4m3 codes (as int8), and the fp32 scale of each
+row."""
 PARTS: tuple[Part, ...] = ("weight", "scale")
 
 
@@ -59,20 +61,25 @@ class Loadable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """One state of a module before it is laid out. With `last_of`, it is the last slice of the stored tensor along that
-    dimension; with `part`, that part of it in fp8."""
+class Entry:
+    """One state of a module: what it is made of on disk, and its place in its unit.
+
+    With `last_of`, it is the last slice of the stored tensor along that dimension. With `part`, it is that part of an
+    fp8 layer.
+    """
 
     name: str
     ref: TensorRef
-    dtype: torch.dtype
-    """That of floating-point states and of parts; others keep their own."""
+    precision: torch.dtype
+    """The dtype of floating-point states and of parts; others keep their own."""
     last_of: int | None = None
     part: Part | None = None
+    offset: int = 0
+    """Bytes from the beginning of the unit."""
 
     @property
-    def kept(self) -> torch.dtype:
-        return self.dtype if self.part or self.ref.dtype.is_floating_point else self.ref.dtype
+    def dtype(self) -> torch.dtype:
+        return self.precision if self.part or self.ref.dtype.is_floating_point else self.ref.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,22 +88,9 @@ class State:
             return (*stored[:-1], 1)
         return stored if self.last_of is None else stored[: self.last_of] + stored[self.last_of + 1 :]
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One state of the module: read from `ref`, laid at `offset` within its unit as `dtype` and `shape`."""
-
-    name: str
-    ref: TensorRef
-    offset: int
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    last_of: int | None = None
-    part: Part | None = None
-
     @property
     def nbytes(self) -> int:
-        return _nbytes(self.dtype, self.shape)
+        return self.dtype.itemsize * math.prod(self.shape)
 
     @property
     def stride(self) -> int:
@@ -106,7 +100,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What comes and goes together: one block, or the rest."""
+    """The states that come and go together: those of one block, or of the rest."""
 
     name: str
     offset: int
@@ -116,7 +110,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`rest` first, then the blocks in order of use; `host` holds what never leaves the host."""
+    """All units of a component. `rest` comes first, then the blocks in order of use. `host` stays on the host."""
 
     rest: Unit
     blocks: tuple[Unit, ...]
@@ -132,62 +126,62 @@ def make_layout(component: Loadable, index: dict[str, TensorRef], blocks: tuple[
 
     Raises InvalidCheckpoint if a state is missing in `index` or has another shape than the configuration says.
     """
-    groups: dict[str, list[State]] = {path: [] for path in (REST, *blocks, HOST)}
+    groups: dict[str, list[Entry]] = {path: [] for path in (REST, *blocks, HOST)}
     owner = {f"{path}.": path for path in blocks}
     for name, meta in reachable(component):
         group = HOST if name in component.weights.host_tensors else _owner(name, owner)
         groups[group].append(_find(component, index, name, meta))
     units: dict[str, Unit] = {}
     offset = 0
-    for name, states in groups.items():
-        units[name] = make_unit(name, offset, states)
+    for name, entries in groups.items():
+        units[name] = make_unit(name, offset, entries)
         offset += units[name].nbytes
     return Layout(units[REST], tuple(units[path] for path in blocks), units[HOST])
 
 
 def part(memory: torch.Tensor, unit: Unit) -> torch.Tensor:
-    """The bytes of `unit`, as a view of a stretch that holds the whole layout."""
+    """The bytes of `unit` as a view of `memory`, which holds the whole layout."""
     return memory[unit.offset : unit.offset + unit.nbytes]
 
 
 def view(slab: torch.Tensor, entry: Entry, start: int | None = None) -> torch.Tensor:
-    """The state that `entry` describes, as a view of its unit's bytes, or of others where it begins at `start`."""
+    """The state of `entry` as a view of its unit's bytes, or of other bytes in which it begins at `start`."""
     start = entry.offset if start is None else start
     flat = slab[start : start + entry.nbytes]
     return flat.view(entry.dtype).view(entry.shape)
 
 
 def reachable(component: Loadable) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter and persistent buffer that a forward pass can read, on the meta device, by name."""
+    """Yields every parameter and persistent buffer that a forward pass can read, by name, on the meta device."""
     persistent = component.module.state_dict(keep_vars=True)
     for name, state in chain(component.module.named_parameters(), component.module.named_buffers()):
         if name in persistent and name not in component.weights.unreachable:
             yield name, state
 
 
-def make_unit(name: str, start: int, states: Iterable[State]) -> Unit:
-    """Lays out `states` one after the other."""
-    entries: list[Entry] = []
+def make_unit(name: str, start: int, entries: Iterable[Entry]) -> Unit:
+    """Lays out `entries` one after the other."""
+    placed: list[Entry] = []
     offset = 0
-    for state in states:
-        entries.append(Entry(state.name, state.ref, offset, state.kept, state.shape, state.last_of, state.part))
-        offset += entries[-1].stride
-    return Unit(name, start, offset, tuple(entries))
+    for entry in entries:
+        placed.append(replace(entry, offset=offset))
+        offset += entry.stride
+    return Unit(name, start, offset, tuple(placed))
 
 
-def _find(component: Loadable, index: dict[str, TensorRef], name: str, meta: torch.Tensor) -> State:
+def _find(component: Loadable, index: dict[str, TensorRef], name: str, meta: torch.Tensor) -> Entry:
     part = _part(component, name)
     source = component.weights.source(f"{name.removesuffix(part)}weight" if part else name)
     if source not in index:
         raise InvalidCheckpoint(f"{component.weights.folders[0]}: the weights lack the tensor {source}")
     dtype = meta.dtype if part else torch.float32 if name in component.weights.precise else component.dtype
-    state = State(name, index[source], dtype, component.weights.last_slices.get(name), part)
-    if state.shape != tuple(meta.shape):
+    entry = Entry(name, index[source], dtype, component.weights.last_slices.get(name), part)
+    if entry.shape != tuple(meta.shape):
         raise InvalidCheckpoint(
-            f"{state.ref.file}: tensor {source} has shape {list(state.ref.shape)}, the configuration says "
+            f"{entry.ref.file}: tensor {source} has shape {list(entry.ref.shape)}, the configuration says "
             f"{list(meta.shape)}"
         )
-    return state
+    return entry
 
 
 def _part(component: Loadable, name: str) -> Part | None:
@@ -199,7 +193,3 @@ def _owner(name: str, owner: dict[str, str]) -> str:
     parts = name.split(".")
     prefixes = (".".join(parts[:length]) + "." for length in range(1, len(parts)))
     return next((owner[prefix] for prefix in prefixes if prefix in owner), REST)
-
-
-def _nbytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
-    return dtype.itemsize * torch.Size(shape).numel()

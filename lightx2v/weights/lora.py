@@ -16,7 +16,7 @@ from torch import nn
 
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.weights.index import TensorRef, read_header
-from lightx2v.weights.layout import Entry, Loadable, State, Unit, make_unit
+from lightx2v.weights.layout import Entry, Loadable, Unit, make_unit
 from lightx2v.weights.lora_scale import lora_scale, read_configuration
 
 PREFIXES = ("transformer.", "diffusion_model.", "base_model.model.", "lora_unet_", "")
@@ -92,11 +92,11 @@ def _require_device(file: Path, layers: Mapping[tuple[str, ...], Mapping[str, st
 
 def _states(
     refs: Mapping[str, TensorRef], layers: Mapping[tuple[str, ...], Mapping[str, str]], component: Adaptable
-) -> Iterator[State]:
+) -> Iterator[Entry]:
     """In the type of what enters the layer."""
     for paths, keys in layers.items():
         dtype = torch.float32 if f"{paths[0]}.weight" in component.weights.precise else component.dtype
-        yield from (State(key, refs[key], dtype) for part, key in keys.items() if part != ALPHA)
+        yield from (Entry(key, refs[key], dtype) for part, key in keys.items() if part != ALPHA)
 
 
 def _layers(component: Adaptable) -> dict[str, tuple[str, ...]]:

@@ -18,7 +18,7 @@ from lightx2v.errors import InvalidRequest, NonFinite
 from lightx2v.layers.rope import rope_table
 from lightx2v.models.reference_image import make_reference
 from lightx2v.models.wan.autoencoder import WanAutoencoder
-from lightx2v.models.wan.condition import Beside
+from lightx2v.models.wan.condition import PictureChannels
 from lightx2v.models.wan.denoiser import WanDenoiser
 from lightx2v.models.wan.encoder import WanTextEncoder
 from lightx2v.models.wan.latents import to_grid
@@ -242,7 +242,7 @@ def test_encoded_picture(wan_i2v: Path, i2v_oracle: WanImageToVideoPipeline, fra
     encoded = autoencoder.encode(make_request(80, 48, frames=frames), Picture(np.asarray(image)), CPU)
     assert (encoded.frames, encoded.rows, encoded.columns) == expected.shape[1:]
     noise = torch.zeros(1, 16, *expected.shape[1:])
-    shown = Beside(to_grid(encoded)[None], 4).show(noise)[0]
+    shown = PictureChannels(to_grid(encoded)[None], 4).show(noise)[0]
     torch.testing.assert_close(shown, torch.cat((noise[0], expected)), rtol=0, atol=LATENTS)
     assert not autoencoder.weights.unreachable
 

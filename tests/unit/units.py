@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from lightx2v.weights.index import TensorRef
-from lightx2v.weights.layout import Entry, State, Unit, make_unit
+from lightx2v.weights.layout import Entry, Unit, make_unit
 
 
 class Memory:
@@ -19,7 +19,7 @@ class Memory:
 
     def _unit(self, name: str, sizes: list[int]) -> Unit:
         refs = [TensorRef(Path(), 0, nbytes, torch.uint8, (nbytes,)) for nbytes in sizes]
-        return make_unit(name, 0, [State(f"{name}.{index}", ref, torch.uint8) for index, ref in enumerate(refs)])
+        return make_unit(name, 0, [Entry(f"{name}.{index}", ref, torch.uint8) for index, ref in enumerate(refs)])
 
     def unit(self, unit: Unit) -> torch.Tensor:
         return self._bytes[unit.name]

@@ -22,7 +22,7 @@ class Condition:
         return latents
 
 
-class Beside(Condition):
+class PictureChannels(Condition):
     """A picture in channels of its own, after a mask of the given frames. The mask has a channel for each frame that is
     decoded of a latent one."""
 

@@ -16,7 +16,7 @@ from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.flow import noise
 from lightx2v.models.sampler import SamplingState
-from lightx2v.models.wan.condition import Beside, Condition, FirstFrame
+from lightx2v.models.wan.condition import Condition, FirstFrame, PictureChannels
 from lightx2v.models.wan.latents import to_grid, to_latents
 from lightx2v.models.wan.schedule import Schedule, UniPC
 from lightx2v.models.wan.spec import MAX_TOKENS, WanSpec
@@ -148,7 +148,7 @@ class WanDenoiser(Denoiser[WanConditions]):
         given = to_grid(references[0])[None].to(device)
         if self.spec.expand_timesteps:
             return FirstFrame(given, self._grid(request)[0])
-        return Beside(given, self.spec.video.multiple)
+        return PictureChannels(given, self.spec.video.multiple)
 
     def _rope(self, request: GenerateRequest) -> Rope:
         ids = torch.cartesian_prod(*(torch.arange(side) for side in self._patches(request)))
