@@ -1,4 +1,4 @@
-"""What the ledger writes down: an account per holder, the command that it has yet to answer, a ticket per waiter."""
+"""The records of the ledger: an account for each holder with its open command, and a ticket for each waiter."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Account:
 
     @property
     def command(self) -> Command | None:
-        """What the holder is to do now: the same until it has answered."""
+        """The command that the holder is to carry out now; the same until it has answered."""
         return self.pending.command if self.pending and not (self.pending.answered or self.active) else None
 
     @property
     def extra_bytes(self) -> int:
-        """What a run that has its lease takes besides weights."""
+        """Bytes that the running lease takes besides weights; 0 without one."""
         return self.lease.extra_bytes if self.lease else 0
 
     @property

@@ -1,10 +1,10 @@
-"""What no schedule can beat: the least seconds of a request and the most requests per second, from bytes and rates.
+"""Bounds that no schedule can beat, from bytes and rates: the least seconds of a request, the most requests per second.
 
-What is assumed of a schedule:
+A schedule is assumed to obey these rules:
 - The stages of a request compute one after another, and nothing of a request computes before the one ahead of it has
   been answered: one client that sends text after text, each with a prompt that is new.
 - The link may carry weights at any moment, also while a stage computes, while an answer is made and sent, and for a
-  request that has not come yet. Device memory may be shared out anew at any moment, byte by byte. Nothing comes back.
+  request that has not come yet. Device memory may be divided anew at any moment, byte by byte. No weight travels back.
 - A use of a stage reads all of its weights once, and each takes the same time. At one moment of every use, the same in
   all, its activations are in use; what stays free of the card then is its `weight_room`. Weights are read from the
   device only.

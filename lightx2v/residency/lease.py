@@ -1,4 +1,4 @@
-"""What passes between the ledger and those who ask it for memory. All sizes are bytes."""
+"""The messages between the ledger and the holders of memory. All sizes are bytes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Grant:
 
     @property
     def extra_bytes(self) -> int:
-        """What the run takes besides its weights."""
+        """Bytes that the run takes besides its weights."""
         return self.activation_bytes + self.slot_bytes
 
     @property
@@ -65,14 +65,14 @@ class Need:
     """The memory that one run asks for."""
 
     weights: int
-    """To hold while running."""
+    """Bytes of weights to hold while running."""
     floor: int
     """The least it can run with; the remainder streams."""
     activation_bytes: int
     slot_bytes: int
     """Comes on top when not all reachable weights are granted."""
     keep: int
-    """To hold at rest after the run."""
+    """Bytes of weights to hold at rest after the run."""
 
     def grant(self, weights: int, reachable: int) -> Grant:
         """The grant of a run with `weights`. The slot comes with it unless they are all that are `reachable`."""
@@ -93,8 +93,8 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a holder would have before its next run: `weights`, of which it is to keep `keep` while others run. Its own
-    run will take `extra_bytes` on top."""
+    """The weights that a holder should have before its next run. `keep` of them are to stay while others run. Its own
+    run takes `extra_bytes` on top."""
 
     weights: int
     extra_bytes: int
@@ -110,7 +110,7 @@ class Lease(Grant):
 
     @property
     def returns(self) -> int:
-        """What its release will give back."""
+        """Bytes that its release gives back."""
         return self.extra_bytes + max(0, self.weights - self.keep)
 
 
@@ -141,7 +141,7 @@ class Fetch:
 
 
 Command = Shrink | Fetch
-"""What an idle holder can be told. Carrying it out twice is carrying it out once."""
+"""A command to an idle holder. To carry it out twice has the same effect as once."""
 
 
 @dataclass(frozen=True, slots=True)

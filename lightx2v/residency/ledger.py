@@ -147,7 +147,7 @@ class Ledger:
         return dropped
 
     def advance(self, now: float) -> list[Event]:
-        """What is to be done. Call it after anything changed, and at `next_deadline()`."""
+        """The events to carry out now. Call it after any change, and at `next_deadline()`."""
         self._allowed = min(self._allowed, max(self.budget, self.granted))
         self._open = now >= self.opens_at
         self._note_overdue(now)

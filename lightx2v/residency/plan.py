@@ -15,7 +15,7 @@ from lightx2v.types import Policy, StageName
 
 @dataclass(frozen=True)
 class StageSize:
-    """What one stage takes on the card, in bytes."""
+    """The bytes that one stage takes on the card."""
 
     stage: StageName
     units: tuple[int, ...]

@@ -18,7 +18,7 @@ from lightx2v.weights.shared_memory import share
 
 
 class Source(Protocol):
-    """Where a unit's bytes come from."""
+    """A source of the bytes of units."""
 
     def unit(self, unit: Unit) -> torch.Tensor:
         """uint8 [unit.nbytes] on the host, in the unit's layout."""

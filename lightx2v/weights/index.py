@@ -1,4 +1,4 @@
-"""Where the tensors of a checkpoint lie on disk. Reads headers only, never a weight."""
+"""The places of a checkpoint's tensors on disk, from the headers of its files. No weight is read."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Flux2Conditions(NamedTuple):
     guidance: torch.Tensor
     """[1], as guidance-distilled checkpoints embed it."""
     rope: Rope
-    """Of text, target and references."""
+    """The angles of text, target and references."""
 
 
 class Flux2Denoiser(Denoiser[Flux2Conditions]):
@@ -98,7 +98,7 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
         return velocity[:, : state.latents.shape[1]]
 
     def _tokens(self, request: GenerateRequest) -> int:
-        """Of text, target and references."""
+        """The number of tokens of text, target and references."""
         return MAX_TOKENS + sum(math.prod(self.grid(size)) for size in (request.size, *request.references))
 
     def _rope(self, text_tokens: int, grids: Sequence[tuple[int, int]]) -> Rope:

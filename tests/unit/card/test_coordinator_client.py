@@ -162,14 +162,14 @@ async def resident(actor: Remote) -> dict[str, int]:
 
 async def settled(actor: Remote, expected: dict[str, int]) -> None:
     """Returns when the coordinator believes that."""
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while await resident(actor) != expected:
             await asyncio.sleep(0)
 
 
 async def told(actor: Remote, expected: Progress, request_id: str = "a") -> None:
     """Returns when the coordinator knows of that."""
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while await actor.coordinator.progress(request_id) != expected:
             await asyncio.sleep(0)
 
@@ -301,7 +301,7 @@ async def test_it_gives_way_and_fetches_although_a_reply_is_lost(lost: str) -> N
     for stage in (encode, denoise, encode, denoise):
         card.actor.lost.append(lost)
         await within(stage.run())
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while card.actor.lost or await resident(card.actor) != {one.stage: one.resident for one in (encode, denoise)}:
             await asyncio.sleep(0)
     assert encode.resident + denoise.resident <= 100
