@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
 from typing import ClassVar, Generic, TypeVar
 
@@ -18,6 +18,7 @@ from lightx2v.models.sampler import C, Euler, SamplingState, Stepper, sample
 from lightx2v.models.spec import ModelSpec
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size, Video
 from lightx2v.weights.layout import WeightMap
+from lightx2v.weights.names import Table
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -38,6 +39,9 @@ class Component(ABC):
 
     folder: ClassVar[str]
     """The folder of the checkpoint that holds the weights."""
+
+    names: Table = MappingProxyType({})
+    """The names that other makers have for layers of `module`."""
 
     module: nn.Module
     dtype: torch.dtype
@@ -108,10 +112,6 @@ class Denoiser(Component, Generic[C]):
     guided step is the same for all."""
 
     folder = "transformer"
-
-    aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    """Names that LoRA files of other trainers have for linear layers of `module`. If one name stands for several
-    layers, their outputs lie one after the other."""
 
     def num_steps(self, request: GenerateRequest) -> int:
         """How many steps this transformer takes: all that are asked for, unless the steps start from a picture or

@@ -21,7 +21,6 @@ from lightx2v.residency.plan import StageSize
 from lightx2v.stages.interface import Control, StageInputs, StageMethod, StageRun
 from lightx2v.types import GenerateRequest, StageName
 from lightx2v.weights.device import Device
-from lightx2v.weights.host_copy import HostCopy, OnDisk
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
 from lightx2v.weights.weight_residency import WeightResidency
@@ -56,7 +55,9 @@ class Stage(ABC, Generic[C]):
         layout = make_layout(
             component, read_index(*(checkpoint / folder for folder in component.weights.folders)), blocks
         )
-        source = OnDisk(layout) if settings.lazy_load else HostCopy(layout, device.pinned)
+        self.host_bytes = layout.host.nbytes if settings.lazy_load else layout.nbytes
+        """Host bytes of the weights: all of them, or with `lazy_load` only those that never leave the host."""
+        source = device.host_source(layout, settings.lazy_load)
         overlap_bytes = self._overlap_bytes(planned) // max(1, len(blocks))
         self._residence = WeightResidency(component, layout, source, device, overlap_bytes)
 

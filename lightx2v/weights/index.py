@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,42 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 
 @dataclass(frozen=True, slots=True)
-class TensorRef:
-    """`nbytes` bytes at `offset` of `file`: one stored tensor."""
+class Span:
+    """A stretch of a file, in bytes."""
 
-    file: Path
     offset: int
     nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """A tensor on disk: the spans of `file` that hold its bytes, one after the other."""
+
+    file: Path
+    spans: tuple[Span, ...]
     dtype: torch.dtype
     shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(span.nbytes for span in self.spans)
+
+    def part(self, index: int, parts: int) -> TensorRef:
+        """One of `parts` equal parts of the rows of a tensor that is stored in one span."""
+        return self.rows(index * self.shape[0] // parts, (index + 1) * self.shape[0] // parts)
+
+    def rows(self, first: int, last: int) -> TensorRef:
+        """The rows from `first` up to `last` of a tensor that is stored in one span."""
+        (span,) = self.spans
+        pitch = span.nbytes // self.shape[0]
+        taken = Span(span.offset + first * pitch, (last - first) * pitch)
+        return replace(self, spans=(taken,), shape=(last - first, *self.shape[1:]))
+
+
+def joined(refs: Sequence[TensorRef]) -> TensorRef:
+    """The rows of `refs`, parts of one file and alike in all but their number of rows, one after the other."""
+    first, height = refs[0], sum(ref.shape[0] for ref in refs)
+    return replace(first, spans=tuple(span for ref in refs for span in ref.spans), shape=(height, *first.shape[1:]))
 
 
 def read_index(*folders: Path) -> dict[str, TensorRef]:
@@ -87,7 +115,7 @@ def _ref(file: Path, start: int, name: str, entry: dict[str, Any]) -> TensorRef:
     begin, end = entry["data_offsets"]
     if entry["dtype"] not in DTYPES:
         raise InvalidCheckpoint(f"{file}: tensor {name} has the unsupported type {entry['dtype']}")
-    return TensorRef(file, start + begin, end - begin, DTYPES[entry["dtype"]], tuple(entry["shape"]))
+    return TensorRef(file, (Span(start + begin, end - begin),), DTYPES[entry["dtype"]], tuple(entry["shape"]))
 
 
 def _weight_map(index: Path) -> dict[str, str]:

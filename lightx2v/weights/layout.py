@@ -120,6 +120,11 @@ class Layout:
     def units(self) -> tuple[Unit, ...]:
         return (self.rest, *self.blocks)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all units together."""
+        return self.host.offset + self.host.nbytes
+
 
 def make_layout(component: Loadable, index: dict[str, TensorRef], blocks: tuple[str, ...]) -> Layout:
     """Lays out the reachable states of `component`, one unit per path in `blocks`.

@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
 
 import torch
 
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.fp8 import quantise
-from lightx2v.weights.index import TensorRef
+from lightx2v.weights.index import Span, TensorRef
 from lightx2v.weights.layout import Entry, Part, Unit, part, view
 
 READERS = 8
@@ -80,13 +82,19 @@ def _quantise(ref: TensorRef, parts: Mapping[Part, torch.Tensor]) -> None:
 
 def _pread(ref: TensorRef, into: torch.Tensor) -> None:
     target = memoryview(into.reshape(-1).view(torch.uint8).numpy().data)
-    done = 0
     try:
         with ref.file.open("rb", buffering=0) as file:
-            while done < ref.nbytes:
-                count = os.preadv(file.fileno(), [target[done : done + CHUNK]], ref.offset + done)
-                if count == 0:
-                    raise InvalidCheckpoint(f"{ref.file}: ends {ref.nbytes - done} bytes early; download it again")
-                done += count
+            for span in ref.spans:
+                _read_span(file, ref.file, span, target[: span.nbytes])
+                target = target[span.nbytes :]
     except OSError as error:
         raise InvalidCheckpoint(f"{ref.file}: cannot be read ({error})") from error
+
+
+def _read_span(file: FileIO, path: Path, span: Span, target: memoryview) -> None:
+    done = 0
+    while done < span.nbytes:
+        count = os.preadv(file.fileno(), [target[done : done + CHUNK]], span.offset + done)
+        if count == 0:
+            raise InvalidCheckpoint(f"{path}: ends {span.nbytes - done} bytes early; download it again")
+        done += count

@@ -210,7 +210,7 @@ def test_a_lora_beside_it(tmp_path: Path) -> None:
     """On what enters the layer, not on what it makes of it; and nothing of it stays."""
     write_toy(tmp_path / "toy")
     toy: Any = keep_in_fp8(Toy(1))
-    toy.aliases = {}
+    toy.names = {}
     down, up = torch.randn(2, WIDTH), torch.randn(WIDTH, 2)
     names = [f"model.blocks.0.0.lora_{part}.weight" for part in "AB"]
     file = write(tmp_path / "a.safetensors", dict(zip(names, (down, up), strict=True)))

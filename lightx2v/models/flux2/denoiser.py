@@ -13,7 +13,7 @@ from torch import nn
 from lightx2v.layers.rope import Rope, rope_table
 from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.flow import TRAIN_TIMESTEPS, noise
-from lightx2v.models.flux2.lora_aliases import aliases
+from lightx2v.models.flux2.names import TRANSFORMER
 from lightx2v.models.flux2.schedule import noise_levels, timesteps
 from lightx2v.models.flux2.spec import MAX_TOKENS
 from lightx2v.models.flux2.transformer import Flux2Transformer, read_shape
@@ -47,6 +47,7 @@ class Flux2Conditions(NamedTuple):
 class Flux2Denoiser(Denoiser[Flux2Conditions]):
     """FLUX.2's transformer with its schedule; references are further tokens beside the target's."""
 
+    names = TRANSFORMER
     module: Flux2Transformer
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
@@ -56,7 +57,6 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
         double = (f"transformer_blocks.{index}" for index in range(self.shape.num_layers))
         single = (f"single_transformer_blocks.{index}" for index in range(self.shape.num_single_layers))
         self.weights = WeightMap((self.folder,), (*double, *single))
-        self.aliases = aliases(self.shape.num_layers, self.shape.num_single_layers)
         per_stream, shared = map(_numel, (self.module.transformer_blocks, self.module.single_transformer_blocks))
         self._flops_per_token = per_stream + 2 * shared
 

@@ -15,6 +15,7 @@ from lightx2v.layers.rope import Rope, rope_table
 from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.flow import TRAIN_TIMESTEPS, noise
 from lightx2v.models.sampler import SamplingState
+from lightx2v.models.z_image.names import TRANSFORMER
 from lightx2v.models.z_image.spec import MAX_TOKENS, ZImageSpec
 from lightx2v.models.z_image.transformer import (
     PATCH,
@@ -46,6 +47,7 @@ class ZImageConditions(NamedTuple):
 class ZImageDenoiser(Denoiser[ZImageConditions]):
     """Z-Image's transformer with its schedule; a reference is where the steps start."""
 
+    names = TRANSFORMER
     module: ZImageTransformer
     spec: ZImageSpec
 
