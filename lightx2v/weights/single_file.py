@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Protocol
 
 from lightx2v.errors import InvalidCheckpoint
-from lightx2v.weights.index import TensorRef, joined, read_index
+from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import Loadable
 from lightx2v.weights.names import Rows, Table, expand, row
+from lightx2v.weights.tensor_ref import TensorRef, joined
 
 PARTS: Mapping[str, str] = {
     "transformer": r"(model\.)?diffusion_model\.",
