@@ -32,7 +32,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 
 def read_index(*folders: Path) -> dict[str, TensorRef]:
-    """All tensors of a component's folders, single file or sharded, by name.
+    """All tensors of a component's folders, single file or sharded, or of files themselves, by name.
 
     Raises InvalidCheckpoint, naming the file, for a missing, truncated or inconsistent one, and for a tensor that two
     folders have.
@@ -47,7 +47,9 @@ def read_index(*folders: Path) -> dict[str, TensorRef]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The shards that `*.safetensors.index.json` lists, or the only safetensors file of the folder."""
+    """The shards that `*.safetensors.index.json` lists, or the folder's only safetensors file. A file is itself."""
+    if folder.is_file():
+        return [folder]
     indexes = sorted(folder.glob("*.safetensors.index.json"))
     if indexes:
         return [folder / name for name in sorted(set(_weight_map(indexes[0]).values()))]

@@ -50,6 +50,8 @@ class WeightMap:
     """Paths of linear layers that are kept in fp8. Each makes two states of one stored tensor."""
     source: Callable[[str], str] = same_name
     """The checkpoint's name of a state."""
+    unread: tuple[str, ...] = ()
+    """The other tensors that checkpoints have and no forward pass reads, as regular expressions."""
 
 
 class Loadable(Protocol):
