@@ -17,7 +17,7 @@ from lightx2v.models.flow import guide, noise
 from lightx2v.models.qwen_image.schedule import read_schedule, timesteps
 from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, MAX_TOKENS, PATCH, SEEN_TOKENS
 from lightx2v.models.qwen_image.transformer import QwenImageTransformer, Ropes, read_shape
-from lightx2v.models.sampler import Euler, SamplingState
+from lightx2v.models.sampler import SamplingState
 from lightx2v.models.spec import ModelSpec
 from lightx2v.types import Conditioning, GenerateRequest, Latents
 from lightx2v.weights.layout import WeightMap
@@ -103,7 +103,7 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
             self._modulation(rows * columns, request.steps, device),
             self._ropes(grids, lengths).to(device),
         )
-        return self.state(request, conditions, Euler(levels), self._noise(request).to(device))
+        return self.start_euler(request, conditions, levels, self._noise(request), references, device)
 
     def predict(self, state: SamplingState[QwenImageConditions]) -> torch.Tensor:
         text, lengths, references, times, modulations, ropes = state.conditions
