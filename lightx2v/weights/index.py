@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lightx2v.errors import InvalidCheckpoint
+from lightx2v.weights.scales import check_formats, with_scales
+from lightx2v.weights.tensor_ref import Span, TensorRef
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -20,6 +21,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -29,54 +31,15 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of a file, in bytes."""
-
-    offset: int
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class TensorRef:
-    """A tensor on disk: the spans of `file` that hold its bytes, one after the other."""
-
-    file: Path
-    spans: tuple[Span, ...]
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(span.nbytes for span in self.spans)
-
-    def part(self, index: int, parts: int) -> TensorRef:
-        """One of `parts` equal parts of the rows of a tensor that is stored in one span."""
-        return self.rows(index * self.shape[0] // parts, (index + 1) * self.shape[0] // parts)
-
-    def rows(self, first: int, last: int) -> TensorRef:
-        """The rows from `first` up to `last` of a tensor that is stored in one span."""
-        (span,) = self.spans
-        pitch = span.nbytes // self.shape[0]
-        taken = Span(span.offset + first * pitch, (last - first) * pitch)
-        return replace(self, spans=(taken,), shape=(last - first, *self.shape[1:]))
-
-
-def joined(refs: Sequence[TensorRef]) -> TensorRef:
-    """The rows of `refs`, parts of one file and alike in all but their number of rows, one after the other."""
-    first, height = refs[0], sum(ref.shape[0] for ref in refs)
-    return replace(first, spans=tuple(span for ref in refs for span in ref.spans), shape=(height, *first.shape[1:]))
-
-
 def read_index(*folders: Path) -> dict[str, TensorRef]:
-    """All tensors of a component's folders, single file or sharded, by name.
+    """All tensors of a component's folders, single file or sharded, or of files themselves, by name.
 
     Raises InvalidCheckpoint, naming the file, for a missing, truncated or inconsistent one, and for a tensor that two
     folders have.
     """
     refs: dict[str, TensorRef] = {}
     for folder in folders:
-        found = {name: ref for file in weight_files(folder) for name, ref in read_header(file).items()}
+        found = with_scales({name: ref for file in weight_files(folder) for name, ref in read_header(file).items()})
         if both := refs.keys() & found.keys():
             raise InvalidCheckpoint(f"{folder}: the tensor {min(both)} is in another folder of the same part too")
         refs |= found
@@ -84,7 +47,9 @@ def read_index(*folders: Path) -> dict[str, TensorRef]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The shards that `*.safetensors.index.json` lists, or the only safetensors file of the folder."""
+    """The shards that `*.safetensors.index.json` lists, or the folder's only safetensors file. A file is itself."""
+    if folder.is_file():
+        return [folder]
     indexes = sorted(folder.glob("*.safetensors.index.json"))
     if indexes:
         return [folder / name for name in sorted(set(_weight_map(indexes[0]).values()))]
@@ -108,6 +73,8 @@ def read_header(file: Path) -> dict[str, TensorRef]:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header: dict[str, Any] = json.loads(stream.read(length))
+    quantisation = json.loads(header.get("__metadata__", {}).get("_quantization_metadata", "{}"))
+    check_formats(str(file), quantisation.get("layers", {}))
     return {name: _ref(file, 8 + length, name, entry) for name, entry in header.items() if name != "__metadata__"}
 
 

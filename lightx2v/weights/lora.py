@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from lightx2v.errors import InvalidCheckpoint
-from lightx2v.weights.index import TensorRef, read_header
+from lightx2v.weights.index import read_header
 from lightx2v.weights.layout import Entry, Loadable, Unit, make_unit
 from lightx2v.weights.lora_scale import lora_scale, read_configuration
 from lightx2v.weights.names import Rows, Table, expand, row
+from lightx2v.weights.tensor_ref import TensorRef
 
 PREFIXES = ("transformer.", "diffusion_model.", "base_model.model.", "lora_unet_", "")
 DOWN, UP, ALPHA = "down", "up", "alpha"

@@ -29,6 +29,9 @@ from lightx2v.models.z_image.transformer import (
 from lightx2v.types import Conditioning, GenerateRequest, Latents
 from lightx2v.weights.layout import WeightMap
 
+UNREAD = (r"norm_final\.weight",)
+"""A norm in the makers' single files that no forward pass reads."""
+
 WIDTHS_PER_TOKEN = 13
 """Live activations of a step at their peak, in hidden widths per token: 11.3 were counted, and a seventh is to
 spare."""
@@ -57,7 +60,8 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
         self.module = on_meta(lambda: ZImageTransformer(self.shape), dtype)
         refiners, layers = range(self.shape.n_refiner_layers), range(self.shape.n_layers)
         noise, context = ([f"{part}_refiner.{index}" for index in refiners] for part in ("noise", "context"))
-        self.weights = WeightMap((self.folder,), (*noise, *context, *(f"layers.{index}" for index in layers)))
+        blocks = (*noise, *context, *(f"layers.{index}" for index in layers))
+        self.weights = WeightMap((self.folder,), blocks, unread=UNREAD)
 
     def activation_bytes(self, request: GenerateRequest) -> int:
         """Activations are linear in the tokens of captions and images, of both branches of a guided step."""
