@@ -87,7 +87,9 @@ class ImageRequest(GenerationBody):
         {"user", "safety_identifier", "quality", "style", "background", "moderation"}
         | {"output_compression", "input_fidelity", "partial_images"}
     )
-    UNSUPPORTED = MappingProxyType({"mask": "is not supported", "stream": "is not supported"})
+    UNSUPPORTED = MappingProxyType(
+        {"mask": "belongs to a picture: send both to /v1/images/edits", "stream": "is not supported"}
+    )
 
     n: Annotated[Whole, Field(ge=1, le=MAX_PICTURES)] = 1
     response_format: Literal["b64_json", "url"] = "b64_json"
@@ -114,11 +116,11 @@ def with_defaults(asked: GenerationBody, spec: ModelSpec, references: Sequence[S
 
 
 def to_requests(
-    asked: ImageRequest, spec: ModelSpec, limits: Limits, references: Sequence[Size] = ()
+    asked: ImageRequest, spec: ModelSpec, limits: Limits, references: Sequence[Size] = (), *, is_masked: bool = False
 ) -> tuple[GenerateRequest, ...]:
-    """One frozen request per picture, with consecutive seeds. `references`: sizes of the fitted reference pictures.
-    Raises InvalidRequest."""
-    first = with_defaults(asked, spec, references, strength=asked.strength, frames=1)
+    """One frozen request per picture, with consecutive seeds. `references`: sizes of the fitted reference pictures;
+    `is_masked`: whether the first one has a mask. Raises InvalidRequest."""
+    first = with_defaults(asked, spec, references, strength=asked.strength, frames=1, is_masked=is_masked)
     check_request(first, spec, limits)
     seeds = ((first.seed + index) % SEEDS for index in range(asked.n))
     return tuple(replace(first, id=str(uuid.uuid4()), seed=seed) for seed in seeds)

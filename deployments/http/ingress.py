@@ -24,7 +24,7 @@ from deployments.http.errors import error_response, with_error_responses
 from deployments.http.images import ImageRequest, images_body, models_body, to_requests
 from deployments.http.origins import OriginCheck
 from deployments.http.parsing import parse, parse_json
-from deployments.http.uploads import UploadNames, read_uploads
+from deployments.http.uploads import UploadNames, Uploads, read_uploads
 from deployments.http.videos import Videos
 from deployments.logs import configure_logging
 from deployments.remote import LOST
@@ -73,7 +73,7 @@ class Ingress:
         """POST /v1/images/generations: text to image."""
         self._models.check_room()
         body = await read_body(request, self._settings.max_json_bytes)
-        return await self._images(parse_json(ImageRequest, body), ())
+        return await self._images(parse_json(ImageRequest, body), Uploads())
 
     async def edits(self, request: Request) -> Response:
         """POST /v1/images/edits: reference pictures and a prompt to a new picture, from a form or from JSON."""
@@ -82,9 +82,7 @@ class Ingress:
         fields, uploads = await read_uploads(request, limit, EDIT_NAMES, most)
         if not uploads.pictures:
             raise InvalidRequest("image is required: one or more pictures", "image")
-        if uploads.mask is not None:
-            raise InvalidRequest("mask: inpainting is not supported; leave the mask out", "mask")
-        return await self._images(parse(ImageRequest, fields), uploads.pictures)
+        return await self._images(parse(ImageRequest, fields), uploads)
 
     async def models(self, _: Request) -> Response:
         """GET /v1/models: the models that are served."""
@@ -105,14 +103,14 @@ class Ingress:
             return _unavailable("failed", str(error))
         return JSONResponse({"status": "ok"})
 
-    async def _images(self, asked: ImageRequest, files: Sequence[bytes]) -> Response:
+    async def _images(self, asked: ImageRequest, uploads: Uploads) -> Response:
         model = self._models.find(asked.model)
         deadline = Deadline.after(model.timeout_seconds)
         with model.admission.admitted():
             async with deadline.enforced():
-                references = await self._models.fitted(model, files)
+                references = await self._models.fitted(model, uploads.pictures, uploads.mask)
                 sizes = [reference.fitted.size for reference in references]
-                requests = to_requests(asked, model.spec, model.limits, sizes)
+                requests = to_requests(asked, model.spec, model.limits, sizes, is_masked=uploads.mask is not None)
                 made = await model.graph.generate(requests, references, deadline)
                 encoded = [await self._encoders.run(encode, picture, asked.output_format) for picture in made]
                 body = await self._encoders.run(images_body, asked, requests, encoded, int(time.time()))

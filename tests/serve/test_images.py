@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from benchmarks.pictures import asked, made, noise, png
 from benchmarks.server import Server
 from lightx2v.pipeline import Pipeline
-from lightx2v.types import Reference, Size
+from lightx2v.types import Mask, Reference, Size
 
 PROMPT = "a red circle left of a blue square on white"
 
@@ -96,6 +97,51 @@ def test_openai_client_edits_several_images(client: OpenAI) -> None:
     answer = client.images.edit(model="klein", image=images, prompt=PROMPT, extra_body={"seed": 1})
     assert answer.data is not None
     assert len(answer.data) == 1
+
+
+def test_openai_client_edits_a_part(client: OpenAI, server: Server, pipeline: Pipeline) -> None:
+    """The pipeline's pictures, each with its own seed, with the picture's own pixels outside of the mask. A request
+    without a mask is as it was before."""
+    picture, other, opaque = noise(Size(64, 48), 1), noise(Size(64, 64), 2), np.full((48, 64), 255, np.uint8)
+    whole = made(server.edit([png(picture)], PROMPT, seed="1"))
+    opaque[8:32, 16:60] = 0
+    mask = Image.fromarray(np.dstack((picture.pixels, opaque)))
+    answer = client.images.edit(
+        model="klein",
+        image=[("a.png", png(picture)), ("b.png", png(other))],
+        mask=("mask.png", to_png(mask)),
+        prompt=PROMPT,
+        n=2,
+        extra_body={"seed": 1, "strength": 0.8},
+    )
+    references = [Reference(picture, mask=Mask(opaque == 0)), Reference(other)]
+    for seed, item in enumerate(answer.data or (), start=1):
+        pixels = np.asarray(Image.open(BytesIO(base64.b64decode(item.b64_json or ""))))
+        request = asked(PROMPT, picture.size, seed, references=(picture.size, other.size))
+        expected = pipeline.generate(replace(request, is_masked=True, strength=0.8), references)
+        np.testing.assert_array_equal(pixels, expected.pixels)
+        np.testing.assert_array_equal(pixels[opaque > 0], picture.pixels[opaque > 0])
+    assert seed == 2
+    np.testing.assert_array_equal(made(server.edit([png(picture)], PROMPT, seed="1")), whole)
+
+
+def test_openai_client_sees_what_is_wrong_with_a_mask(client: OpenAI) -> None:
+    image = ("a.png", png(noise(Size(64, 64), 1)))
+    masks = {"size": png(noise(Size(64, 48), 1)), "keeps": to_png(Image.new("L", (64, 64))), "readable": b"nothing"}
+    for words, mask in masks.items():
+        with pytest.raises(BadRequestError, match=words) as bad:
+            client.images.edit(model="klein", image=image, mask=("m.png", mask), prompt=PROMPT)
+        assert bad.value.param == "mask"
+    white = ("m.png", to_png(Image.new("L", (64, 64), 255)))
+    with pytest.raises(BadRequestError, match="the first picture, 64x64") as bad:
+        client.images.edit(model="klein", image=image, mask=white, prompt=PROMPT, size="1024x1024")
+    assert bad.value.param == "size"
+
+
+def to_png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_openai_client_lists_models(client: OpenAI) -> None:
