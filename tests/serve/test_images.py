@@ -102,7 +102,7 @@ def test_openai_client_edits_several_images(client: OpenAI) -> None:
 def test_openai_client_edits_a_part(client: OpenAI, server: Server, pipeline: Pipeline) -> None:
     """The pipeline's pictures, each with its own seed, with the picture's own pixels outside of the mask. A request
     without a mask is as it was before."""
-    picture, other, opaque = noise(Size(64, 48), 1), noise(Size(64, 64), 2), np.full((48, 64), 255, np.uint8)
+    picture, other, opaque = noise(Size(80, 64), 1), noise(Size(64, 64), 2), np.full((64, 80), 255, np.uint8)
     whole = made(server.edit([png(picture)], PROMPT, seed="1"))
     opaque[8:32, 16:60] = 0
     mask = Image.fromarray(np.dstack((picture.pixels, opaque)))
@@ -127,7 +127,8 @@ def test_openai_client_edits_a_part(client: OpenAI, server: Server, pipeline: Pi
 
 def test_openai_client_sees_what_is_wrong_with_a_mask(client: OpenAI) -> None:
     image = ("a.png", png(noise(Size(64, 64), 1)))
-    masks = {"size": png(noise(Size(64, 48), 1)), "keeps": to_png(Image.new("L", (64, 64))), "readable": b"nothing"}
+    black = {size: to_png(Image.new("L", (size, 64))) for size in (64, 48)}
+    masks = {"size": black[48], "keeps": black[64], "readable": b"nothing", "black and white": image[1]}
     for words, mask in masks.items():
         with pytest.raises(BadRequestError, match=words) as bad:
             client.images.edit(model="klein", image=image, mask=("m.png", mask), prompt=PROMPT)
