@@ -124,6 +124,6 @@ class ServedModels:
             first.check()
 
     async def fitted(self, model: Model, files: Sequence[bytes]) -> list[Reference]:
-        """The uploaded references, decoded and fitted; few at a time, since each may decode to 100 MB. Raises
+        """The uploaded references, decoded and fitted; few at a time, since each may take 1 GB for a while. Raises
         InvalidRequest."""
         return await gathered(self._decoders.run(model.fit, data) for data in files)

@@ -67,7 +67,7 @@ class Adapters:
         with torch.compiler.set_stance("force_eager"), ExitStack() as hooks:
             for branch in adapter.lora.branches:
                 up = states[branch.up.name][branch.first : branch.last]
-                hook = _adding(states[branch.down.name], up, branch.scale * request.lora_scale)
+                hook = _adding(states[branch.down.name], up, branch.start, branch.scale * request.lora_scale)
                 layer = self._module.get_submodule(branch.path)
                 hooks.callback(layer.register_forward_hook(hook).remove)
             yield
@@ -92,11 +92,13 @@ class Adapters:
         return {entry.name: view(slab, entry) for entry in unit.entries}
 
 
-def _adding(down: torch.Tensor, up: torch.Tensor, scale: float) -> Hook:
-    """A hook that adds scale * up (down x) to a linear layer's output in place: nothing else refers to it."""
+def _adding(down: torch.Tensor, up: torch.Tensor, start: int, scale: float) -> Hook:
+    """A hook that adds scale * up (down x) to a linear layer's output from column `start` on. It adds in place: nothing
+    else refers to the output."""
+    stop = start + up.shape[0]
 
     def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        entering, leaving = inputs[0].reshape(-1, down.shape[1]), output.view(-1, up.shape[0])
+        entering, leaving = inputs[0].reshape(-1, down.shape[1]), output.view(-1, output.shape[-1])[:, start:stop]
         for states, sums in zip(entering.split(ROWS), leaving.split(ROWS), strict=True):
             sums.addmm_(F.linear(states, down), up.t(), alpha=scale)
 
