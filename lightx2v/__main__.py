@@ -16,8 +16,9 @@ from lightx2v.limits import Limits
 from lightx2v.media.encode import PICTURE_FORMATS, VIDEO_FORMATS, encode, format_of, suffixes
 from lightx2v.media.picture import decode_picture
 from lightx2v.models.reference_image import make_reference
-from lightx2v.models.request import check_request, complete
+from lightx2v.models.request import check_request, choose_size, complete
 from lightx2v.models.spec import ModelSpec
+from lightx2v.sizes import Aspect, parse_size
 from lightx2v.types import GenerateRequest, Picture, Progress, Reference, Size, Video
 
 
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=_output, help="PNG, JPEG, WEBP or MP4 (out.png or out.mp4)")
     parser.add_argument("-i", "--image", type=Path, action="append", default=[], help="a reference; may be repeated")
     parser.add_argument("--negative-prompt", default="")
-    parser.add_argument("--size", help="WIDTHxHEIGHT (the model's, or the first reference's)")
+    parser.add_argument("--size", help="WIDTHxHEIGHT, or an aspect as in 16:9 (the model's, or the first reference's)")
     parser.add_argument("--frames", type=int, help="frames of a video; 1 makes a picture (the model's)")
     parser.add_argument("--steps", type=int, help="denoising steps (the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (the model's)")
@@ -70,11 +71,12 @@ def _settings(options: argparse.Namespace) -> EngineSettings:
 def _request(
     options: argparse.Namespace, settings: EngineSettings, spec: ModelSpec, references: Sequence[Reference]
 ) -> GenerateRequest:
+    limits = Limits(loras=tuple(settings.loras))
     request = complete(
         options.prompt,
         spec,
         [reference.fitted.size for reference in references],
-        size=_size(options.size) if options.size else None,
+        size=choose_size(_size(options.size), spec, limits) if options.size else None,
         steps=options.steps,
         seed=options.seed,
         guidance=options.guidance,
@@ -84,15 +86,15 @@ def _request(
         lora=options.lora,
         lora_scale=options.lora_scale,
     )
-    check_request(request, spec, Limits(loras=tuple(settings.loras)))
+    check_request(request, spec, limits)
     return request
 
 
-def _size(text: str) -> Size:
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise InvalidRequest(f"--size {text}: write WIDTHxHEIGHT in pixels, as in 1024x768", "size")
-    return Size(int(width), int(height))
+def _size(text: str) -> Size | Aspect:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise InvalidRequest(f"--size {text}: {error}", "size") from None
 
 
 def _read(path: Path, spec: ModelSpec) -> Reference:

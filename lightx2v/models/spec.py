@@ -40,6 +40,11 @@ class ModelSpec:
     starts_from_picture: bool = False
     """Whether the steps begin at a reference, so that a request has a strength."""
 
+    @property
+    def has_refiner(self) -> bool:
+        """Whether a second transformer takes the last steps."""
+        return False
+
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts."""
         return request.guidance > 1
