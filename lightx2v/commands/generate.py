@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=_output, help="PNG, JPEG, WEBP or MP4 (out.png or out.mp4)")
     parser.add_argument("-i", "--image", type=Path, action="append", default=[], help="a reference; may be repeated")
     parser.add_argument("--negative-prompt", default="")
-    parser.add_argument("--size", help="WIDTHxHEIGHT (the model's, or the first reference's)")
+    parser.add_argument("--size", help="WIDTHxHEIGHT, or an aspect as in 16:9 (the model's, or the first reference's)")
     parser.add_argument("--frames", type=int, help="frames of a video; 1 makes a picture (the model's)")
     parser.add_argument("--steps", type=int, help="denoising steps (the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (the model's)")
@@ -65,11 +65,12 @@ def _parser() -> argparse.ArgumentParser:
 def _request(
     options: argparse.Namespace, settings: EngineSettings, spec: ModelSpec, references: Sequence[Reference]
 ) -> GenerateRequest:
+    limits = Limits(loras=tuple(settings.loras))
     request = complete(
         options.prompt,
         spec,
         [reference.fitted.size for reference in references],
-        size=size_of(options.size),
+        size=size_of(options.size, spec, limits),
         steps=options.steps,
         seed=options.seed,
         guidance=options.guidance,
@@ -79,7 +80,7 @@ def _request(
         lora=options.lora,
         lora_scale=options.lora_scale,
     )
-    check_request(request, spec, Limits(loras=tuple(settings.loras)))
+    check_request(request, spec, limits)
     return request
 
 

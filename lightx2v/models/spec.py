@@ -42,6 +42,11 @@ class ModelSpec:
     takes_mask: bool = False
     """Whether a request may change only a part of its first reference."""
 
+    @property
+    def has_refiner(self) -> bool:
+        """Whether a second transformer takes the last steps."""
+        return False
+
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts."""
         return request.guidance > 1
