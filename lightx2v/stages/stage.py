@@ -16,6 +16,7 @@ from torch import nn
 from lightx2v.config import EngineSettings
 from lightx2v.errors import OutOfMemory
 from lightx2v.models.component import Component
+from lightx2v.models.packed import keep_packed
 from lightx2v.residency.lease import Grant
 from lightx2v.residency.plan import StageSize
 from lightx2v.stages.interface import Control, StageInputs, StageMethod, StageRun
@@ -50,12 +51,12 @@ class Stage(ABC, Generic[C]):
         self.component = component
         self.device = device
         self.planned = planned
+        index = read_index(*(checkpoint / folder for folder in component.weights.folders))
+        keep_packed(component, index)
         blocks = _phases(component) if settings.by_phase else component.blocks
         if settings.compiles(cuda=device.torch_device.type == "cuda"):
             component.compile()
-        layout = make_layout(
-            component, read_index(*(checkpoint / folder for folder in component.weights.folders)), blocks
-        )
+        layout = make_layout(component, index, blocks)
         source = OnDisk(layout) if settings.lazy_load else HostCopy(layout, device.pinned)
         overlap_bytes = self._overlap_bytes(planned) // max(1, len(blocks))
         self._residence = WeightResidency(component, layout, source, device, overlap_bytes)
