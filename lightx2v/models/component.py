@@ -56,10 +56,20 @@ class Component(ABC):
         """Paths of the submodules that can come and go one by one, in order of use."""
         return self.weights.blocks
 
+    def block_layers(self) -> Iterator[tuple[str, nn.Linear]]:
+        """Yields the linear layers in the blocks that may be kept in another form, by path: not those that stay on the
+        host or have to be precise."""
+        exact = self.weights.host_tensors | self.weights.precise
+        for block in self.blocks:
+            for path, layer in self.module.get_submodule(block).named_modules(prefix=block):
+                if isinstance(layer, nn.Linear) and f"{path}.weight" not in exact:
+                    yield path, layer
+
     def workspace(self, request: GenerateRequest) -> int:
         """Device bytes that a run needs beside weights, in the precision that the layers are kept in."""
         nbytes = self.activation_bytes(request)
-        return int(FP8_WORKSPACE * nbytes) if self.weights.fp8_layers else nbytes
+        kept = int(FP8_WORKSPACE * nbytes) if self.weights.fp8_layers else nbytes
+        return kept + self.weights.unpacked_bytes
 
     def flops(self, request: GenerateRequest) -> float:
         """Operations of one use of all blocks, as the number of bf16 operations that take the same time. Weights can

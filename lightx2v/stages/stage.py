@@ -16,6 +16,7 @@ from torch import nn
 from lightx2v.config import EngineSettings
 from lightx2v.errors import OutOfMemory
 from lightx2v.models.component import Component
+from lightx2v.models.packed import keep_packed
 from lightx2v.residency.lease import Grant
 from lightx2v.residency.plan import StageSize
 from lightx2v.stages.interface import Control, StageInputs, StageMethod, StageRun
@@ -55,10 +56,12 @@ class Stage(ABC, Generic[C]):
         self.component = component
         self.device = device
         self.planned = planned
+        index = read_weights(component, places)
+        keep_packed(component, index)
         blocks = _phases(component) if settings.by_phase else component.blocks
         if settings.compiles(cuda=device.torch_device.type == "cuda"):
             component.compile()
-        layout = make_layout(component, read_weights(component, places), blocks)
+        layout = make_layout(component, index, blocks)
         self.host_bytes = layout.host.nbytes if settings.lazy_load else layout.nbytes
         """Host bytes of the weights: all of them, or with `lazy_load` only those that never leave the host."""
         source = device.host_source(layout, settings.lazy_load)

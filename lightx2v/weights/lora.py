@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -158,5 +158,6 @@ def _branches(module: nn.Module, layers: tuple[Rows, ...], down: Entry, up: Entr
 
 def _widths(module: nn.Module, layers: tuple[Rows, ...]) -> tuple[int, int]:
     """What enters each of the layers, and what leaves all of them."""
-    shapes = [module.get_parameter(f"{layer.path}.weight").shape for layer in layers]
+    linear: list[Any] = [module.get_submodule(layer.path) for layer in layers]
+    shapes = [(one.out_features, one.in_features) for one in linear]
     return shapes[0][1], sum(shape[0] // layer.parts for shape, layer in zip(shapes, layers, strict=True))
