@@ -19,6 +19,7 @@ from deployments.settings import ModelSettings, ServerSettings
 from lightx2v.checkpoint import read_spec
 from lightx2v.errors import ModelNotFound, QueueFull, WarmUpFailed
 from lightx2v.limits import Limits
+from lightx2v.media.mask import decode_mask
 from lightx2v.media.picture import decode_picture
 from lightx2v.models.reference_image import make_reference
 from lightx2v.types import Reference, StageName
@@ -99,9 +100,9 @@ class Model:
         if reason := await self.warm_up.over():
             raise WarmUpFailed(f"the first requests to {self.id} failed: {reason}")
 
-    def fit(self, data: bytes) -> Reference:
-        """An uploaded reference, decoded and fitted. Raises InvalidRequest."""
-        return make_reference(decode_picture(data), self.spec)
+    def fit(self, data: bytes, mask: bytes | None) -> Reference:
+        """An uploaded reference, decoded and fitted, with its mask if there is one. Raises InvalidRequest."""
+        return make_reference(decode_picture(data), self.spec, None if mask is None else decode_mask(mask))
 
 
 class ServedModels:
@@ -128,10 +129,11 @@ class ServedModels:
         if all(other.is_full for other in others):
             first.check()
 
-    async def fitted(self, model: Model, files: Sequence[bytes]) -> list[Reference]:
-        """The uploaded references, decoded and fitted; few at a time, since each may take 1 GB for a while. Raises
-        InvalidRequest."""
-        return await gathered(self._decoders.run(model.fit, data) for data in files)
+    async def fitted(self, model: Model, files: Sequence[bytes], mask: bytes | None = None) -> list[Reference]:
+        """The uploaded references, decoded and fitted; few at a time, since each may take 1 GB for a while. `mask`: of
+        the first one. Raises InvalidRequest."""
+        masks = (None if index else mask for index in range(len(files)))
+        return await gathered(self._decoders.run(model.fit, *one) for one in zip(files, masks, strict=True))
 
 
 def _by_hub_id(served: Sequence[ModelDeployment[DeploymentHandle]], models: Mapping[str, Model]) -> dict[str, Model]:

@@ -16,6 +16,7 @@ from lightx2v.config import EngineSettings
 from lightx2v.errors import InvalidRequest, LightError
 from lightx2v.limits import Limits
 from lightx2v.media.encode import PICTURE_FORMATS, VIDEO_FORMATS, encode, format_of, suffixes
+from lightx2v.media.mask import decode_mask
 from lightx2v.media.picture import decode_picture
 from lightx2v.models.reference_image import make_reference
 from lightx2v.models.request import check_request, complete
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = settings_of(options, compile=False)  # one picture takes less time than compiling for it
         spec = read_spec(settings)
-        references = [_read(path, spec) for path in options.image]
+        references = _references(options, spec)
         request = _request(options, settings, spec, references)
         output = _matching(options.output, request)
         output.write_bytes(encode(_make(settings, request, references), format_of(output.suffix.lower())))
@@ -49,12 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("prompt")
     parser.add_argument("-o", "--output", type=_output, help="PNG, JPEG, WEBP or MP4 (out.png or out.mp4)")
     parser.add_argument("-i", "--image", type=Path, action="append", default=[], help="a reference; may be repeated")
+    parser.add_argument("--mask", type=Path, help="change the first reference only where this is transparent, or white")
     parser.add_argument("--negative-prompt", default="")
     parser.add_argument("--size", help="WIDTHxHEIGHT, or an aspect as in 16:9 (the model's, or the first reference's)")
     parser.add_argument("--frames", type=int, help="frames of a video; 1 makes a picture (the model's)")
     parser.add_argument("--steps", type=int, help="denoising steps (the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (the model's)")
-    parser.add_argument("--strength", type=float, help="image-to-image strength, up to 1 (0.6)")
+    parser.add_argument("--strength", type=float, help="image-to-image strength, up to 1 (0.6; 1 with a mask)")
     parser.add_argument("--seed", type=int, help="the same seed makes the same picture (random)")
     parser.add_argument("--lora", help="the name of one of --loras (none)")
     parser.add_argument("--lora-scale", type=float, default=1.0, help="the factor of the LoRA (1.0)")
@@ -79,13 +81,16 @@ def _request(
         negative_prompt=options.negative_prompt,
         lora=options.lora,
         lora_scale=options.lora_scale,
+        is_masked=options.mask is not None,
     )
     check_request(request, spec, limits)
     return request
 
 
-def _read(path: Path, spec: ModelSpec) -> Reference:
-    return make_reference(decode_picture(path.read_bytes(), str(path)), spec)
+def _references(options: argparse.Namespace, spec: ModelSpec) -> list[Reference]:
+    mask = None if options.mask is None else decode_mask(options.mask.read_bytes(), str(options.mask))
+    pictures = (decode_picture(path.read_bytes(), str(path)) for path in options.image)
+    return [make_reference(picture, spec, None if index else mask) for index, picture in enumerate(pictures)]
 
 
 def _output(name: str) -> Path:
