@@ -22,6 +22,7 @@ from deployments.card.lookup import reports
 from deployments.http.bodies import JSON, read_body, read_form
 from deployments.http.errors import error_response, with_error_responses
 from deployments.http.images import ImageRequest, images_body, models_body, to_requests
+from deployments.http.notices import notice_headers
 from deployments.http.origins import OriginCheck
 from deployments.http.parsing import parse_form, parse_json
 from deployments.http.videos import Videos
@@ -111,11 +112,12 @@ class Ingress:
                 references = await self._models.fitted(model, files)
                 sizes = [reference.fitted.size for reference in references]
                 requests = to_requests(asked, model.spec, model.limits, sizes)
+                notices = await model.notices(requests[0])
                 made = await model.graph.generate(requests, references, deadline)
                 encoded = [await self._encoders.run(encode, picture, asked.output_format) for picture in made]
                 body = await self._encoders.run(images_body, asked, requests, encoded, int(time.time()))
         log.info("request %s: %d pictures in %.3f s", requests[0].id, len(made), deadline.seconds - deadline.left)
-        return Response(body, media_type=JSON)
+        return Response(body, headers=notice_headers(notices), media_type=JSON)
 
     @asynccontextmanager
     async def _living(self, _: Starlette) -> AsyncIterator[None]:

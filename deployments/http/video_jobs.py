@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lightx2v.errors import Cancelled, LightError, VideoNotFound, VideoNotReady
+from lightx2v.models.notices import Notice
 from lightx2v.types import GenerateRequest, Progress, VideoSpec
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
@@ -41,6 +42,7 @@ class VideoJob:
     video_spec: VideoSpec
     created_at: float
     task: asyncio.Task[bytes]
+    notices: tuple[Notice, ...] = ()
     progress: Progress | None = None
     ended_at: float | None = None
 
@@ -106,12 +108,17 @@ class VideoJobs:
         self._context = copy_context()
 
     def start(
-        self, model: str, request: GenerateRequest, video: VideoSpec, work: Coroutine[Any, Any, bytes]
+        self,
+        model: str,
+        request: GenerateRequest,
+        video: VideoSpec,
+        work: Coroutine[Any, Any, bytes],
+        notices: tuple[Notice, ...] = (),
     ) -> VideoJob:
         """Starts `work` outside the context of the HTTP request: Ray cancels the calls made in a request's context when
         that request ends."""
         task = asyncio.get_running_loop().create_task(work, context=self._context)
-        job = VideoJob(f"video_{secrets.token_hex(16)}", model, request, video, self._clock(), task)
+        job = VideoJob(f"video_{secrets.token_hex(16)}", model, request, video, self._clock(), task, notices)
         task.add_done_callback(lambda _: self._end(job))
         self._jobs[job.id] = job
         return job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +21,11 @@ from lightx2v.checkpoint import read_spec
 from lightx2v.errors import ModelNotFound, QueueFull, WarmUpFailed
 from lightx2v.limits import Limits
 from lightx2v.media.picture import decode_picture
+from lightx2v.models.notices import Notice, ignored, may_be_cut
 from lightx2v.models.reference_image import make_reference
-from lightx2v.types import Reference, StageName
+from lightx2v.types import GenerateRequest, Reference, StageName
+
+log = logging.getLogger(__name__)
 
 DECODERS = 2
 """Uploaded pictures that are decoded at the same time."""
@@ -98,6 +102,14 @@ class Model:
     def fit(self, data: bytes) -> Reference:
         """An uploaded reference, decoded and fitted. Raises InvalidRequest."""
         return make_reference(decode_picture(data), self.spec)
+
+    async def notices(self, request: GenerateRequest) -> tuple[Notice, ...]:
+        """The parts of a request that have no effect; each is logged. The stage is asked only about long prompts."""
+        cut = await self.graph.truncations(request) if may_be_cut(request, self.spec) else ()
+        notices = (*ignored(request, self.spec), *cut)
+        for notice in notices:
+            log.warning("request %s: %s", request.id, notice)
+        return notices
 
 
 class ServedModels:

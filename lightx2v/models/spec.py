@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 OVERRIDES = "generation_config.json"
+PROMPT_TOKENS = 512
+"""No family cuts prompts to fewer tokens, unless the checkpoint's tokenizer does."""
+TOKENIZER = "tokenizer/tokenizer_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,13 @@ class ModelSpec:
     """How many reference pictures a request may have."""
     starts_from_picture: bool = False
     """Whether the steps begin at a reference, so that a request has a strength."""
+    prompt_tokens: int = PROMPT_TOKENS
+    """The encoder reads at least so many tokens of a prompt, those of its template included."""
+
+    @property
+    def follows_guidance(self) -> bool:
+        """Whether any guidance scale changes a picture."""
+        return True
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts."""
@@ -79,6 +89,12 @@ def override(spec: S, checkpoint: Path) -> S:
     if size is None or int(size[1]) % spec.multiple or int(size[2]) % spec.multiple:
         raise InvalidCheckpoint(f'{file}: size must be like "256x256", in multiples of {spec.multiple}')
     return replace(spec, steps=steps, guidance=float(guidance), size=Size(int(size[1]), int(size[2])))
+
+
+def read_prompt_tokens(checkpoint: Path) -> int:
+    """How many tokens of a prompt are read at least, with this checkpoint's tokenizer."""
+    values = read_configuration(checkpoint, TOKENIZER) if (checkpoint / TOKENIZER).exists() else {}
+    return int(min(PROMPT_TOKENS, values.get("model_max_length") or PROMPT_TOKENS))
 
 
 def read_grid(checkpoint: Path) -> tuple[Size, int]:
