@@ -51,7 +51,7 @@ class Pipeline:
         report: Report = ignore,
     ) -> Picture | Video:
         """The picture or video of `request`. Raises OutOfMemory if the settings leave it too little memory."""
-        return self.decode(request, self.latents(request, references, report))
+        return self.decode(request, self.latents(request, references, report), references)
 
     def latents(
         self,
@@ -73,10 +73,12 @@ class Pipeline:
         encode = self._stages["encode"]
         return (*ignored(request, encode.component.spec), *encode.truncations(request))
 
-    def decode(self, request: GenerateRequest, latents: Latents) -> Picture | Video:
+    def decode(
+        self, request: GenerateRequest, latents: Latents, references: Sequence[Reference] = ()
+    ) -> Picture | Video:
         """The picture or video of final `latents`."""
-        last = self._steps[-1]
-        made: Picture | Video = self._follow(last, request, dict.fromkeys(last.inputs.values(), latents), UNWATCHED)
+        *_, before, last = self._steps
+        made: Picture | Video = self._follow(last, request, brought(references) | {before.output: latents}, UNWATCHED)
         return made
 
     def close(self) -> None:

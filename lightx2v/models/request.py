@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Sequence
 
 from lightx2v.errors import InvalidRequest
-from lightx2v.limits import RANDOM_SEEDS, Limits
+from lightx2v.limits import RANDOM, RANDOM_SEEDS, Limits
+from lightx2v.models.reference_image import check_takes_mask
 from lightx2v.models.spec import ModelSpec
 from lightx2v.types import STRENGTH, GenerateRequest, Size
 
@@ -34,22 +35,25 @@ def complete(
     negative_prompt: str = "",
     lora: str | None = None,
     lora_scale: float = 1.0,
+    is_masked: bool = False,
 ) -> GenerateRequest:
     """A request with the model's defaults for what is None, and a seed that is drawn; still to be checked.
 
-    `references`: the sizes of the fitted ones. Raises InvalidRequest for a strength that means nothing.
+    `references`: the sizes of the fitted ones. `is_masked`: whether the first one has a mask; then the picture gets its
+    size. Raises InvalidRequest for a strength that means nothing.
     """
     return GenerateRequest(
         id=str(uuid.uuid4()),
         prompt=prompt,
-        size=size or spec.edit_size(references),
+        size=size or spec.edit_size(references[:1] if is_masked else references),
         steps=spec.steps if steps is None else steps,
-        seed=secrets.randbelow(RANDOM_SEEDS) if seed is None else seed,
+        seed=secrets.randbelow(RANDOM_SEEDS) if seed in (None, RANDOM) else seed,
         guidance=spec.guidance if guidance is None else guidance,
         refine_guidance=guidance,
         negative_prompt=negative_prompt,
         references=tuple(references),
-        strength=choose_strength(strength, spec, len(references)),
+        strength=choose_strength(strength, spec, len(references), is_masked),
+        is_masked=is_masked,
         lora=lora,
         lora_scale=lora_scale,
         frames=_default_frames(spec) if frames is None else frames,
@@ -64,13 +68,26 @@ def check_request(request: GenerateRequest, spec: ModelSpec, limits: Limits) -> 
         raise InvalidRequest(f"image: this model needs at least {spec.min_references} to work on", "image")
     if references > spec.max_references:
         raise InvalidRequest(f"image: this model takes at most {spec.max_references}, got {references}", "image")
+    if request.is_masked:
+        _check_canvas(request, spec)
 
 
-def choose_strength(asked: float | None, spec: ModelSpec, references: int) -> float:
-    """The strength of a request. Raises InvalidRequest if `asked` is out of range, or has no meaning here."""
+def _check_canvas(request: GenerateRequest, spec: ModelSpec) -> None:
+    """Raises InvalidRequest if the model takes no mask, or if the mask belongs to no picture of the asked size."""
+    check_takes_mask(spec)
+    if not request.references:
+        raise InvalidRequest("mask: there is no picture that it belongs to", "mask")
+    canvas, *_ = request.references
+    if request.size != canvas:
+        raise InvalidRequest(f"size: with a mask it must be that of the first picture, {canvas}, or auto", "size")
+
+
+def choose_strength(asked: float | None, spec: ModelSpec, references: int, is_masked: bool = False) -> float:
+    """The strength of a request; the default with a mask is 1, which makes the masked part from pure noise. Raises
+    InvalidRequest if `asked` is out of range, or has no meaning here."""
     if asked is None:
-        return STRENGTH
-    if not spec.starts_from_picture:
+        return 1.0 if is_masked else STRENGTH
+    if not (spec.starts_from_picture or is_masked):
         raise InvalidRequest("strength: this model does not start from a picture", "strength")
     if not references:
         raise InvalidRequest("strength: there is no picture to start from", "strength")

@@ -42,6 +42,8 @@ class ModelSpec:
     """How many reference pictures a request may have."""
     starts_from_picture: bool = False
     """Whether the steps begin at a reference, so that a request has a strength."""
+    takes_mask: bool = False
+    """Whether a request may change only a part of its first reference."""
     prompt_tokens: int = PROMPT_TOKENS
     """The encoder reads at least so many tokens of a prompt, those of its template included."""
 
@@ -53,6 +55,10 @@ class ModelSpec:
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts."""
         return request.guidance > 1
+
+    def has_strength(self, request: GenerateRequest) -> bool:
+        """Whether the steps of this request begin at its first reference."""
+        return request.is_masked or (self.starts_from_picture and bool(request.references))
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """The reference picture as the autoencoder takes it. Raises InvalidRequest if it cannot be used."""

@@ -26,12 +26,12 @@ class EncodeStage(Stage[TextEncoder]):
     def __init__(
         self,
         component: TextEncoder,
-        checkpoint: Path,
+        places: Sequence[Path],
         settings: EngineSettings,
         device: Device,
         planned: GenerateRequest,
     ) -> None:
-        super().__init__(component, checkpoint, settings, device, planned)
+        super().__init__(component, places, settings, device, planned)
         self._known = ConditioningCache(settings.conditioning_cache)
 
     def passes(self, request: GenerateRequest) -> int:

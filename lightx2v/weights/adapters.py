@@ -18,7 +18,7 @@ from torch import nn
 from lightx2v.limits import check_lora
 from lightx2v.types import GenerateRequest
 from lightx2v.weights.device import Device
-from lightx2v.weights.host_copy import HostCopy, OnDisk, Source
+from lightx2v.weights.host_copy import Source
 from lightx2v.weights.layout import HOST, Layout, Unit, view
 from lightx2v.weights.lora import Adaptable, Lora, read_lora
 
@@ -67,7 +67,7 @@ class Adapters:
         with torch.compiler.set_stance("force_eager"), ExitStack() as hooks:
             for branch in adapter.lora.branches:
                 up = states[branch.up.name][branch.first : branch.last]
-                hook = _adding(states[branch.down.name], up, branch.scale * request.lora_scale)
+                hook = _adding(states[branch.down.name], up, branch.start, branch.scale * request.lora_scale)
                 layer = self._module.get_submodule(branch.path)
                 hooks.callback(layer.register_forward_hook(hook).remove)
             yield
@@ -83,7 +83,7 @@ class Adapters:
 
     def _source(self, unit: Unit, lazy: bool) -> Source:
         layout = Layout(unit, (), Unit(HOST, unit.nbytes, 0, ()))
-        return OnDisk(layout) if lazy else HostCopy(layout, self._device.pinned)
+        return self._device.host_source(layout, lazy)
 
     def _arrived(self, adapter: Adapter) -> dict[str, torch.Tensor]:
         """The LoRA's tensors by name, on the device, in the workspace of the run."""
@@ -92,11 +92,13 @@ class Adapters:
         return {entry.name: view(slab, entry) for entry in unit.entries}
 
 
-def _adding(down: torch.Tensor, up: torch.Tensor, scale: float) -> Hook:
-    """A hook that adds scale * up (down x) to a linear layer's output in place: nothing else refers to it."""
+def _adding(down: torch.Tensor, up: torch.Tensor, start: int, scale: float) -> Hook:
+    """A hook that adds scale * up (down x) to a linear layer's output from column `start` on. It adds in place: nothing
+    else refers to the output."""
+    stop = start + up.shape[0]
 
     def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        entering, leaving = inputs[0].reshape(-1, down.shape[1]), output.view(-1, up.shape[0])
+        entering, leaving = inputs[0].reshape(-1, down.shape[1]), output.view(-1, output.shape[-1])[:, start:stop]
         for states, sums in zip(entering.split(ROWS), leaving.split(ROWS), strict=True):
             sums.addmm_(F.linear(states, down), up.t(), alpha=scale)
 

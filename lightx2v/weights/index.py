@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lightx2v.errors import InvalidCheckpoint
+from lightx2v.weights.scales import check_formats, with_scales
+from lightx2v.weights.tensor_ref import Span, TensorRef
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -20,6 +21,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -29,26 +31,15 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TensorRef:
-    """`nbytes` bytes at `offset` of `file`: one stored tensor."""
-
-    file: Path
-    offset: int
-    nbytes: int
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-
 def read_index(*folders: Path) -> dict[str, TensorRef]:
-    """All tensors of a component's folders, single file or sharded, by name.
+    """All tensors of a component's folders, single file or sharded, or of files themselves, by name.
 
     Raises InvalidCheckpoint, naming the file, for a missing, truncated or inconsistent one, and for a tensor that two
     folders have.
     """
     refs: dict[str, TensorRef] = {}
     for folder in folders:
-        found = {name: ref for file in weight_files(folder) for name, ref in read_header(file).items()}
+        found = with_scales({name: ref for file in weight_files(folder) for name, ref in read_header(file).items()})
         if both := refs.keys() & found.keys():
             raise InvalidCheckpoint(f"{folder}: the tensor {min(both)} is in another folder of the same part too")
         refs |= found
@@ -56,7 +47,9 @@ def read_index(*folders: Path) -> dict[str, TensorRef]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The shards that `*.safetensors.index.json` lists, or the only safetensors file of the folder."""
+    """The shards that `*.safetensors.index.json` lists, or the folder's only safetensors file. A file is itself."""
+    if folder.is_file():
+        return [folder]
     indexes = sorted(folder.glob("*.safetensors.index.json"))
     if indexes:
         return [folder / name for name in sorted(set(_weight_map(indexes[0]).values()))]
@@ -80,6 +73,8 @@ def read_header(file: Path) -> dict[str, TensorRef]:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header: dict[str, Any] = json.loads(stream.read(length))
+    quantisation = json.loads(header.get("__metadata__", {}).get("_quantization_metadata", "{}"))
+    check_formats(str(file), quantisation.get("layers", {}))
     return {name: _ref(file, 8 + length, name, entry) for name, entry in header.items() if name != "__metadata__"}
 
 
@@ -87,7 +82,7 @@ def _ref(file: Path, start: int, name: str, entry: dict[str, Any]) -> TensorRef:
     begin, end = entry["data_offsets"]
     if entry["dtype"] not in DTYPES:
         raise InvalidCheckpoint(f"{file}: tensor {name} has the unsupported type {entry['dtype']}")
-    return TensorRef(file, start + begin, end - begin, DTYPES[entry["dtype"]], tuple(entry["shape"]))
+    return TensorRef(file, (Span(start + begin, end - begin),), DTYPES[entry["dtype"]], tuple(entry["shape"]))
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lightx2v.errors import InvalidCheckpoint
-from lightx2v.weights.index import TensorRef
+from lightx2v.weights.tensor_ref import TensorRef
 
 ALIGNMENT = 256
 """Bytes between the possible beginnings of states, enough for every kernel and every copy engine."""
@@ -50,6 +50,8 @@ class WeightMap:
     """Paths of linear layers that are kept in fp8. Each makes two states of one stored tensor."""
     source: Callable[[str], str] = same_name
     """The checkpoint's name of a state."""
+    unread: tuple[str, ...] = ()
+    """The other tensors that checkpoints have and no forward pass reads, as regular expressions."""
 
 
 class Loadable(Protocol):
@@ -79,7 +81,7 @@ class Entry:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.precision if self.part or self.ref.dtype.is_floating_point else self.ref.dtype
+        return self.precision if self.part or self.ref.is_floating_point else self.ref.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -119,6 +121,11 @@ class Layout:
     @property
     def units(self) -> tuple[Unit, ...]:
         return (self.rest, *self.blocks)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all units together."""
+        return self.host.offset + self.host.nbytes
 
 
 def make_layout(component: Loadable, index: dict[str, TensorRef], blocks: tuple[str, ...]) -> Layout:
@@ -181,6 +188,8 @@ def _find(component: Loadable, index: dict[str, TensorRef], name: str, meta: tor
             f"{entry.ref.file}: tensor {source} has shape {list(entry.ref.shape)}, the configuration says "
             f"{list(meta.shape)}"
         )
+    if (part or meta.is_floating_point()) and not entry.ref.is_floating_point:
+        raise InvalidCheckpoint(f"{entry.ref.file}: tensor {source} holds {entry.ref.dtype} without a scale")
     return entry
 
 

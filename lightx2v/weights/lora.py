@@ -1,6 +1,6 @@
 """LoRA files: which low-rank products they add to which linear layers. Reads headers, and the scalars in them.
 
-A key is `<prefix><layer><part>`. Layers are called as in the checkpoint, or as the component's `aliases` say; in
+A key is `<prefix><layer><part>`. Layers are called as in the checkpoint, or as the component's table of names says; in
 Kohya's files with underscores for dots.
 """
 
@@ -15,9 +15,11 @@ import torch
 from torch import nn
 
 from lightx2v.errors import InvalidCheckpoint
-from lightx2v.weights.index import TensorRef, read_header
+from lightx2v.weights.index import read_header
 from lightx2v.weights.layout import Entry, Loadable, Unit, make_unit
 from lightx2v.weights.lora_scale import lora_scale, read_configuration
+from lightx2v.weights.names import Rows, Table, expand, row
+from lightx2v.weights.tensor_ref import TensorRef
 
 PREFIXES = ("transformer.", "diffusion_model.", "base_model.model.", "lora_unet_", "")
 DOWN, UP, ALPHA = "down", "up", "alpha"
@@ -34,18 +36,20 @@ class Adaptable(Loadable, Protocol):
     """A component whose linear layers other makers know by other names."""
 
     @property
-    def aliases(self) -> Mapping[str, tuple[str, ...]]: ...
+    def names(self) -> Table: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Beside the linear layer at `path`: `scale` times rows `first` to `last` of `up`, times `down`."""
+    """Beside the linear layer at `path`: `scale` times rows `first` to `last` of `up`, times `down`, from the layer's
+    row `start` on."""
 
     path: str
     down: Entry
     up: Entry
     first: int
     last: int
+    start: int
     scale: float
 
 
@@ -76,14 +80,14 @@ def read_lora(file: Path, component: Adaptable) -> Lora:
     for paths, keys in layers.items():
         down, up = (entries[_pair(file, keys, part)] for part in (DOWN, UP))
         _check(component.module, file, paths, down, up)
-        scale = lora_scale(file, configuration, keys.get(ALPHA), paths[0], down.shape[0])
+        scale = lora_scale(file, configuration, keys.get(ALPHA), paths[0].path, down.shape[0])
         branches += _branches(component.module, paths, down, up, scale)
     return Lora(unit, tuple(branches))
 
 
-def _require_device(file: Path, layers: Mapping[tuple[str, ...], Mapping[str, str]], component: Adaptable) -> None:
+def _require_device(file: Path, layers: Mapping[tuple[Rows, ...], Mapping[str, str]], component: Adaptable) -> None:
     for paths, keys in layers.items():
-        if f"{paths[0]}.weight" in component.weights.host_tensors:
+        if f"{paths[0].path}.weight" in component.weights.host_tensors:
             key = next(iter(keys.values()))
             raise InvalidCheckpoint(
                 f"{file}: {key} belongs to a layer that stays on the host; nothing is added to those"
@@ -91,28 +95,27 @@ def _require_device(file: Path, layers: Mapping[tuple[str, ...], Mapping[str, st
 
 
 def _states(
-    refs: Mapping[str, TensorRef], layers: Mapping[tuple[str, ...], Mapping[str, str]], component: Adaptable
+    refs: Mapping[str, TensorRef], layers: Mapping[tuple[Rows, ...], Mapping[str, str]], component: Adaptable
 ) -> Iterator[Entry]:
     """In the type of what enters the layer."""
     for paths, keys in layers.items():
-        dtype = torch.float32 if f"{paths[0]}.weight" in component.weights.precise else component.dtype
+        dtype = torch.float32 if f"{paths[0].path}.weight" in component.weights.precise else component.dtype
         yield from (Entry(key, refs[key], dtype) for part, key in keys.items() if part != ALPHA)
 
 
-def _layers(component: Adaptable) -> dict[str, tuple[str, ...]]:
-    """The paths of the linear layers behind every name that a file may have for them."""
+def _layers(component: Adaptable) -> dict[str, tuple[Rows, ...]]:
+    """The linear layers behind every name that a file may have for them."""
     linear = [path for path, module in component.module.named_modules() if isinstance(module, nn.Linear)]
-    own = {component.weights.source(f"{path}.weight").removesuffix(".weight"): (path,) for path in linear}
-    there = {path for paths in own.values() for path in paths}
-    dotted = {name: paths for name, paths in component.aliases.items() if there.issuperset(paths)} | own
-    return {name.replace(".", "_"): paths for name, paths in dotted.items()} | dotted
+    own = {component.weights.source(f"{path}.weight").removesuffix(".weight"): row(path) for path in linear}
+    dotted = expand(component.names, linear) | own
+    return {name.replace(".", "_"): layers for name, layers in dotted.items()} | dotted
 
 
 def _sorted_by_layer(
-    file: Path, refs: Mapping[str, TensorRef], layers: Mapping[str, tuple[str, ...]]
-) -> dict[tuple[str, ...], dict[str, str]]:
+    file: Path, refs: Mapping[str, TensorRef], layers: Mapping[str, tuple[Rows, ...]]
+) -> dict[tuple[Rows, ...], dict[str, str]]:
     """For every layer, or layers with one name in common, the keys of its parts."""
-    found: dict[tuple[str, ...], dict[str, str]] = {}
+    found: dict[tuple[Rows, ...], dict[str, str]] = {}
     for key in refs:
         stem, part = next(((key.removesuffix(end), part) for end, part in PARTS.items() if key.endswith(end)), ("", ""))
         names = (stem.removeprefix(prefix) for prefix in PREFIXES if stem.startswith(prefix))
@@ -133,8 +136,8 @@ def _pair(file: Path, keys: Mapping[str, str], part: str) -> str:
     return keys[part]
 
 
-def _check(module: nn.Module, file: Path, paths: tuple[str, ...], down: Entry, up: Entry) -> None:
-    entering, leaving = _widths(module, paths)
+def _check(module: nn.Module, file: Path, layers: tuple[Rows, ...], down: Entry, up: Entry) -> None:
+    entering, leaving = _widths(module, layers)
     rank = down.shape[0] if down.shape else 0
     for entry, wanted in ((down, (max(1, rank), entering)), (up, (leaving, rank))):
         if entry.shape != wanted:
@@ -145,15 +148,15 @@ def _check(module: nn.Module, file: Path, paths: tuple[str, ...], down: Entry, u
             raise InvalidCheckpoint(f"{file}: {entry.name} holds {entry.dtype}, which is no weight")
 
 
-def _branches(module: nn.Module, paths: tuple[str, ...], down: Entry, up: Entry, scale: float) -> Iterator[Branch]:
+def _branches(module: nn.Module, layers: tuple[Rows, ...], down: Entry, up: Entry, scale: float) -> Iterator[Branch]:
     first = 0
-    for path in paths:
-        last = first + _widths(module, (path,))[1]
-        yield Branch(path, down, up, first, last, scale)
-        first = last
+    for layer in layers:
+        height = _widths(module, (layer,))[1]
+        yield Branch(layer.path, down, up, first, first + height, layer.part * height, scale)
+        first += height
 
 
-def _widths(module: nn.Module, paths: tuple[str, ...]) -> tuple[int, int]:
+def _widths(module: nn.Module, layers: tuple[Rows, ...]) -> tuple[int, int]:
     """What enters each of the layers, and what leaves all of them."""
-    shapes = [module.get_parameter(f"{path}.weight").shape for path in paths]
-    return shapes[0][1], sum(shape[0] for shape in shapes)
+    shapes = [module.get_parameter(f"{layer.path}.weight").shape for layer in layers]
+    return shapes[0][1], sum(shape[0] // layer.parts for shape, layer in zip(shapes, layers, strict=True))

@@ -86,7 +86,7 @@ def test_a_file_is_the_servers_to_the_byte(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, name: str
 ) -> None:
     made = Picture(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    monkeypatch.setattr("lightx2v.__main__._make", lambda *_: made)
+    monkeypatch.setattr("lightx2v.commands.generate._make", lambda *_: made)
     assert command("-o", f"out{suffix.upper()}") == 0
     assert (tmp_path / f"out{suffix.upper()}").read_bytes() == encode(made, name)
 
@@ -165,7 +165,7 @@ def test_code_is_made_for_one_picture_only_if_wanted(
         assert settings.compile == expected
         raise Unmade
 
-    monkeypatch.setattr("lightx2v.__main__._make", make)
+    monkeypatch.setattr("lightx2v.commands.generate._make", make)
     with pytest.raises(Unmade):
         command(*given)
 

@@ -23,6 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"lightx2v.checkpoint"}),
     frozenset({"lightx2v.stages"}),
     frozenset({"lightx2v.pipeline"}),
+    frozenset({"lightx2v.commands"}),
     frozenset({"lightx2v.__main__"}),
     frozenset(f"deployments.{name}" for name in ("logs", "messages", "remote", "scaling", "settings", "tensor_bytes")),
     frozenset({"deployments.card"}),
@@ -156,6 +157,7 @@ HEAVY = ("torch", "transformers", "diffusers", "safetensors")
         ("lightx2v/media", (*HEAVY, "ray", "starlette")),
         ("lightx2v/residency", (*HEAVY, "ray", "pydantic")),
         ("lightx2v/__main__.py", (*HEAVY, "ray", "starlette")),
+        ("lightx2v/commands", (*HEAVY, "ray", "starlette")),
     ],
 )
 def test_what_a_package_does_not_pull_in(package: str, absent: tuple[str, ...]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import pytest
@@ -25,6 +25,7 @@ from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.layout import same_name
 from lightx2v.weights.lora import read_lora
 from lightx2v.weights.lora_scale import lora_scale, read_configuration
+from lightx2v.weights.names import Rows, Table, expand, row, rows
 from tests.checkpoints.lora import Tensors, write
 from tests.unit.toy import REQUEST, WIDTH, Toy, expected, load_toy, write_toy
 
@@ -36,7 +37,7 @@ HIDDEN = torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
 class Named(Toy):
     """Its checkpoint calls the layers as the module does; two of them are one to others."""
 
-    aliases: Mapping[str, tuple[str, ...]] = {"pair.0": ("blocks.0.0", "blocks.1.0"), "gone": ("blocks.9.0",)}
+    names: Table = MappingProxyType({"pair.0": rows("blocks", "0.0", "1.0"), "gone": row("blocks.9.0")})
     kept: ClassVar[dict[str, Any]] = {"source": same_name}
 
 
@@ -79,6 +80,27 @@ def test_one_name_for_two_layers(tmp_path: Path, stem: str) -> None:
         ("blocks.0.0", 0, WIDTH),
         ("blocks.1.0", WIDTH, 2 * WIDTH),
     ]
+
+
+def test_the_halves_of_a_layer_the_other_way_round(tmp_path: Path) -> None:
+    swapped = Named()
+    swapped.names = {"swapped": (Rows("entry", 1, 2), Rows("entry", 0, 2))}
+    tensors = {"swapped.lora_down.weight": DOWN, "swapped.lora_up.weight": UP}
+    lora = read_lora(write(tmp_path / "a.safetensors", tensors), swapped)
+    half = WIDTH // 2
+    assert [(branch.first, branch.last, branch.start) for branch in lora.branches] == [
+        (0, half, half),
+        (half, WIDTH, 0),
+    ]
+
+
+def test_stars_stand_for_numbers() -> None:
+    table = {"a.*.b.*": rows("x.*.y", "*.p", "*.q"), "c.*": row("z.*")}
+    there = ["x.0.y.1.p", "x.0.y.1.q", "x.3.y.12.p", "x.3.y.12.q", "x.4.y.0.p", "xx.0.y.1.p", "z.a"]
+    assert expand(table, there) == {
+        "a.0.b.1": rows("x.0.y", "1.p", "1.q"),
+        "a.3.b.12": rows("x.3.y", "12.p", "12.q"),
+    }
 
 
 HEADER = {"transformer.lora_alpha": 6, "transformer.alpha_pattern": {"blocks.[01].0": 8}, "text_encoder.lora_alpha": 1}
@@ -225,9 +247,9 @@ def test_more_tokens_than_are_multiplied_at_a_time(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("lightx2v.weights.adapters.ROWS", 2)
     state = write_toy(tmp_path / "toy")
     toy, residence = load_toy(tmp_path, CpuDevice(), lazy=lazy)
-    toy.aliases = {}  # type: ignore[attr-defined]
+    toy.names = {}
     file = write(tmp_path / "a.safetensors", {f"model.{key}": tensor for key, tensor in GOOD.items()})
-    adapters = Adapters(toy, {"a": file}, CpuDevice(), lazy)  # type: ignore[arg-type]
+    adapters = Adapters(toy, {"a": file}, CpuDevice(), lazy)
     request = GenerateRequest("toy", "a prompt", REQUEST.size, 2, 0, lora="a", lora_scale=0.5)
     merged = state | {"entry.weight": state["entry.weight"] + 0.5 * UP @ DOWN}
     with torch.inference_mode(), residence.running(residence.reachable, 1), adapters.activate(request):
@@ -309,7 +331,7 @@ def test_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     file = write(tmp_path / "a/one.safetensors", GOOD)
     asked_for: list[tuple[str, list[str]]] = []
 
-    def download(repository: str, allow_patterns: list[str]) -> str:
+    def download(repository: str, allow_patterns: list[str], **_: object) -> str:
         asked_for.append((repository, allow_patterns))
         return str(file.parent)
 

@@ -40,7 +40,7 @@ def test_index_reads_shards(tmp_path: Path) -> None:
     index = read_index(tmp_path)
     for name, tensor in tensors.items():
         with index[name].file.open("rb") as stream:
-            stream.seek(index[name].offset)
+            stream.seek(index[name].spans[0].offset)
             stored = torch.frombuffer(bytearray(stream.read(index[name].nbytes)), dtype=index[name].dtype)
         assert torch.equal(stored.view(index[name].shape), tensor)
 

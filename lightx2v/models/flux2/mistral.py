@@ -33,6 +33,7 @@ class MistralTextEncoder(Flux2TextEncoder):
     language_model, config_class = MistralModel, MistralConfig
     taps = (10, 20, 30)
     prefix = "language_model.model."
+    unread = (r"lm_head\.weight", r"(vision_tower|multi_modal_projector)\..*")
 
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
         with exact_masks():

@@ -29,6 +29,7 @@ class Flux2Spec(ModelSpec):
     """FLUX.2: text and up to eight reference pictures to a picture."""
 
     max_references: int = 8
+    takes_mask: bool = True
     distilled: bool = False
     """Whether the checkpoint needs few steps and no guidance."""
     embeds_guidance: bool = False

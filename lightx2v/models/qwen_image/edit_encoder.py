@@ -41,6 +41,7 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
     """A language model with a vision model inside its module, under the name that the checkpoints have for it."""
 
     sees = True
+    unread = (r"lm_head\.weight",)
     limit = SYSTEM_TOKENS + MAX_EDIT_TOKENS
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
@@ -27,6 +27,7 @@ class QwenImageTextEncoder(LanguageEncoder):
 
     language_model, config_class = Qwen2_5_VLTextModel, Qwen2_5_VLTextConfig
     prefix = "model."
+    unread: ClassVar[tuple[str, ...]] = (r"lm_head\.weight", r"visual\..*")
     kept_widths = 4
     limit = SYSTEM_TOKENS + MAX_TOKENS
     unreachable = frozenset()

@@ -18,6 +18,7 @@ from lightx2v.models.flow import noise
 from lightx2v.models.sampler import SamplingState
 from lightx2v.models.wan.condition import Condition, FirstFrame, PictureChannels
 from lightx2v.models.wan.latents import to_grid, to_latents
+from lightx2v.models.wan.names import TRANSFORMER
 from lightx2v.models.wan.schedule import Schedule, UniPC
 from lightx2v.models.wan.spec import MAX_TOKENS, WanSpec
 from lightx2v.models.wan.transformer import WanTransformer, read_shape
@@ -51,6 +52,7 @@ class WanConditions(NamedTuple):
 class WanDenoiser(Denoiser[WanConditions]):
     """Wan's transformer with its schedule: the only one, or the one of the first steps."""
 
+    names = TRANSFORMER
     module: WanTransformer
     spec: WanSpec
 

@@ -25,6 +25,16 @@ from lightx2v.weights.layout import WeightMap
 VISION = "vision"
 """The name of the image encoder within the module."""
 
+UNREAD: tuple[str, ...] = (
+    r"encoder\.embed_tokens\.weight",
+    r"decoder\..*",
+    r"lm_head\.weight",
+    r"vision_model\.(embeddings\.position_ids|post_layernorm\..*)",
+    r"(visual_projection|text_projection)\.weight",
+    r"text_model\..*",
+)
+"""Tensors of a whole umT5, whose embeddings may be there twice, and of a whole CLIP."""
+
 FEED_FORWARD_WIDTHS, BIAS_WIDTHS, MARGIN = 3, 2, 1.15
 """Live values at the peak of a layer: inner widths for each token, or position biases for each pair of tokens and each
 head."""
@@ -47,11 +57,14 @@ class WanTextEncoder(TextEncoder):
         self.config = _read_config(checkpoint)
         self.module = on_meta(lambda: UMT5Stack(self.config), dtype)
         blocks = tuple(f"block.{index}" for index in range(self.config.num_layers))
+        unread = UNREAD
         self.sees = self.spec.image_encoder is not None
         if self.sees:
             self.module.add_module(VISION, build_vision(checkpoint, dtype))
+            last = self.module.vision.config.num_hidden_layers
+            unread = (*unread, rf"vision_model\.encoder\.layers\.{last}\..*")
         folders = (self.folder, IMAGE_ENCODER) if self.sees else (self.folder,)
-        self.weights = WeightMap(folders, blocks, frozenset({EMBEDDING}), source=_source)
+        self.weights = WeightMap(folders, blocks, frozenset({EMBEDDING}), source=_source, unread=unread)
         self.tokenizer = read_tokenizer(checkpoint)
 
     def activation_bytes(self, request: GenerateRequest) -> int:
