@@ -117,16 +117,22 @@ class ServedModels:
 
     def __init__(self, served: Sequence[ModelDeployment[DeploymentHandle]], server: ServerSettings) -> None:
         self._models = {one.settings.model_id: Model(one, server) for one in served}
+        self._aliases = {alias: one.settings.model_id for one in served for alias in one.settings.aliases}
         self._decoders = Threads(DECODERS)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that requests may ask for: the models' ids, then their aliases."""
+        return (*self._models, *self._aliases)
+
     def find(self, name: str | None) -> Model:
         """The model of this name, or the first for None. Raises ModelNotFound."""
-        model = next(iter(self)) if name is None else self._models.get(name)
+        model = next(iter(self)) if name is None else self._models.get(self._aliases.get(name, name))
         if model is None:
-            raise ModelNotFound(f"the model {name!r} is not served here; served are {', '.join(self._models)}")
+            raise ModelNotFound(f"the model {name!r} is not served here; served are {', '.join(self.names)}")
         return model
 
     def check_room(self) -> None:
