@@ -6,6 +6,7 @@ model (`ModelSpec`).
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from base64 import b64encode
@@ -21,7 +22,7 @@ from deployments.http.parsing import Body
 from deployments.http.synonyms import HINTS, PICTURE_NAMES
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import RANDOM, SEEDS, Limits
-from lightx2v.media.encode import FORMATS, PICTURE_FORMATS
+from lightx2v.media.encode import PICTURE_FORMATS
 from lightx2v.models.request import check_request, choose_size, complete
 from lightx2v.models.spec import ModelSpec
 from lightx2v.sizes import Aspect, parse_size
@@ -163,26 +164,29 @@ def to_requests(
 
 
 def images_body(
-    request: ImageRequest, made: Sequence[GenerateRequest], pictures: Sequence[bytes], created: int
+    output_format: str, made: Sequence[GenerateRequest], pictures: Sequence[bytes | str], created: int
 ) -> bytes:
-    """OpenAI's ImagesResponse in JSON. `seed` is an addition: it makes a picture reproducible.
+    """OpenAI's ImagesResponse in JSON. `pictures`: files, or their URLs. `seed` is an addition: it makes a picture
+    reproducible.
 
-    It is written by hand: nothing needs escaping, and a serialiser would scan and copy all of the base64 again.
+    It is written by hand: base64 needs no escaping, and a serialiser would scan and copy all of it again.
     """
-    return b"".join(_images_body(request, made, pictures, created))
+    return b"".join(_images_body(output_format, made, pictures, created))
 
 
 def _images_body(
-    request: ImageRequest, made: Sequence[GenerateRequest], pictures: Sequence[bytes], created: int
+    output_format: str, made: Sequence[GenerateRequest], pictures: Sequence[bytes | str], created: int
 ) -> Iterator[bytes]:
-    kind, size = request.output_format.encode(), str(made[0].size).encode()
-    media_type = FORMATS[request.output_format].media_type.encode()
-    key, prefix = (b"url", b"data:%b;base64," % media_type) if request.response_format == "url" else (b"b64_json", b"")
-    yield b'{"created":%d,"output_format":"%b","size":"%b","data":[' % (created, kind, size)
-    for index, (one, data) in enumerate(zip(made, pictures, strict=True)):
-        yield b'%b{"seed":%d,"%b":"%b' % (b"," if index else b"", one.seed, key, prefix)
-        yield b64encode(data)
-        yield b'"}'
+    size = str(made[0].size).encode()
+    yield b'{"created":%d,"output_format":"%b","size":"%b","data":[' % (created, output_format.encode(), size)
+    for index, (one, picture) in enumerate(zip(made, pictures, strict=True)):
+        yield b'%b{"seed":%d,' % (b"," if index else b"", one.seed)
+        if isinstance(picture, str):
+            yield b'"url":%b}' % json.dumps(picture).encode()
+        else:
+            yield b'"b64_json":"'
+            yield b64encode(picture)
+            yield b'"}'
     yield b"]}"
 
 

@@ -82,7 +82,8 @@ def seconds_of(frames: int, video: VideoSpec) -> float:
 
 
 def video_body(job: VideoJob) -> dict[str, Any]:
-    """OpenAI's Video object. `seed` and `num_frames` are additions: they make a video reproducible."""
+    """OpenAI's Video object. `seed` and `num_frames` are additions: they make a video reproducible. So is
+    `warnings`: what had no effect."""
     return {
         "id": job.id,
         "object": "video",
@@ -97,6 +98,7 @@ def video_body(job: VideoJob) -> dict[str, Any]:
         "prompt": job.request.prompt,
         "seed": job.request.seed,
         "num_frames": job.request.frames,
+        "warnings": [str(notice) for notice in job.notices],
         "error": error_body(job.error) if job.error else None,
         "remixed_from_video_id": None,
     }

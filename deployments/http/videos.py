@@ -60,9 +60,10 @@ class Videos:
             video = check_model(model.spec, len(files))
             async with deadline.enforced():
                 references = await self._models.fitted(model, files)
-            sizes = [reference.fitted.size for reference in references]
-            wanted = to_request(asked, model.spec, model.limits, sizes)
-            job = self._jobs.start(model.id, wanted, video, self._make(model, wanted, references, deadline))
+                sizes = [reference.fitted.size for reference in references]
+                wanted = to_request(asked, model.spec, model.limits, sizes)
+                notices = await model.notices(wanted)
+            job = self._jobs.start(model.id, wanted, video, self._make(model, wanted, references, deadline), notices)
             leave = place.pop_all().close
             job.task.add_done_callback(lambda _: leave())
         return JSONResponse(video_body(job))

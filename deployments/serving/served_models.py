@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +22,11 @@ from lightx2v.errors import ModelNotFound, QueueFull, WarmUpFailed
 from lightx2v.limits import Limits
 from lightx2v.media.mask import decode_mask
 from lightx2v.media.picture import decode_picture
+from lightx2v.models.notices import Notice, ignored, may_be_cut
 from lightx2v.models.reference_image import make_reference
-from lightx2v.types import Reference, StageName
+from lightx2v.types import GenerateRequest, Reference, StageName
+
+log = logging.getLogger(__name__)
 
 DECODERS = 2
 """Uploaded pictures that are decoded at the same time."""
@@ -104,23 +108,38 @@ class Model:
         """An uploaded reference, decoded and fitted, with its mask if there is one. Raises InvalidRequest."""
         return make_reference(decode_picture(data), self.spec, None if mask is None else decode_mask(mask))
 
+    async def notices(self, request: GenerateRequest) -> tuple[Notice, ...]:
+        """The parts of a request that have no effect; each is logged. The stage is asked only about long prompts."""
+        cut = await self.graph.truncations(request) if may_be_cut(request, self.spec) else ()
+        notices = (*ignored(request, self.spec), *cut)
+        for notice in notices:
+            log.warning("request %s: %s", request.id, notice)
+        return notices
+
 
 class ServedModels:
     """All models of an application. The first serves requests that name no model."""
 
     def __init__(self, served: Sequence[ModelDeployment[DeploymentHandle]], server: ServerSettings) -> None:
         self._models = {one.settings.model_id: Model(one, server) for one in served}
-        self._names = _by_hub_id(served, self._models) | self._models
+        aliases = {alias: self._models[one.settings.model_id] for one in served for alias in one.settings.aliases}
+        self._aliases = tuple(aliases)
+        self._by_name = _by_hub_id(served, self._models) | aliases | self._models
         self._decoders = Threads(DECODERS)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that requests may ask for: the models' ids, then their aliases."""
+        return (*self._models, *self._aliases)
+
     def find(self, name: str | None) -> Model:
-        """The model of this id or hub id, or the first for None. Raises ModelNotFound."""
-        model = next(iter(self)) if name is None else self._names.get(name)
+        """The model of this id, alias or hub id, or the first for None. Raises ModelNotFound."""
+        model = next(iter(self)) if name is None else self._by_name.get(name)
         if model is None:
-            raise ModelNotFound(f"the model {name!r} is not served here; served are {', '.join(self._models)}")
+            raise ModelNotFound(f"the model {name!r} is not served here; served are {', '.join(self.names)}")
         return model
 
     def check_room(self) -> None:

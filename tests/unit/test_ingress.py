@@ -62,6 +62,22 @@ def too_late(answer: httpx.Response) -> None:
     assert answer.headers["x-should-retry"] == "false"
 
 
+async def test_a_model_is_asked_for_by_its_aliases(checkpoint: Path, z_turbo: Path) -> None:
+    one, two = handles(), handles()
+    models = (
+        served(checkpoint, one, name="klein", aliases=("gpt-image-1", "dall-e-3")),
+        served(z_turbo, two, name="z", aliases=("dall-e-2",)),
+    )
+    async with front(*models) as http:
+        for name in ("klein", "gpt-image-1", "dall-e-3", "z", "dall-e-2"):
+            assert (await http.post("/v1/images/generations", json=CIRCLE | {"model": name})).status_code == 200
+        missing = await http.post("/v1/images/generations", json=CIRCLE | {"model": "dall-e-4"})
+        listed = (await http.get("/v1/models")).json()["data"]
+    assert [len(stages["encode"].calls) for stages in (one, two)] == [3, 2]
+    assert (missing.status_code, "dall-e-2" in missing.json()["error"]["message"]) == (404, True)
+    assert [entry["id"] for entry in listed] == ["klein", "z", "gpt-image-1", "dall-e-3", "dall-e-2"]
+
+
 async def test_encoding_an_answer_has_the_deadline_too(
     checkpoint: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
 ) -> None:

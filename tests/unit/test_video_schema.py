@@ -160,5 +160,5 @@ async def test_openai_reads_the_answers() -> None:
     await asyncio.wait([job.task])
     video = Video.model_validate(video_body(job), strict=True)
     assert (video.id, video.status, video.progress, video.seconds) == (job.id, "completed", 100, "2.5")
-    assert video.model_extra == {"seed": 3, "num_frames": 41}
+    assert video.model_extra == {"seed": 3, "num_frames": 41, "warnings": []}
     assert VideoDeleteResponse.model_validate(deleted_body(job.id)).deleted
