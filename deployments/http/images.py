@@ -40,7 +40,8 @@ def _prompt(text: str) -> str:
     return _text(text)
 
 
-def _size(value: object) -> Size | None:
+def picture_size(value: object) -> Size | None:
+    """A size as OpenAI writes it; None for "auto". Raises ValueError."""
     if value == "auto":
         return None
     match = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", value) if isinstance(value, str) else None
@@ -60,7 +61,7 @@ class GenerationBody(Body):
 
     prompt: Annotated[str, AfterValidator(_prompt)]
     model: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)] | None = None
-    size: Annotated[Size | None, PlainValidator(_size)] = None
+    size: Annotated[Size | None, PlainValidator(picture_size)] = None
     seed: Annotated[int, Field(ge=0, lt=SEEDS)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None

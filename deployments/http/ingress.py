@@ -1,4 +1,4 @@
-"""The HTTP routes: OpenAI's images and videos APIs, the list of models, health, and memory residency."""
+"""The HTTP routes: OpenAI's images and videos APIs, LightX2V's tasks, the models, health, and memory residency."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from deployments.card.lookup import reports
 from deployments.http.bodies import JSON, read_body, read_form
 from deployments.http.errors import error_response, with_error_responses
 from deployments.http.images import ImageRequest, images_body, models_body, to_requests
+from deployments.http.job_runner import JobRunner
 from deployments.http.origins import OriginCheck
 from deployments.http.parsing import parse_form, parse_json
+from deployments.http.tasks import Tasks
 from deployments.http.videos import Videos
 from deployments.logs import configure_logging
 from deployments.remote import LOST
@@ -50,7 +52,9 @@ class Ingress:
     def __init__(self, served: Sequence[ModelDeployment[DeploymentHandle]], settings: ServerSettings) -> None:
         configure_logging()
         self._models = ServedModels(served, settings)
-        self._videos = Videos(self._models, settings)
+        self._jobs = JobRunner(self._models)
+        self._videos = Videos(self._models, self._jobs, settings)
+        self._tasks = Tasks(self._models, self._jobs, settings)
         self._settings = settings
         self._encoders = Threads(ENCODERS)
         self._started = int(time.time())
@@ -61,6 +65,7 @@ class Ingress:
             Route("/v1/images/generations", with_error_responses(self.generations), methods=["POST"]),
             Route("/v1/images/edits", with_error_responses(self.edits), methods=["POST"]),
             *self._videos.routes(),
+            *self._tasks.routes(),
             Route("/v1/models", with_error_responses(self.models)),
             Route("/v1/residency", with_error_responses(self.residency)),
             Route("/health", with_error_responses(self.health)),
@@ -119,11 +124,11 @@ class Ingress:
 
     @asynccontextmanager
     async def _living(self, _: Starlette) -> AsyncIterator[None]:
-        """Starts the warm-ups with the replica, and ends its videos with it."""
+        """Starts the warm-ups with the replica, and ends its jobs with it."""
         for model in self._models:
             model.start()
         yield
-        await self._videos.close()
+        await self._jobs.close()
 
 
 async def _starting_or_failed() -> Response:

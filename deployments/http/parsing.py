@@ -21,7 +21,10 @@ class Body(BaseModel):
     """OpenAI's parameters that mean nothing to an open model; accepted so that stock clients work."""
 
     UNSUPPORTED: ClassVar[Mapping[str, str]] = {}
-    """OpenAI's parameters that are refused, with the reason; a value of `false` is accepted."""
+    """OpenAI's parameters that are refused, with the reason; `false` and what is empty are accepted."""
+
+    SYNONYMS: ClassVar[Mapping[str, str]] = {}
+    """Other names of fields."""
 
 
 B = TypeVar("B", bound=Body)
@@ -78,9 +81,12 @@ def _known(kind: type[Body], values: Mapping[str, Any]) -> dict[str, Any]:
     keys."""
     known: dict[str, Any] = {}
     for key, value in values.items():
-        if key in kind.model_fields:
-            known[key] = value
-        elif key in kind.UNSUPPORTED and value not in (False, "false"):
+        field = kind.SYNONYMS.get(key, key)
+        if field in known:
+            raise InvalidRequest(f"{key}: it is the same as {field}; give one of them", key)
+        if field in kind.model_fields:
+            known[field] = value
+        elif key in kind.UNSUPPORTED and value not in (False, "false", "", []):
             raise InvalidRequest(f"{key} {kind.UNSUPPORTED[key]}", key)
         elif key not in kind.IGNORED and key not in kind.UNSUPPORTED:
             raise InvalidRequest(f"unknown parameter {shown(key)}; {_nearest(kind, key[:80])}", key[:80])
