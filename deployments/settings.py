@@ -91,10 +91,10 @@ class ServerSettings(Settings):
     """Origins of other sites whose pages may ask for work, as browsers spell them: "https://example.com"."""
 
     max_json_bytes: int = Field(default=1 << 20, ge=1 << 10, le=1 << 30)
-    """The most bytes of a JSON body. The default holds two of the longest prompts, written in \\uXXXX pairs."""
+    """The most bytes of a body that has no pictures. The default holds two of the longest prompts in \\uXXXX pairs."""
 
     max_upload_bytes: int = Field(default=32 << 20, ge=1 << 10, le=1 << 30)
-    """The most bytes of a form with its files; a number, or a text such as "32MiB"."""
+    """The most bytes of a body that may have pictures, a form or JSON; a number, or a text such as "32MiB"."""
 
     max_references: int = Field(default=Limits().max_references, ge=1, le=64)
     """The most reference pictures of one request; a model may take fewer."""

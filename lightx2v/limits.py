@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from lightx2v.errors import InvalidRequest
 from lightx2v.types import GenerateRequest, Size, VideoSpec
 
-SEEDS = 2**63
+SEEDS = 2**64
+"""Bound of seeds: torch's generators take 64 bits, and so do the programs that users take their seeds from."""
+RANDOM = -1
+"""The seed that stands for a random one; some programs cannot leave the field out."""
 RANDOM_SEEDS = 2**53
 """Bound of random seeds: they stay exact in JavaScript, so that a browser can ask for the same picture again."""
 
@@ -48,7 +51,7 @@ class Limits:
         if not request.prompt.strip():
             raise InvalidRequest("prompt: must not be empty", "prompt")
         if not 0 <= request.seed < SEEDS:
-            raise InvalidRequest(f"seed: must be from 0 to {SEEDS - 1}, got {request.seed}", "seed")
+            raise InvalidRequest(f"seed: must be from 0 to {SEEDS - 1}, or {RANDOM}, got {request.seed}", "seed")
         if request.steps < 1:
             raise InvalidRequest(f"num_inference_steps: must be at least 1, got {request.steps}", "num_inference_steps")
         if not 0 <= request.guidance <= self.max_guidance:

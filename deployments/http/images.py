@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator
 
+from deployments.http.numbers import Real, Whole, whole
 from deployments.http.parsing import Body
-from lightx2v.limits import SEEDS, Limits
+from lightx2v.limits import RANDOM, SEEDS, Limits
 from lightx2v.media.encode import FORMATS, PICTURE_FORMATS
 from lightx2v.models.request import check_request, complete
 from lightx2v.models.spec import ModelSpec
@@ -50,6 +51,16 @@ def picture_size(value: object) -> Size | None:
     return Size(int(match[1]), int(match[2]))
 
 
+def _seed(value: object) -> int | None:
+    """A seed, or None for a random one."""
+    seed = whole(value)
+    if seed == RANDOM:
+        return None
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"must be from 0 to {SEEDS - 1}, or {RANDOM} for a random one")
+    return seed
+
+
 def _picture_format(name: str) -> str:
     if name not in PICTURE_FORMATS:
         raise ValueError(f"must be one of {', '.join(PICTURE_FORMATS)}")
@@ -62,12 +73,12 @@ class GenerationBody(Body):
     prompt: Annotated[str, AfterValidator(_prompt)]
     model: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)] | None = None
     size: Annotated[Size | None, PlainValidator(picture_size)] = None
-    seed: Annotated[int, Field(ge=0, lt=SEEDS)] | None = None
-    num_inference_steps: Annotated[int, Field(ge=1)] | None = None
-    guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
+    seed: Annotated[int | None, PlainValidator(_seed)] = None
+    num_inference_steps: Annotated[Whole, Field(ge=1)] | None = None
+    guidance_scale: Annotated[Real, Field(ge=0, le=100)] | None = None
     negative_prompt: Annotated[str, AfterValidator(_text)] = ""
     lora: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)] | None = None
-    lora_scale: float = 1.0
+    lora_scale: Real = 1.0
 
 
 class ImageRequest(GenerationBody):
@@ -79,10 +90,10 @@ class ImageRequest(GenerationBody):
     )
     UNSUPPORTED = MappingProxyType({"mask": "is not supported", "stream": "is not supported"})
 
-    n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
+    n: Annotated[Whole, Field(ge=1, le=MAX_PICTURES)] = 1
     response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: Annotated[str, AfterValidator(_picture_format)] = "png"
-    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    strength: Annotated[Real, Field(gt=0, le=1)] | None = None
 
 
 def with_defaults(asked: GenerationBody, spec: ModelSpec, references: Sequence[Size], **fields: Any) -> GenerateRequest:

@@ -19,13 +19,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from deployments.card.lookup import reports
-from deployments.http.bodies import JSON, read_body, read_form
+from deployments.http.bodies import JSON, read_body
 from deployments.http.errors import error_response, with_error_responses
 from deployments.http.images import ImageRequest, images_body, models_body, to_requests
 from deployments.http.job_runner import JobRunner
 from deployments.http.origins import OriginCheck
-from deployments.http.parsing import parse_form, parse_json
+from deployments.http.parsing import parse, parse_json
 from deployments.http.tasks import Tasks
+from deployments.http.uploads import UploadNames, read_uploads
 from deployments.http.videos import Videos
 from deployments.logs import configure_logging
 from deployments.remote import LOST
@@ -39,8 +40,7 @@ from lightx2v.media.encode import encode
 HEALTH_SECONDS = 5.0
 ENCODERS = 2
 """Pictures that are compressed at the same time; a PNG uses all cores."""
-REFERENCES = ("image", "image[]")
-"""The field names of a form's files."""
+EDIT_NAMES = UploadNames(("image", "images"), "mask")
 
 log = logging.getLogger(__name__)
 
@@ -78,16 +78,18 @@ class Ingress:
         """POST /v1/images/generations: text to image."""
         self._models.check_room()
         body = await read_body(request, self._settings.max_json_bytes)
-        return await self._images(parse_json(ImageRequest, body), [])
+        return await self._images(parse_json(ImageRequest, body), ())
 
     async def edits(self, request: Request) -> Response:
-        """POST /v1/images/edits: reference images and a prompt to a new image."""
+        """POST /v1/images/edits: reference pictures and a prompt to a new picture, from a form or from JSON."""
         self._models.check_room()
-        most = self._settings.max_references
-        fields, files = await read_form(request, self._settings.max_upload_bytes, most, REFERENCES)
-        if not files:
-            raise InvalidRequest("image is required: one or more files", "image")
-        return await self._images(parse_form(ImageRequest, fields), files)
+        limit, most = self._settings.max_upload_bytes, self._settings.max_references
+        fields, uploads = await read_uploads(request, limit, EDIT_NAMES, most)
+        if not uploads.pictures:
+            raise InvalidRequest("image is required: one or more pictures", "image")
+        if uploads.mask is not None:
+            raise InvalidRequest("mask: inpainting is not supported; leave the mask out", "mask")
+        return await self._images(parse(ImageRequest, fields), uploads.pictures)
 
     async def models(self, _: Request) -> Response:
         """GET /v1/models: the models that are served."""
@@ -108,7 +110,7 @@ class Ingress:
             return _unavailable("failed", str(error))
         return JSONResponse({"status": "ok"})
 
-    async def _images(self, asked: ImageRequest, files: list[bytes]) -> Response:
+    async def _images(self, asked: ImageRequest, files: Sequence[bytes]) -> Response:
         model = self._models.find(asked.model)
         deadline = Deadline.after(model.timeout_seconds)
         with model.admission.admitted():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from deployments.http.numbers import from_digits
 from lightx2v.errors import InvalidRequest
 
 
@@ -28,29 +30,46 @@ class Body(BaseModel):
 
 
 B = TypeVar("B", bound=Body)
+MAX_VALUES = 1 << 20
+"""The most values in a JSON body. Most of a long body is pictures; 32 MiB of empty lists would take 700 MB."""
 
 
 def parse_json(kind: type[B], body: bytes) -> B:
-    """The request in a JSON body. `null` means absent, as OpenAI documents it. Raises InvalidRequest."""
+    """The request in a JSON body. Raises InvalidRequest."""
+    return parse(kind, read_object(body))
+
+
+def parse_form(kind: type[B], fields: Mapping[str, str]) -> B:
+    """The request in a form's text fields. Raises InvalidRequest."""
+    return parse(kind, present(fields))
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The object in a JSON body. `null` means absent, as OpenAI documents it. Raises InvalidRequest."""
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise InvalidRequest(f"the body has more than {MAX_VALUES} values")
     try:
-        values = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        values = json.loads(
+            body.decode(), object_pairs_hook=_unique, parse_int=from_digits, parse_constant=_refuse_constant
+        )
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply") from None
     except ValueError as error:
         raise InvalidRequest(f"the body is not JSON in UTF-8: {error}"[:200]) from None
     if not isinstance(values, dict):
         raise InvalidRequest(f"the body must be a JSON object, got {shown(values)}")
-    present = _known(kind, {key: value for key, value in values.items() if value is not None})
-    try:
-        return kind.model_validate(present)
-    except ValidationError as error:
-        raise _first(error) from None
+    return {key: value for key, value in values.items() if value is not None}
 
 
-def parse_form(kind: type[B], fields: Mapping[str, str]) -> B:
-    """The request in a form's text fields, where numbers are strings. Raises InvalidRequest."""
+def present(fields: Mapping[str, str]) -> dict[str, Any]:
+    """A form's fields without the empty ones: a form has no other way to leave a field out."""
+    return {key: value for key, value in fields.items() if value}
+
+
+def parse(kind: type[B], values: Mapping[str, Any]) -> B:
+    """The request in the fields that are present. Raises InvalidRequest."""
     try:
-        return kind.model_validate_strings(_known(kind, fields))
+        return kind.model_validate(_known(kind, values))
     except ValidationError as error:
         raise _first(error) from None
 
@@ -59,6 +78,8 @@ def shown(value: object) -> str:
     """A value of the caller for an error message, in at most 80 characters."""
     if not isinstance(value, str | int | float):
         return f"a {type(value).__name__}"
+    if isinstance(value, float) and math.isinf(value):
+        return "a number that is too large"
     text = repr(value[:80] if isinstance(value, str) else value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

@@ -15,6 +15,8 @@ from pydantic import AfterValidator, Field, PlainValidator
 from deployments.http.errors import error_body
 from deployments.http.images import GenerationBody, picture_size, with_defaults
 from deployments.http.jobs import Job
+from deployments.http.numbers import Real, Whole
+from deployments.http.uploads import UploadNames
 from deployments.http.video_schema import VideoRequest, check_model
 from deployments.http.video_schema import to_request as to_video_request
 from lightx2v.errors import Cancelled, InvalidRequest
@@ -23,7 +25,8 @@ from lightx2v.models.request import check_request
 from lightx2v.models.spec import ModelSpec
 from lightx2v.types import GenerateRequest, Size
 
-FILE = "image_file"
+PICTURES = UploadNames(("image_path", "image_file"))
+"""The names of pictures: in JSON, and of a form's files."""
 STATUS = MappingProxyType(
     {"queued": "pending", "in_progress": "processing", "completed": "completed", "failed": "failed"}
 )
@@ -60,15 +63,6 @@ def _ratio(value: object) -> float | None:
     return int(match[1]) / int(match[2])
 
 
-def _pictures(value: object) -> tuple[str, ...]:
-    """One picture in base64 or as a data URL, or a list of them; an empty text is none."""
-    pictures = value if isinstance(value, list) else [value]
-    texts = tuple(picture for picture in pictures if isinstance(picture, str))
-    if len(texts) < len(pictures):
-        raise ValueError("must be a picture in base64, or a list of them")
-    return tuple(filter(None, texts))
-
-
 class TaskRequest(GenerationBody):
     """The fields that tasks for pictures and for videos share. LightX2V's names stand beside those of the other
     routes."""
@@ -98,7 +92,6 @@ class TaskRequest(GenerationBody):
 
     size: Annotated[Size | None, PlainValidator(_shape)] = None
     aspect_ratio: Annotated[float | None, PlainValidator(_ratio)] = None
-    image_path: Annotated[tuple[str, ...], PlainValidator(_pictures)] = ()
     task: Literal["t2i", "i2i", "t2v", "i2v"] | None = None
     save_result_path: str = ""
 
@@ -117,7 +110,7 @@ class TaskRequest(GenerationBody):
 class ImageTask(TaskRequest):
     """The body of POST /v1/tasks/image/, or the text fields of its form."""
 
-    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    strength: Annotated[Real, Field(gt=0, le=1)] | None = None
 
 
 def _one_fragment(count: int) -> int:
@@ -129,7 +122,7 @@ def _one_fragment(count: int) -> int:
 class VideoTask(TaskRequest, VideoRequest):
     """The body of POST /v1/tasks/video/, or the text fields of its form."""
 
-    num_fragments: Annotated[int, AfterValidator(_one_fragment)] = 1
+    num_fragments: Annotated[Whole, AfterValidator(_one_fragment)] = 1
 
 
 def check_task(asked: TaskRequest, spec: ModelSpec, pictures: int) -> None:

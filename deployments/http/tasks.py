@@ -7,24 +7,22 @@ both.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.http.bodies import is_form, read_body, read_form
 from deployments.http.errors import with_error_responses
 from deployments.http.job_runner import JobRunner
 from deployments.http.jobs import TASK, Job
-from deployments.http.parsing import parse_form, parse_json
+from deployments.http.parsing import parse
 from deployments.http.task_schema import (
-    FILE,
+    PICTURES,
     ImageTask,
     TaskRequest,
     VideoTask,
@@ -34,9 +32,10 @@ from deployments.http.task_schema import (
     task_status,
     to_request,
 )
+from deployments.http.uploads import read_uploads
 from deployments.serving.served_models import ServedModels
 from deployments.settings import ServerSettings
-from lightx2v.errors import DeadlineExceeded, InvalidRequest, TasksNotListed
+from lightx2v.errors import DeadlineExceeded, InvalidRequest, TaskNotFound, TasksNotListed
 from lightx2v.types import GenerateRequest, Size
 
 Kind = type[ImageTask] | type[VideoTask]
@@ -102,12 +101,12 @@ class Tasks:
 
     async def cancel(self, request: Request) -> Response:
         """Cancels a task that waits or runs. Its state stays known, as in LightX2V."""
-        jobs = {job.id: job for job in self._runner.jobs.of(TASK) if job.ended_at is None}
-        job = jobs.get(request.path_params["id"])
-        if job is None:
-            return JSONResponse({"stop_status": "do_nothing", "reason": "Task not found or already completed."})
-        await self._runner.jobs.cancel(job)
-        return JSONResponse({"stop_status": "success", "reason": "Task stopped successfully."})
+        with suppress(TaskNotFound):
+            job = self._find(request)
+            await self._runner.jobs.cancel(job)
+            if task_status(job) == "cancelled":
+                return JSONResponse({"stop_status": "success", "reason": "Task stopped successfully."})
+        return JSONResponse({"stop_status": "do_nothing", "reason": "Task not found or already completed."})
 
     async def queue(self, _: Request) -> Response:
         """Answers with the numbers of requests, those of other routes too."""
@@ -155,27 +154,16 @@ class Tasks:
     async def _create(self, kind: Kind, request: Request) -> tuple[Job, list[str]]:
         """Starts a task once it is admitted and checked in full, and says what of it is ignored."""
         self._models.check_room()
-        asked, files = await self._read(kind, request)
+        limit, most = self._settings.max_upload_bytes, self._settings.max_references
+        fields, uploads = await read_uploads(request, limit, PICTURES, most)
+        asked: TaskRequest = parse(kind, fields)
         model = self._models.find(asked.model)
-        check_task(asked, model.spec, len(files))
+        check_task(asked, model.spec, len(uploads.pictures))
 
         def wanted(references: Sequence[Size]) -> GenerateRequest:
             return to_request(asked, model.spec, model.limits, references)
 
-        return await self._runner.start(TASK, model, files, wanted), asked.warnings(len(files))
-
-    async def _read(self, kind: Kind, request: Request) -> tuple[TaskRequest, list[bytes]]:
-        """The body, as JSON or as a form, and its pictures."""
-        most, limit = self._settings.max_references, self._settings.max_upload_bytes
-        if is_form(request):
-            fields, files = await read_form(request, limit, most, (FILE,))
-            asked: TaskRequest = parse_form(kind, fields)
-        else:
-            asked, files = parse_json(kind, await read_body(request, limit)), []
-        files += [_decoded(picture) for picture in asked.image_path]
-        if len(files) > most:
-            raise InvalidRequest(f"image_path: at most {most} pictures, got {len(files)}", "image_path")
-        return asked, files
+        return await self._runner.start(TASK, model, uploads.pictures, wanted), asked.warnings(len(uploads.pictures))
 
     def _find(self, request: Request) -> Job:
         return self._runner.jobs.find(TASK, request.path_params["id"])
@@ -207,14 +195,3 @@ def _timeout(request: Request) -> float:
             f"timeout_seconds: must be a positive number of seconds, got {text[:80]!r}", "timeout_seconds"
         )
     return seconds
-
-
-def _decoded(picture: str) -> bytes:
-    """The file in a text of base64, or in a data URL. Raises InvalidRequest."""
-    _, _, encoded = picture.rpartition(";base64,")
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidRequest(
-            "image_path: must be the file in base64, or a data URL; the server opens no URLs and no paths", "image_path"
-        ) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator
@@ -12,6 +11,7 @@ from pydantic import Field, PlainValidator
 from deployments.http.errors import error_body
 from deployments.http.images import GenerationBody, with_defaults
 from deployments.http.jobs import Job
+from deployments.http.numbers import Whole
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
 from lightx2v.models.request import check_request
@@ -32,10 +32,8 @@ def _seconds(value: object) -> float:
 class VideoRequest(GenerationBody):
     """The body of POST /v1/videos, or the text fields of its form."""
 
-    UNSUPPORTED = MappingProxyType({REFERENCE: "must be a file of a multipart form"})
-
     seconds: Annotated[float | None, PlainValidator(_seconds)] = None
-    num_frames: Annotated[int, Field(ge=1)] | None = None
+    num_frames: Annotated[Whole, Field(ge=1)] | None = None
 
 
 def check_model(spec: ModelSpec, pictures: int) -> VideoSpec:

@@ -11,16 +11,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.http.bodies import is_form, read_body, read_form
 from deployments.http.errors import with_error_responses
 from deployments.http.job_runner import JobRunner
 from deployments.http.jobs import VIDEO, Job
-from deployments.http.parsing import parse_form, parse_json
+from deployments.http.parsing import parse
+from deployments.http.uploads import UploadNames, read_uploads
 from deployments.http.video_schema import REFERENCE, VideoRequest, check_model, deleted_body, to_request, video_body
 from deployments.serving.served_models import ServedModels
 from deployments.settings import ServerSettings
 from lightx2v.errors import InvalidRequest
 from lightx2v.types import GenerateRequest, Size
+
+NAMES = UploadNames((REFERENCE,))
 
 
 class Videos:
@@ -80,9 +82,7 @@ class Videos:
     def _find(self, request: Request) -> Job:
         return self._runner.jobs.find(VIDEO, request.path_params["id"])
 
-    async def _read(self, request: Request) -> tuple[VideoRequest, list[bytes]]:
-        """The body, as JSON or as the form that OpenAI's clients always send, and its files."""
-        if not is_form(request):
-            return parse_json(VideoRequest, await read_body(request, self._settings.max_json_bytes)), []
-        fields, files = await read_form(request, self._settings.max_upload_bytes, 1, (REFERENCE,))
-        return parse_form(VideoRequest, fields), files
+    async def _read(self, request: Request) -> tuple[VideoRequest, Sequence[bytes]]:
+        """The body, as JSON or as the form that OpenAI's clients always send, and its picture, if there is one."""
+        fields, uploads = await read_uploads(request, self._settings.max_upload_bytes, NAMES, 1)
+        return parse(VideoRequest, fields), uploads.pictures

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 
 from lightx2v.errors import InvalidRequest
-from lightx2v.limits import RANDOM_SEEDS, Limits
+from lightx2v.limits import RANDOM, RANDOM_SEEDS, Limits
 from lightx2v.models.spec import ModelSpec
 from lightx2v.types import STRENGTH, GenerateRequest, Size
 
@@ -44,7 +44,7 @@ def complete(
         prompt=prompt,
         size=size or spec.edit_size(references),
         steps=spec.steps if steps is None else steps,
-        seed=secrets.randbelow(RANDOM_SEEDS) if seed is None else seed,
+        seed=secrets.randbelow(RANDOM_SEEDS) if seed in (None, RANDOM) else seed,
         guidance=spec.guidance if guidance is None else guidance,
         refine_guidance=guidance,
         negative_prompt=negative_prompt,

@@ -52,7 +52,7 @@ def test_every_field_is_understood_from_json_and_from_a_form() -> None:
         "model": "tiny",
         "size": "1024x768",
         "n": 2,
-        "seed": 2**63 - 1,
+        "seed": 2**64 - 1,
         "response_format": "url",
         "output_format": "webp",
         "num_inference_steps": 8,
@@ -70,6 +70,30 @@ def test_every_field_is_understood_from_json_and_from_a_form() -> None:
 
 def test_null_is_absent() -> None:
     assert parsed(seed=None, size=None, n=None, mask=None, stream=None) == parsed()
+
+
+NUMBERS = [
+    ("seed", 42, [42, 42.0, "42", "42.0", " 42 ", "+42"]),
+    ("seed", 2**64 - 1, [2**64 - 1, str(2**64 - 1)]),
+    ("seed", None, [-1, -1.0, "-1"]),
+    ("n", 2, [2, 2.0, "2"]),
+    ("num_inference_steps", 4, [4, 4.0, "4", "4.0"]),
+    ("guidance_scale", 4.0, [4, 4.0, "4", "4.0", "4.", "40e-1"]),
+    ("strength", 0.5, [0.5, "0.5", ".5"]),
+    ("lora_scale", -0.5, [-0.5, "-0.5"]),
+]
+
+
+@pytest.mark.parametrize(("field", "number", "spellings"), NUMBERS)
+def test_a_number_is_read_however_it_is_spelt(field: str, number: float | None, spellings: list[Any]) -> None:
+    for spelling in spellings:
+        read = getattr(parsed(**{field: spelling}), field)
+        assert (read, type(read)) == (number, type(number))
+        assert getattr(parse_form(ImageRequest, {"prompt": "a cat", field: str(spelling)}), field) == number
+
+
+def test_an_empty_field_of_a_form_is_absent() -> None:
+    assert parse_form(ImageRequest, {"prompt": "a cat", **dict.fromkeys(FIELDS[1:], "")}) == parsed()
 
 
 def test_what_has_no_meaning_here_is_ignored() -> None:
@@ -95,15 +119,15 @@ BAD: dict[str, list[Any]] = {
         {},
     ],
     "": [1],
-    "n": [0, -1, 11, 10**9, 1.0, 1.5, "1", True, [1]],
-    "seed": [-1, 2**63, 2**64, 10**400, 1.5, "abc", "1", False, [], {}],
-    "num_inference_steps": [0, -1, 2.5, "4", True],
-    "guidance_scale": [-1, 101, 1e308, "1", True, []],
-    "strength": [0, -0.1, 1.01, 1e308, "1", True, []],
+    "n": [0, -1, 11, 10**9, 1.5, "0", "1.5", "one", "٤", "1" * 5000, True, False, [1]],
+    "seed": [-2, "-2", 2**64, 1e19, 10**400, "9" * 5000, 1.5, "abc", "1_0", "nan", False, True, [], {}],
+    "num_inference_steps": [0, -1, 2.5, "2.5", "4 steps", True],
+    "guidance_scale": [-1, 101, 1e308, 10**400, "101", "nan", "inf", "1e999", "1,5", "٤", True, False, []],
+    "strength": [0, -0.1, 1.01, 1e308, "0", True, []],
     "prompt": [None, "", " \t\n\u3000", "a\0b", "\ud800", "\udfff x", 7, ["a"], {"a": 1}, True],
     "negative_prompt": ["a\0b", "\ud800", 7],
     "lora": ["", "l" * 257, "\0", "\ud800", 5, ["oil"]],
-    "lora_scale": ["1", True, []],
+    "lora_scale": ["one", "", True, []],
     "model": ["", "m" * 257, "\0", "\ud800", 5],
     "output_format": ["gif", "PNG", "", 1, "\ud800"],
     "response_format": ["file", 1],
@@ -189,6 +213,10 @@ def test_an_unknown_key_names_the_nearest(key: str, known: str) -> None:
 
 
 def test_a_message_says_what_was_got_and_what_is_allowed() -> None:
+    seeds = "seed: must be from 0 to 18446744073709551615, or -1 for a random one, got"
+    assert str(refused(b'{"prompt": "a", "seed": -2}')) == f"{seeds} -2"
+    too_large = b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}"
+    assert str(refused(too_large)) == "seed: must be a whole number, got a number that is too large"
     assert str(refused(b'{"prompt": "a", "n": 11}')) == "n: should be less than or equal to 10, got 11"
     assert str(refused(b"{}")) == "prompt is required"
 
@@ -198,7 +226,7 @@ def test_a_message_says_what_was_got_and_what_is_allowed() -> None:
     [
         {},
         {"prompt": ""},
-        {"prompt": "a", "n": ""},
+        {"prompt": "a", "n": "0"},
         {"prompt": "a", "n": "1.5"},
         {"prompt": "a", "seed": "9" * 5000},
         {"prompt": "a", "guidance_scale": "nan"},
@@ -247,7 +275,7 @@ def test_the_last_seed_is_followed_by_the_first() -> None:
 
 
 def test_a_seed_is_drawn_when_none_is_given() -> None:
-    drawn = {to_requests(parsed(), TINY, Limits())[0].seed for _ in range(8)}
+    drawn = {to_requests(parsed(seed=seed), TINY, Limits())[0].seed for seed in [None, -1] * 4}
     assert len(drawn) == 8
     assert all(0 <= seed < RANDOM_SEEDS for seed in drawn)
 

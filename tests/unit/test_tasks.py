@@ -74,6 +74,7 @@ async def test_a_task_is_the_picture_of_the_other_route(http: httpx.AsyncClient,
     state = await ended(http, task)
     assert (state["status"], state["progress"], state["seed"], state["error"]) == ("completed", 100, 7, None)
     assert state["start_time"] <= state["end_time"]
+    assert (await http.delete(f"/v1/tasks/{task}")).json()["stop_status"] == "do_nothing"
     result = await http.get(f"/v1/tasks/{task}/result")
     made = (await http.post("/v1/images/generations", json=CIRCLE)).json()["data"][0]
     assert (result.headers["content-type"], base64.b64encode(result.content).decode()) == (
@@ -83,6 +84,11 @@ async def test_a_task_is_the_picture_of_the_other_route(http: httpx.AsyncClient,
     assert f'filename="{task}.png"' in result.headers["content-disposition"]
     sync = await http.post("/v1/tasks/image/sync?timeout_seconds=20&poll_interval_seconds=0.5", json=CIRCLE)
     assert (sync.headers["content-type"], sync.content) == ("image/png", result.content)
+
+
+async def test_no_picture_may_be_an_empty_text(http: httpx.AsyncClient, stages: Any) -> None:
+    assert (await ended(http, await create(http, image_path="")))["status"] == "completed"
+    assert stages["denoise"].calls[-1][1].references == ()
 
 
 @pytest.mark.parametrize("image", [BASE64, f"data:image/png;base64,{BASE64}", [BASE64], "file"])
@@ -98,10 +104,19 @@ async def test_a_picture_comes_in_base64_or_as_a_file(http: httpx.AsyncClient, s
     assert (request.references, request.size) == ((Size(96, 64),), Size(48, 32))
 
 
-@pytest.mark.parametrize("path", ["https://example.com/a.png", "/etc/passwd", "a.png", "data:image/png,abc", "AAA"])
-async def test_urls_and_paths_are_not_opened(http: httpx.AsyncClient, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("https://example.com/a.png", "image_path: image URLs are not fetched"),
+        ("assets/a.png", "image_path: must be a data URL in base64"),
+        ("/etc/passwd", "not a readable"),
+        ([BASE64] * 9, "image_path: at most 8 pictures"),
+    ],
+    ids=["url", "path", "path of letters", "many"],
+)
+async def test_urls_and_paths_are_not_opened(http: httpx.AsyncClient, path: object, message: str) -> None:
     answer = await http.post("/v1/tasks/image/", json={**CIRCLE, "image_path": path})
-    refused(answer, 400, "invalid_request", "opens no URLs and no paths")
+    refused(answer, 400, "invalid_request", message)
 
 
 async def test_what_is_ignored_is_in_the_answer(http: httpx.AsyncClient) -> None:
@@ -116,8 +131,8 @@ async def test_a_cancelled_task_stays_known_and_gives_up_its_place(http: httpx.A
     queue = (await http.get("/v1/tasks/queue/status")).json()
     assert (queue["is_processing"], queue["pending_count"], queue["queue_available"]) == (True, 2, 0)
     refused(await http.get(f"/v1/tasks/{tasks[0]}/result"), 404, "task_not_ready")
-    for stop in ("success", "do_nothing"):
-        assert (await http.delete(f"/v1/tasks/{tasks[0]}")).json()["stop_status"] == stop
+    for task, stop in ((tasks[0], "success"), (tasks[0], "success"), ("task_0", "do_nothing")):
+        assert (await http.delete(f"/v1/tasks/{task}")).json()["stop_status"] == stop
     state = await status(http, tasks[0])
     assert (state["status"], state["error"], state["error_type"]) == (
         "cancelled",
