@@ -66,6 +66,24 @@ class VideoNotReady(LightError):
     code = "video_not_ready"
 
 
+class TaskNotFound(LightError):
+    """There is no task of that id, or no file of it: it has expired, failed, was cancelled, or never existed."""
+
+    code = "task_not_found"
+
+
+class TaskNotReady(LightError):
+    """The task still waits or runs."""
+
+    code = "task_not_ready"
+
+
+class TasksNotListed(LightError):
+    """The request would show or end the tasks of other callers."""
+
+    code = "tasks_not_listed"
+
+
 class InvalidSettings(LightError):
     """A setting cannot be understood or honoured. This is found before anything is loaded."""
 

@@ -45,8 +45,8 @@ def _prompt(text: str) -> str:
     return _text(text)
 
 
-def _size(value: object) -> Size | Aspect | None:
-    """A size, an aspect, or None for the model's own size."""
+def picture_size(value: object) -> Size | Aspect | None:
+    """A size, an aspect, or None for the model's own size. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError("must be a text such as '1024x768'")
     return None if value.strip() in ("", "auto") else parse_size(value)
@@ -89,7 +89,7 @@ class GenerationBody(Body):
 
     prompt: Annotated[str, AfterValidator(_prompt)]
     model: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)] | None = None
-    size: Annotated[Size | Aspect | None, PlainValidator(_size)] = None
+    size: Annotated[Size | Aspect | None, PlainValidator(picture_size)] = None
     width: Annotated[Whole, Field(ge=1, le=999_999)] | None = None
     height: Annotated[Whole, Field(ge=1, le=999_999)] | None = None
     seed: Annotated[int | None, PlainValidator(_seed)] = None

@@ -1,4 +1,4 @@
-"""The HTTP routes: OpenAI's images and videos APIs, the list of models, health, and memory residency."""
+"""The HTTP routes: OpenAI's images and videos APIs, LightX2V's tasks, the models, health, and memory residency."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from deployments.card.lookup import reports
 from deployments.http.bodies import JSON, read_body
 from deployments.http.errors import error_response, with_error_responses
 from deployments.http.images import ImageRequest, images_body, model_body, models_body, to_requests
+from deployments.http.job_runner import JobRunner
 from deployments.http.notices import notice_headers
 from deployments.http.origins import origin_checks
 from deployments.http.parsing import parse, parse_json
 from deployments.http.picture_files import PictureFiles
+from deployments.http.tasks import Tasks
 from deployments.http.uploads import UploadNames, read_uploads
 from deployments.http.videos import Videos
 from deployments.logs import configure_logging
@@ -51,7 +53,9 @@ class Ingress:
     def __init__(self, served: Sequence[ModelDeployment[DeploymentHandle]], settings: ServerSettings) -> None:
         configure_logging()
         self._models = ServedModels(served, settings)
-        self._videos = Videos(self._models, settings)
+        self._jobs = JobRunner(self._models)
+        self._videos = Videos(self._models, self._jobs, settings)
+        self._tasks = Tasks(self._models, self._jobs, settings)
         self._files = PictureFiles(settings.allowed_hosts)
         self._settings = settings
         self._encoders = Threads(ENCODERS)
@@ -64,6 +68,7 @@ class Ingress:
             Route("/v1/images/edits", with_error_responses(self.edits), methods=["POST"]),
             self._files.route(),
             *self._videos.routes(),
+            *self._tasks.routes(),
             Route("/v1/models", with_error_responses(self.models)),
             Route("/v1/models/{id:path}", with_error_responses(self.model)),
             Route("/v1/residency", with_error_responses(self.residency)),
@@ -137,11 +142,11 @@ class Ingress:
 
     @asynccontextmanager
     async def _living(self, _: Starlette) -> AsyncIterator[None]:
-        """Starts the warm-ups with the replica, and ends its videos with it."""
+        """Starts the warm-ups with the replica, and ends its jobs with it."""
         for model in self._models:
             model.start()
         yield
-        await self._videos.close()
+        await self._jobs.close()
 
 
 async def _starting_or_failed() -> Response:

@@ -44,6 +44,11 @@ class Kept(Generic[T]):
         value, *_ = self._values.get(key, (None,))
         return value
 
+    def values(self) -> list[T]:
+        """All values, the oldest first."""
+        self._prune()
+        return [value for value, *_ in self._values.values()]
+
     def drop(self, key: str) -> None:
         self._values.pop(key, None)
 

@@ -37,18 +37,23 @@ class Admission:
     is its advice when to retry."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._inside = 0
         self._seconds: deque[float] = deque([1.0], maxlen=16)
 
     @property
+    def free(self) -> int:
+        """How many more requests would be admitted now."""
+        return self.limit - self._inside
+
+    @property
     def is_full(self) -> bool:
-        return self._inside >= self._limit
+        return self.free <= 0
 
     def check(self) -> None:
         """Raises QueueFull if no request can be admitted now."""
         if self.is_full:
-            raise QueueFull(f"{self._limit} requests are waiting already; try again later", fmean(self._seconds))
+            raise QueueFull(f"{self.limit} requests are waiting already; try again later", fmean(self._seconds))
 
     @contextmanager
     def admitted(self) -> Iterator[None]:

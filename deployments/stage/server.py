@@ -184,10 +184,9 @@ class StageServer:
         self._loop.call_soon_threadsafe(_resolve, answer, pack(output))
 
     def _report(self, request: GenerateRequest, progress: Progress) -> None:
-        """Reports the progress of a video. For a picture nobody can ask: it is the answer to its request."""
+        """Reports the progress of a run to whoever asks for that of its job."""
         log.debug("request %s: step %d of %d", request.id, progress.step, progress.total)
-        if request.frames > 1:
-            self._loop.call_soon_threadsafe(self._client.advance, request.id, progress)
+        self._loop.call_soon_threadsafe(self._client.advance, request.id, progress)
 
     async def _in_thread(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)

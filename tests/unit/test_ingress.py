@@ -18,7 +18,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.schema import DeploymentStatus
 
 from benchmarks.pictures import noise, png
-from deployments.http import ingress, videos
+from deployments.http import ingress, job_runner
 from deployments.serving import served_models
 from lightx2v.errors import NonFinite, OutOfMemory
 from lightx2v.types import Size
@@ -97,7 +97,7 @@ async def test_reading_references_has_the_deadline_too(
 
 
 async def test_encoding_a_video_has_the_deadline_too(wan: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(videos, "encode", stuck)
+    monkeypatch.setattr(job_runner, "encode", stuck)
     async with front(served(wan, handles(), request_timeout_seconds=SECONDS)) as http:
         job = (await http.post("/v1/videos", json=CLIP)).json()
         while job["status"] != "failed":
@@ -111,13 +111,13 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     async def nobody(_: str) -> None:
         """The request runs on no card."""
 
-    monkeypatch.setattr(videos, "progress_of", nobody)
+    monkeypatch.setattr(job_runner, "progress_of", nobody)
 
 
 async def test_one_video_is_encoded_at_a_time_whoever_is_deleted(
     wan: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(videos, "encode", stuck)
+    monkeypatch.setattr(job_runner, "encode", stuck)
     stages = handles()
     async with front(served(wan, stages)) as http:
         first = (await http.post("/v1/videos", json=CLIP)).json()

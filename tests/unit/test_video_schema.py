@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from openai.types import Video, VideoDeleteResponse
 
+from deployments.http.jobs import VIDEO, Jobs
 from deployments.http.parsing import parse_form, parse_json
-from deployments.http.video_jobs import VideoJobs
 from deployments.http.video_schema import VideoRequest, check_model, deleted_body, to_request, video_body
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
@@ -156,7 +156,7 @@ async def test_openai_reads_the_answers() -> None:
     async def work() -> bytes:
         return b"mp4"
 
-    job = VideoJobs().start("wan", made(seconds="2.5", size="720x1280", seed=3), WAN.video, work())
+    job = Jobs().start(VIDEO, "wan", made(seconds="2.5", size="720x1280", seed=3), WAN.video, work())
     await asyncio.wait([job.task])
     video = Video.model_validate(video_body(job), strict=True)
     assert (video.id, video.status, video.progress, video.seconds) == (job.id, "completed", 100, "2.5")
