@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +17,9 @@ from lightx2v.limits import Limits
 from lightx2v.media.encode import PICTURE_FORMATS, VIDEO_FORMATS, encode, format_of, suffixes
 from lightx2v.media.picture import decode_picture
 from lightx2v.models.reference_image import make_reference
-from lightx2v.models.request import check_request, complete
+from lightx2v.models.request import check_request, choose_loras, complete
 from lightx2v.models.spec import ModelSpec
-from lightx2v.types import GenerateRequest, Picture, Progress, Reference, Size, Video
+from lightx2v.types import ChosenLora, GenerateRequest, Picture, Progress, Reference, Size, Video
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,8 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--guidance", type=float, help="guidance scale (the model's)")
     parser.add_argument("--strength", type=float, help="image-to-image strength, up to 1 (0.6)")
     parser.add_argument("--seed", type=int, help="the same seed makes the same picture (random)")
-    parser.add_argument("--lora", help="the name of one of --loras (none)")
-    parser.add_argument("--lora-scale", type=float, default=1.0, help="the factor of the LoRA (1.0)")
+    parser.add_argument("--lora", help="the name of one of --loras, or several: name=scale,name=scale (none)")
+    parser.add_argument("--lora-scale", type=float, help="the factor of the LoRA (1.0)")
+    parser.add_argument("--shift", type=float, help="the shift of the noise schedule (the model's)")
     for field, info in EngineSettings.model_fields.items():
         parser.add_argument(
             f"--{field.replace('_', '-')}",
@@ -81,11 +83,22 @@ def _request(
         strength=options.strength,
         frames=options.frames,
         negative_prompt=options.negative_prompt,
-        lora=options.lora,
-        lora_scale=options.lora_scale,
+        loras=_loras(options.lora, options.lora_scale),
+        shift=options.shift,
     )
     check_request(request, spec, Limits(loras=tuple(settings.loras)))
     return request
+
+
+def _loras(text: str | None, scale: float | None) -> tuple[ChosenLora, ...]:
+    if text is None or not re.search("[=,]", text):
+        return choose_loras(text, scale, None)
+    try:
+        pairs = [pair.partition("=") for pair in text.split(",")]
+        loras = [ChosenLora(name.strip(), float(factor) if equals else 1.0) for name, equals, factor in pairs]
+    except ValueError:
+        raise InvalidRequest(f"--lora {text}: write name, or name=scale,name=scale", "lora") from None
+    return choose_loras(None, scale, loras)
 
 
 def _size(text: str) -> Size:

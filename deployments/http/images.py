@@ -14,14 +14,14 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from deployments.http.parsing import Body
 from lightx2v.limits import SEEDS, Limits
 from lightx2v.media.encode import FORMATS, PICTURE_FORMATS
-from lightx2v.models.request import check_request, complete
+from lightx2v.models.request import check_request, choose_loras, complete
 from lightx2v.models.spec import ModelSpec
-from lightx2v.types import GenerateRequest, Size
+from lightx2v.types import ChosenLora, GenerateRequest, Size
 
 MAX_PICTURES = 10
 """The most pictures of one request."""
@@ -32,6 +32,18 @@ def _text(text: str) -> str:
     if re.search("[\0\ud800-\udfff]", text):
         raise ValueError("NUL and lone surrogates are not allowed")
     return text
+
+
+class NamedLora(BaseModel):
+    """One of `loras`: a name of the settings and a scale."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    name: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)]
+    scale: float = 1.0
+
+
+LORAS = TypeAdapter(list[NamedLora])
 
 
 def _prompt(text: str) -> str:
@@ -47,6 +59,17 @@ def _size(value: object) -> Size | None:
     if match is None:
         raise ValueError("must be WIDTHxHEIGHT in pixels, as in '1024x768', or 'auto'")
     return Size(int(match[1]), int(match[2]))
+
+
+def _loras(value: object) -> tuple[ChosenLora, ...]:
+    """A list of objects; in a form, its JSON."""
+    try:
+        read = LORAS.validate_json(value) if isinstance(value, str) else LORAS.validate_python(value)
+        return tuple(ChosenLora(one.name, one.scale) for one in read)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        raise ValueError(f'{where} {first["msg"]}; write [{{"name": "oil", "scale": 0.8}}]'.strip()) from error
 
 
 def _picture_format(name: str) -> str:
@@ -66,7 +89,9 @@ class GenerationBody(Body):
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
     negative_prompt: Annotated[str, AfterValidator(_text)] = ""
     lora: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)] | None = None
-    lora_scale: float = 1.0
+    lora_scale: float | None = None
+    loras: Annotated[tuple[ChosenLora, ...] | None, PlainValidator(_loras)] = None
+    shift: Annotated[float, Field(gt=0)] | None = None
 
 
 class ImageRequest(GenerationBody):
@@ -96,8 +121,8 @@ def with_defaults(asked: GenerationBody, spec: ModelSpec, references: Sequence[S
         seed=asked.seed,
         guidance=asked.guidance_scale,
         negative_prompt=asked.negative_prompt,
-        lora=asked.lora,
-        lora_scale=asked.lora_scale,
+        loras=choose_loras(asked.lora, asked.lora_scale, asked.loras),
+        shift=asked.shift,
         **fields,
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
 OVERRIDES = "generation_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a LoRA was made for: the defaults of the requests that choose it. None: the model's own."""
+
+    steps: int | None = None
+    guidance: float | None = None
+    shift: float | None = None
+    """The shift of the noise schedule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +49,10 @@ class ModelSpec:
     """How many reference pictures a request may have."""
     starts_from_picture: bool = False
     """Whether the steps begin at a reference, so that a request has a strength."""
+    takes_shift: bool = False
+    """Whether a request may shift the noise schedule: sigma = shift s / (1 + (shift - 1) s)."""
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    """The recipes of the LoRAs in the settings, by name."""
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts."""

@@ -10,9 +10,9 @@ import numpy as np
 
 from benchmarks.pictures import asked, made
 from benchmarks.server import Server
-from lightx2v.config import EngineSettings
+from lightx2v.config import EngineSettings, LoraSettings
 from lightx2v.pipeline import Pipeline
-from lightx2v.types import Size
+from lightx2v.types import ChosenLora, Size
 
 PROMPT = "a red circle"
 
@@ -22,11 +22,15 @@ def test_a_request_has_the_lora_that_it_names_and_no_other(server: Server, check
     before, painted, after = (
         made(server.generate(PROMPT, **fields, **chosen)) for chosen in ({}, {"lora": "oil", "lora_scale": 0.5}, {})
     )
-    settings = EngineSettings(model=str(checkpoint), dtype="float32", device="cpu", loras={"oil": str(oil)})
+    settings = EngineSettings(
+        model=str(checkpoint), dtype="float32", device="cpu", loras={"oil": LoraSettings(path=str(oil))}
+    )
     with closing(Pipeline(settings)) as pipeline:
         plain = asked(PROMPT, Size(64, 64), 7, steps=2)
         np.testing.assert_array_equal(before, pipeline.generate(plain).pixels)
-        np.testing.assert_array_equal(painted, pipeline.generate(replace(plain, lora="oil", lora_scale=0.5)).pixels)
+        np.testing.assert_array_equal(
+            painted, pipeline.generate(replace(plain, loras=(ChosenLora("oil", 0.5),))).pixels
+        )
     np.testing.assert_array_equal(before, after)
     assert not np.array_equal(before, painted)
 
