@@ -39,4 +39,20 @@ def test_an_unknown_name_is_the_callers_mistake(server: Server) -> None:
     answer = server.generate(PROMPT, lora="ink")
     assert answer.status_code == 400
     error = answer.json()["error"]
-    assert (error["param"], error["message"]) == ("lora", "lora: 'ink' is not served here; known are oil")
+    assert (error["param"], error["message"]) == ("lora", "lora: 'ink' is not served here; known are gone, oil")
+
+
+def test_several_in_one_request(server: Server) -> None:
+    fields = {"size": "64x64", "seed": 7, "num_inference_steps": 2}
+    one = made(server.generate(PROMPT, **fields, lora="oil", lora_scale=0.5))
+    listed = made(server.generate(PROMPT, **fields, loras=[{"name": "oil", "scale": 0.5}]))
+    np.testing.assert_array_equal(one, listed)
+
+
+def test_one_that_cannot_be_had_is_refused_with_its_reason(server: Server) -> None:
+    answer = server.generate(PROMPT, lora="gone")
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == "lora"
+    assert error["message"].startswith("lora: 'gone' cannot be used: lora gone: /")
+    assert error["message"].endswith("gone.safetensors: no such file or folder")
