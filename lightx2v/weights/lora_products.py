@@ -163,7 +163,7 @@ class Decomposed(LowRank):
 
         def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             if not gains:  # the weight is on the device only while its layer is called
-                gains.append(self._gains(layer.get_parameter("weight"), states, strip, scale).to(output.dtype))
+                gains.append(self._gains(layer.get_parameter("weight"), states, strip, scale))
             bias = layer._parameters.get("bias")
             offset = torch.zeros_like(gains[0]) if bias is None else bias[strip.start : strip.stop]
             for entering, sums in _pieces(inputs[0], output, strip):
