@@ -20,7 +20,7 @@ from starlette.routing import Route
 from deployments.card.lookup import reports
 from deployments.http.bodies import JSON, read_body
 from deployments.http.errors import error_response, with_error_responses
-from deployments.http.images import ImageRequest, images_body, models_body, to_requests
+from deployments.http.images import ImageRequest, images_body, model_body, models_body, to_requests
 from deployments.http.notices import notice_headers
 from deployments.http.origins import origin_checks
 from deployments.http.parsing import parse, parse_json
@@ -65,6 +65,7 @@ class Ingress:
             self._files.route(),
             *self._videos.routes(),
             Route("/v1/models", with_error_responses(self.models)),
+            Route("/v1/models/{id:path}", with_error_responses(self.model)),
             Route("/v1/residency", with_error_responses(self.residency)),
             Route("/health", with_error_responses(self.health)),
         ]
@@ -92,6 +93,10 @@ class Ingress:
     async def models(self, _: Request) -> Response:
         """GET /v1/models: the models that are served."""
         return JSONResponse(models_body(self._models.names, self._started))
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/{id}: one model; its id may be a hub id with a slash."""
+        return JSONResponse(model_body(self._models.find(request.path_params["id"]).id, self._started))
 
     async def residency(self, _: Request) -> Response:
         """GET /v1/residency: the memory that each stage holds on each card."""

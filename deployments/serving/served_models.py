@@ -81,7 +81,11 @@ class Model:
     def __init__(self, served: ModelDeployment[DeploymentHandle], server: ServerSettings) -> None:
         self.id = served.settings.model_id
         self.spec = read_spec(served.settings)
-        self.limits = Limits(max_references=server.max_references, loras=tuple(served.settings.loras))
+        self.limits = Limits(
+            max_references=server.max_references,
+            loras=tuple(served.settings.loras),
+            size_policy=served.settings.size_policy,
+        )
         self.graph = Graph(served.stages)
         self.warm_up = WarmUp(self.spec, self.graph)
         self.is_warmed_up = served.is_warmed_up
@@ -117,20 +121,18 @@ class ServedModels:
 
     def __init__(self, served: Sequence[ModelDeployment[DeploymentHandle]], server: ServerSettings) -> None:
         self._models = {one.settings.model_id: Model(one, server) for one in served}
-        self._aliases = {alias: one.settings.model_id for one in served for alias in one.settings.aliases}
+        aliases = {alias: self._models[one.settings.model_id] for one in served for alias in one.settings.aliases}
+        self.names = (*self._models, *aliases)
+        """The models' ids, then their aliases."""
+        self._found = _by_hub_id(served, self._models) | self._models | aliases
         self._decoders = Threads(DECODERS)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All names that requests may ask for: the models' ids, then their aliases."""
-        return (*self._models, *self._aliases)
-
     def find(self, name: str | None) -> Model:
-        """The model of this name, or the first for None. Raises ModelNotFound."""
-        model = next(iter(self)) if name is None else self._models.get(self._aliases.get(name, name))
+        """The model of this id, alias or hub id, or the first for None. Raises ModelNotFound."""
+        model = next(iter(self)) if name is None else self._found.get(name)
         if model is None:
             raise ModelNotFound(f"the model {name!r} is not served here; served are {', '.join(self.names)}")
         return model
@@ -145,3 +147,13 @@ class ServedModels:
         """The uploaded references, decoded and fitted; few at a time, since each may take 1 GB for a while. Raises
         InvalidRequest."""
         return await gathered(self._decoders.run(model.fit, data) for data in files)
+
+
+def _by_hub_id(served: Sequence[ModelDeployment[DeploymentHandle]], models: Mapping[str, Model]) -> dict[str, Model]:
+    """The models by hub ids; one that two models share, with other settings, names neither."""
+    hub_ids = [one.settings.hub_id for one in served]
+    return {
+        hub_id: model
+        for hub_id, model in zip(hub_ids, models.values(), strict=True)
+        if hub_id and hub_ids.count(hub_id) == 1
+    }

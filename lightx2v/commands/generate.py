@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from lightx2v.checkpoint import read_spec
 from lightx2v.commands import COMMANDS
-from lightx2v.config import ENVIRONMENT, EngineSettings, parse_settings
+from lightx2v.commands.options import add_settings, command_parser, settings_of, size_of
+from lightx2v.config import EngineSettings
 from lightx2v.errors import InvalidRequest, LightError
 from lightx2v.limits import Limits
 from lightx2v.media.encode import PICTURE_FORMATS, VIDEO_FORMATS, encode, format_of, suffixes
@@ -19,23 +20,16 @@ from lightx2v.media.picture import decode_picture
 from lightx2v.models.reference_image import make_reference
 from lightx2v.models.request import check_request, complete
 from lightx2v.models.spec import ModelSpec
-from lightx2v.types import GenerateRequest, Picture, Progress, Reference, Size, Video
+from lightx2v.types import GenerateRequest, Picture, Progress, Reference, Video
 
-EPILOG = "\n".join(
-    (
-        'example: python -m lightx2v "a lighthouse at dawn" -o out.png --size 768x512 --seed 7',
-        "",
-        "commands, as in `python -m lightx2v COMMAND --help`:",
-        *(f"  {name:10}{purpose}" for name, purpose in COMMANDS.items()),
-    )
-)
+EXAMPLE = '"a lighthouse at dawn" -o out.png --size 768x512 --seed 7'
 
 
 def main(arguments: Sequence[str]) -> int:
     """Makes one picture or video. Returns the exit status: 0, or 1 after a message that says what to do."""
     options = _parser().parse_args(arguments)
     try:
-        settings = _settings(options)
+        settings = settings_of(options, compile=False)  # one picture takes less time than compiling for it
         spec = read_spec(settings)
         references = [_read(path, spec) for path in options.image]
         request = _request(options, settings, spec, references)
@@ -49,17 +43,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m lightx2v",
-        description="Make a picture or a video from a prompt.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("", "Make a picture or a video from a prompt.", EXAMPLE)
+    commands = "\n".join(f"  {name:10}{purpose}" for name, purpose in COMMANDS.items())
+    parser.epilog = f"{parser.epilog}\n\ncommands, as in `python -m lightx2v COMMAND --help`:\n{commands}"
     parser.add_argument("prompt")
     parser.add_argument("-o", "--output", type=_output, help="PNG, JPEG, WEBP or MP4 (out.png or out.mp4)")
     parser.add_argument("-i", "--image", type=Path, action="append", default=[], help="a reference; may be repeated")
     parser.add_argument("--negative-prompt", default="")
-    parser.add_argument("--size", help="WIDTHxHEIGHT (the model's, or the first reference's)")
+    parser.add_argument("--size", help="WIDTHxHEIGHT, or an aspect as in 16:9 (the model's, or the first reference's)")
     parser.add_argument("--frames", type=int, help="frames of a video; 1 makes a picture (the model's)")
     parser.add_argument("--steps", type=int, help="denoising steps (the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (the model's)")
@@ -67,29 +58,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="the same seed makes the same picture (random)")
     parser.add_argument("--lora", help="the name of one of --loras (none)")
     parser.add_argument("--lora-scale", type=float, default=1.0, help="the factor of the LoRA (1.0)")
-    for field, info in EngineSettings.model_fields.items():
-        parser.add_argument(
-            f"--{field.replace('_', '-')}",
-            help=f"setting, as in a configuration ({info.get_default(call_default_factory=True)})",
-        )
+    add_settings(parser)
     return parser
-
-
-def _settings(options: argparse.Namespace) -> EngineSettings:
-    given = {field: getattr(options, field) for field in EngineSettings.model_fields}
-    flags = {field: value for field, value in given.items() if value is not None}
-    flags.setdefault("compile", False)  # making one picture takes less time than compiling for it
-    return parse_settings(EngineSettings, flags, {f: variable for f, variable in ENVIRONMENT.items() if f not in flags})
 
 
 def _request(
     options: argparse.Namespace, settings: EngineSettings, spec: ModelSpec, references: Sequence[Reference]
 ) -> GenerateRequest:
+    limits = Limits(loras=tuple(settings.loras))
     request = complete(
         options.prompt,
         spec,
         [reference.fitted.size for reference in references],
-        size=_size(options.size) if options.size else None,
+        size=size_of(options.size, spec, limits),
         steps=options.steps,
         seed=options.seed,
         guidance=options.guidance,
@@ -99,15 +80,8 @@ def _request(
         lora=options.lora,
         lora_scale=options.lora_scale,
     )
-    check_request(request, spec, Limits(loras=tuple(settings.loras)))
+    check_request(request, spec, limits)
     return request
-
-
-def _size(text: str) -> Size:
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise InvalidRequest(f"--size {text}: write WIDTHxHEIGHT in pixels, as in 1024x768", "size")
-    return Size(int(width), int(height))
 
 
 def _read(path: Path, spec: ModelSpec) -> Reference:

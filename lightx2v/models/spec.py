@@ -52,6 +52,11 @@ class ModelSpec:
         """Whether any guidance scale changes a picture."""
         return True
 
+    @property
+    def has_refiner(self) -> bool:
+        """Whether a second transformer takes the last steps."""
+        return False
+
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts."""
         return request.guidance > 1

@@ -130,8 +130,40 @@ def test_an_allowed_page_may_ask(server: Server) -> None:
         assert answer.headers["access-control-allow-origin"] == "https://example.com"
 
 
-def test_openai_client_lists_models(client: OpenAI) -> None:
+def test_an_edit_in_json_is_that_of_a_form(server: Server, client: OpenAI) -> None:
+    """Also one that openai's client sends with an empty mask, and with fields as other clients call them."""
+    files = [png(noise(Size(64, 64), seed)) for seed in range(2)]
+    urls = [{"image_url": f"data:image/png;base64,{base64.b64encode(data).decode()}"} for data in files]
+    body = {"prompt": PROMPT, "images": urls, "seed": "1", "steps": 2.0, "model": "klein"}
+    from_json = server.http.post("/v1/images/edits", json=body)
+    assert from_json.status_code == 200, from_json.text
+    extra = {"seed": 1, "steps": 2, "stream": False, "negative_prompt": ""}
+    answer = client.images.edit(model="klein", image=files, mask=b"", prompt=PROMPT, extra_body=extra)
+    assert answer.data is not None
+    assert answer.data[0].b64_json == from_json.json()["data"][0]["b64_json"]
+
+
+def test_openai_client_lists_and_finds_models(client: OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["klein", "gpt-image-1"]
+    assert client.models.retrieve("klein") == next(iter(client.models.list()))
+    with pytest.raises(NotFoundError) as not_found:
+        client.models.retrieve("owner/another")
+    assert not_found.value.code == "model_not_found"
+
+
+def test_openai_client_is_told_what_is_not_made(client: OpenAI) -> None:
+    file = png(noise(Size(64, 64)))
+    with pytest.raises(BadRequestError, match="transparent") as background:
+        client.images.generate(prompt=PROMPT, background="transparent")
+    with pytest.raises(BadRequestError, match="not streamed") as stream:
+        client.images.generate(prompt=PROMPT, stream=True)
+    with pytest.raises(BadRequestError, match="nearest that can be made is 1920x1072") as size:
+        client.images.generate(prompt=PROMPT, size="1920x1080")
+    with pytest.raises(BadRequestError) as markup:
+        client.images.edit(prompt=PROMPT, image=file, markup=file)
+    assert [error.value.param for error in (background, stream, size, markup)] == [
+        "background", "stream", "size", "markup"
+    ]  # fmt: skip
 
 
 def test_openai_client_sees_typed_errors(client: OpenAI) -> None:

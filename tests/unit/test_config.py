@@ -291,11 +291,27 @@ def test_with_nothing_set_the_bundled_model_serves() -> None:
     [
         ({"model": "black-forest-labs/FLUX.2-klein-9B"}, "FLUX.2-klein-9B"),
         ({"model": "/models/klein/"}, "klein"),
+        ({"model": "."}, Path.cwd().name),
+        ({"model": "../klein/."}, "klein"),
+        ({"model": "~/.cache/hub/models--black-forest-labs--FLUX.2-klein-4B/snapshots/0a1b"}, "FLUX.2-klein-4B"),
         ({"model": "/models/klein", "name": "mine"}, "mine"),
     ],
 )
 def test_the_models_id(values: dict[str, Any], identity: str) -> None:
     assert parse_settings(ModelSettings, values).model_id == identity
+
+
+@pytest.mark.parametrize(
+    ("model", "hub_id"),
+    [
+        ("owner/FLUX.2-klein-9B", "owner/FLUX.2-klein-9B"),
+        ("/cache/models--owner--klein/snapshots/0a1b", "owner/klein"),
+        ("/cache/models--owner--klein/snapshots/0a1b/", "owner/klein"),
+        *((folder, None) for folder in [".", "./klein", "../klein", "/models/klein", "klein", "a/b/klein"]),
+    ],
+)
+def test_the_models_hub_id(model: str, hub_id: str | None) -> None:
+    assert parse_settings(ModelSettings, {"model": model}).hub_id == hub_id
 
 
 def test_settings_do_not_change() -> None:
