@@ -45,7 +45,7 @@ class HostCopy:
 
     def __init__(self, layout: Layout, pinned: bool) -> None:
         self._host = layout.host
-        memory = share(_identity(layout), layout.host.offset + layout.host.nbytes, partial(_load, layout))
+        memory = share(_identity(layout), layout.nbytes, partial(_load, layout))
         self._bytes = torch.frombuffer(memory, dtype=torch.uint8)
         self._unpin = _register(self, self._bytes) if pinned else None
 

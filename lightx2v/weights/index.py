@@ -39,7 +39,7 @@ VARIANT = re.compile(rf"(.+?){SHARD}\.\w+{SHARD}")
 
 
 def read_index(*folders: Path) -> dict[str, TensorRef]:
-    """All tensors of a component's folders, single file or sharded, by name.
+    """All tensors of a component's folders, single file or sharded, or of files themselves, by name.
 
     Raises InvalidCheckpoint, naming the file, for a missing, truncated or inconsistent one, and for a tensor that two
     folders have.
@@ -55,10 +55,13 @@ def read_index(*folders: Path) -> dict[str, TensorRef]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The shards that `*.safetensors.index.json` lists, or the only weight file of the folder, safetensors or GGUF.
+    """The shards that `*.safetensors.index.json` lists, or the only weight file of the folder, safetensors or GGUF. A
+    file is itself.
 
     Variants (`model.fp16.safetensors`) are not read beside the usual file (`model.safetensors`), but in its place.
     """
+    if folder.is_file():
+        return [folder]
     packed, stored = sorted(folder.glob("*.gguf")), sorted(folder.glob("*.safetensors"))
     indexes = sorted(folder.glob("*.safetensors.index.json"))
     if indexes and not packed:

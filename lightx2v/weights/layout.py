@@ -54,6 +54,8 @@ class WeightMap:
     """Device bytes of the largest packed layer's weight while it is used."""
     source: Callable[[str], str] = same_name
     """The checkpoint's name of a state."""
+    unread: tuple[str, ...] = ()
+    """The other tensors that checkpoints have and no forward pass reads, as regular expressions."""
 
 
 class Loadable(Protocol):
@@ -125,6 +127,11 @@ class Layout:
     @property
     def units(self) -> tuple[Unit, ...]:
         return (self.rest, *self.blocks)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all units together."""
+        return self.host.offset + self.host.nbytes
 
 
 def make_layout(component: Loadable, index: dict[str, TensorRef], blocks: tuple[str, ...]) -> Layout:

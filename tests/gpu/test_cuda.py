@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from benchmarks.pictures import asked, noise
-from lightx2v.config import EngineSettings
+from lightx2v.config import EngineSettings, LoraSettings
 from lightx2v.errors import OutOfMemory
 from lightx2v.layers.attention import exact_masks
 from lightx2v.layers.packed import PackedLinear
 from lightx2v.packing import PACKINGS, find_packing
 from lightx2v.pipeline import CONTEXT, Pipeline
-from lightx2v.types import Picture, Reference, Size, Video
+from lightx2v.types import ChosenLora, Picture, Reference, Size, Video
 from lightx2v.weights.device import CudaDevice
 from lightx2v.weights.host_copy import HostCopy
 from lightx2v.weights.index import read_index
@@ -78,12 +78,12 @@ def test_same_bits_under_every_setting(model: Path, settings: dict[str, Any]) ->
 def test_a_lora_gives_the_same_bits_and_leaves_nothing(
     checkpoint: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    loras = {"oil": str(lora.write(tmp_path / "oil.safetensors", lora.peft()))}
+    loras = {"oil": LoraSettings(path=str(lora.write(tmp_path / "oil.safetensors", lora.peft())))}
     made = []
     for offload in ({"cpu_offload": False}, settings):
         pipeline = Pipeline(EngineSettings(model=str(checkpoint), device="cuda", loras=loras, **offload))
         plain = asked("a red circle", SIZES[0], 1)
-        requests = (plain, replace(plain, lora="oil"), plain)
+        requests = (plain, replace(plain, loras=(ChosenLora("oil"),)), plain)
         made.append([pipeline.generate(request).pixels for request in requests])
         pipeline.close()
     (before, painted, after), streamed = made

@@ -47,7 +47,13 @@ class Toy(Component):
             self.module = ToyModule(blocks, width)
         self.dtype = dtype
         paths = tuple(f"blocks.{index}" for index in range(blocks))
-        names = WeightMap((self.folder,), paths, frozenset({"table.weight"}), source=lambda name: f"model.{name}")
+        names = WeightMap(
+            (self.folder,),
+            paths,
+            frozenset({"table.weight"}),
+            source=lambda name: f"model.{name}",
+            unread=("lm_head.weight",),
+        )
         self.weights = replace(names, **self.kept)
 
     def activation_bytes(self, request: GenerateRequest) -> int:
