@@ -158,7 +158,7 @@ def test_strength_of_a_masked_request() -> None:
 
 
 def test_where_a_mask_is_transparent_the_picture_changes() -> None:
-    mask = Image.new("RGBA", (64, 48), (0, 0, 0, 255))
+    mask = Image.new("RGBA", (64, 48), (255, 255, 255, 255))
     mask.paste((255, 255, 255, 0), (16, 0, 32, 48))
     expected = np.zeros((48, 64), np.uint8)
     expected[:, 16:32] = 255
