@@ -11,33 +11,56 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from lightx2v.config import EngineSettings, LoraSettings
 from lightx2v.errors import InvalidCheckpoint, InvalidSettings
-from lightx2v.models.registry import find_family
+from lightx2v.models.configuration import has_part, read_configuration
+from lightx2v.models.registry import INDEX, find_family
 from lightx2v.models.spec import ModelSpec, Recipe
 from lightx2v.types import LoraFile, StageName
 
 UNREACHABLE = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)
 """The errors of a failed download."""
 
+SAFE = (".safetensors", ".sft", ".gguf")
+"""Names of files with weights end so."""
+FILES = (*SAFE, ".ckpt", ".pt", ".pth", ".bin")
+"""The same, with those that are not read."""
+
+OPTIONAL = ("transformer_2", "image_encoder")
+"""The folders that some models have and others of their family do not."""
+
 
 def resolve(settings: EngineSettings, folders: Sequence[str] = ()) -> Path:
-    """The folder of `settings.model`. For a hub id, its configurations and `folders` are downloaded once.
+    """The folder of `settings.model`. For a hub id, its configurations and those of `folders` that no setting replaces
+    are downloaded once.
 
     Raises InvalidCheckpoint if there is no such folder, and no such repository that can be downloaded.
     """
     local = Path(settings.model).expanduser()
     if local.is_dir():
         return local
+    if local.is_file() or local.suffix in FILES:
+        raise InvalidCheckpoint(
+            f"{settings.model}: a file holds parts of a model; name it under `transformer`, `text_encoder` or `vae`, "
+            "and under `model` a folder in the diffusers layout, or a hub id, for configurations and the other parts"
+        )
     if local.is_absolute() or settings.model.startswith("."):
         raise InvalidCheckpoint(f"{settings.model}: no such folder")
+    wanted = [f"{folder}/*" for folder in folders if folder not in settings.parts]
     try:
-        return Path(
-            snapshot_download(settings.model, allow_patterns=["*.json", *(f"{folder}/*" for folder in folders)])
-        )
+        return Path(snapshot_download(settings.model, allow_patterns=["*.json", *wanted]))
     except UNREACHABLE as error:
         raise InvalidCheckpoint(
             f"{settings.model}: neither a folder here nor a repository that could be downloaded ({error}); "
             "a gated one needs `hf auth login`"
         ) from error
+
+
+def resolve_parts(settings: EngineSettings, checkpoint: Path, folders: Sequence[str]) -> list[Path]:
+    """Where the weights of each of the model's `folders` lie: where its setting says, or else in `checkpoint`.
+
+    Raises InvalidCheckpoint, which names the setting, if there is nothing there.
+    """
+    given = settings.parts
+    return [_part(folder, given[folder]) if folder in given else checkpoint / folder for folder in folders]
 
 
 def resolve_loras(settings: EngineSettings, stage: StageName) -> dict[str, LoraFile]:
@@ -56,12 +79,17 @@ def _resolve_lora(label: str, lora: LoraSettings, stage: StageName) -> LoraFile:
         return LoraFile(None, refusal=str(error))
 
 
+def _part(label: str, path: str) -> Path:
+    place = _find(label, path, ["*.safetensors", "*.safetensors.index.json"])
+    if place.is_file() and place.suffix not in SAFE:
+        raise InvalidCheckpoint(
+            f"{label}: {path}: only {' and '.join(SAFE)} files are read, because others may hold programs; convert it"
+        )
+    return place
+
+
 def _lora_file(label: str, path: str) -> Path:
-    place = Path(path).expanduser()
-    if not place.exists():
-        if place.is_absolute() or path.startswith((".", "~")):
-            raise InvalidCheckpoint(f"{label}: {path}: no such file or folder")
-        place = _download_lora(label, path)
+    place = _find(label, path, ["*.safetensors", "adapter_config.json"])
     if place.is_file():
         return place
     files = sorted(place.glob("*.safetensors"))
@@ -70,13 +98,27 @@ def _lora_file(label: str, path: str) -> Path:
     return files[0]
 
 
-def _download_lora(label: str, path: str) -> Path:
-    """The local path of `owner/repository`, or of `owner/repository/file.safetensors`."""
+def _find(label: str, path: str, patterns: list[str]) -> Path:
+    """The file or folder `path`, here or in a hub repository. `patterns`: the files that are wanted of a folder."""
+    place = Path(path).expanduser()
+    if place.exists():
+        return place
+    if place.is_absolute() or path.startswith((".", "~")):
+        raise InvalidCheckpoint(f"{label}: {path}: no such file or folder")
+    place = _download(label, path, patterns)
+    if not place.exists():
+        raise InvalidCheckpoint(f"{label}: {path}: neither here nor in the hub repository")
+    return place
+
+
+def _download(label: str, path: str, patterns: list[str]) -> Path:
+    """The local path of `owner/repository`, or of a file or folder in it. Nothing below a folder is downloaded."""
     owner, _, rest = path.partition("/")
-    repository, _, file = rest.partition("/")
-    patterns = [file] if file else ["*.safetensors", "adapter_config.json"]
+    repository, _, inner = rest.partition("/")
+    wanted = [inner] if Path(inner).suffix in FILES else [str(Path(inner, pattern)) for pattern in patterns]
+    below = [str(Path(inner, "*/*"))]
     try:
-        return Path(snapshot_download(f"{owner}/{repository}", allow_patterns=patterns)) / file
+        return Path(snapshot_download(f"{owner}/{repository}", allow_patterns=wanted, ignore_patterns=below)) / inner
     except UNREACHABLE as error:
         raise InvalidCheckpoint(f"{label}: {path}: neither here nor to be downloaded ({error})") from error
 
@@ -99,10 +141,14 @@ def read_stages(settings: EngineSettings) -> tuple[StageName, ...]:
     """The stages of the model, in the order in which a request passes them. Reads configurations only.
 
     Raises InvalidSettings for a LoRA that does not say which of two transformers its file is for, or that has files
-    for two where there is one.
+    for two where there is one. Also for the weights of a part that the model does not have.
     """
     checkpoint = resolve(settings)
     stages = find_family(checkpoint).stages(checkpoint)
+    index = read_configuration(checkpoint, INDEX)
+    for part in OPTIONAL:
+        if part in settings.parts and not has_part(index, part):
+            raise InvalidSettings(f"{part}: {settings.model} has no such part; omit the setting")
     for name, lora in settings.loras.items():
         if lora.path is not None and "refine" in stages:
             raise InvalidSettings(

@@ -30,6 +30,9 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "
 
 ENVIRONMENT: Mapping[str, str] = {"model": "LIGHTX2V_MODEL", "gpu_budget": "LIGHTX2V_GPU_BUDGET"}
 
+PARTS = ("transformer", "transformer_2", "text_encoder", "image_encoder", "vae")
+"""The folders of a model with weights, each of which a setting can replace."""
+
 T = TypeVar("T", bound=BaseModel)
 MOST_BYTES = 1 << 60
 """More than any device has."""
@@ -106,6 +109,16 @@ class EngineSettings(Settings):
     model: str = str(BUNDLED_MODEL)
     """A folder in the diffusers layout, or a hub id."""
 
+    transformer: str | None = None
+    """The weights of this part, where they are not the model's own, in the names of the diffusers layout, of the
+    model's makers or of ComfyUI: a file, a folder, or either in a hub repository (`owner/repository/file.safetensors`).
+    """
+
+    transformer_2: str | None = None
+    text_encoder: str | None = None
+    image_encoder: str | None = None
+    vae: str | None = None
+
     gpu_budget: int | None = None
     """Device bytes for all stages on a card together, a number or "24GiB"; absent: the whole card."""
 
@@ -145,6 +158,12 @@ class EngineSettings(Settings):
     """Whether a LoRA that cannot be used refuses the start. Otherwise requests that name it are refused."""
 
     @property
+    def parts(self) -> dict[str, str]:
+        """The weights that are not the model's own, by the model's folder that they stand for."""
+        given = {part: getattr(self, part) for part in PARTS}
+        return {part: path for part, path in given.items() if path is not None}
+
+    @property
     def by_phase(self) -> bool:
         """Whether the parts of a block stream one by one."""
         return self.cpu_offload is True and self.offload_granularity == "phase"
@@ -178,6 +197,13 @@ class EngineSettings(Settings):
     @classmethod
     def _named(cls, value: object) -> object:
         return parse_names(value) if isinstance(value, str) else value
+
+    @field_validator(*PARTS)
+    @classmethod
+    def _named_place(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("must name a file or a folder")
+        return value
 
     @field_validator("gpu_budget")
     @classmethod

@@ -48,6 +48,12 @@ class ModelNotFound(LightError):
     code = "model_not_found"
 
 
+class PictureNotFound(LightError):
+    """There is no picture file of that name: it has expired, or never existed."""
+
+    code = "picture_not_found"
+
+
 class VideoNotFound(LightError):
     """There is no video of that id: it was deleted, has expired, failed, or never existed."""
 

@@ -80,6 +80,8 @@ class GenerateRequest:
     strength: float = STRENGTH
     """Image-to-image strength in (0, 1]: the share of the schedule that is run from the reference. 1 starts from pure
     noise."""
+    is_masked: bool = False
+    """Whether only a part of the first reference is made anew; its mask travels beside the request."""
     loras: tuple[ChosenLora, ...] = ()
     """The LoRAs that are added to the denoiser."""
     shift: float | None = None
@@ -100,12 +102,20 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Mask:
+    """The part of a picture to make anew. `edited`: bool [height, width], false where the picture stays as it is."""
+
+    edited: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
     """A reference picture: `fitted` for the autoencoder, `encoder_view` for the encoder of the prompt, None if that
-    takes no pictures."""
+    takes no pictures. `mask`: of the size of `fitted`; None if the picture is no canvas that is changed in part."""
 
     fitted: Picture
     encoder_view: Picture | None = None
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +155,8 @@ class Latents:
     frames: int = 1
     history: tuple[torch.Tensor, ...] = ()
     """The solver's state after the steps so far, in the form that its schedule reads; empty when no step is left."""
+    edited: torch.Tensor | None = None
+    """fp32 [tokens, 1]: the share of each token's pixels that a request makes anew; None if there is no mask."""
 
 
 @dataclass(frozen=True, slots=True)

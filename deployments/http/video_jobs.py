@@ -1,31 +1,25 @@
 """Jobs of the videos API: videos that are being made, and finished ones.
 
-They live in the memory of the ingress, which has one replica (`deployments.app`), and end with its process. A job's id
-is its only credential: it cannot be guessed, and jobs cannot be listed.
+Running jobs live in the memory of the ingress too, and end with its process. A job's id is its only credential.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from deployments.http.kept import KEEP_SECONDS, Clock, Kept, new_id
 from lightx2v.errors import Cancelled, LightError, VideoNotFound, VideoNotReady
+from lightx2v.models.notices import Notice
 from lightx2v.types import GenerateRequest, Progress, VideoSpec
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
-
-KEEP_SECONDS = 3600.0
-"""The time for which a job is kept after its end."""
-MAX_ENDED = 1000
-MAX_NBYTES = 1 << 30
-"""The most bytes of finished videos; 81 frames of 832x480 are 1 to 10 MB."""
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +35,7 @@ class VideoJob:
     video_spec: VideoSpec
     created_at: float
     task: asyncio.Task[bytes]
+    notices: tuple[Notice, ...] = ()
     progress: Progress | None = None
     ended_at: float | None = None
 
@@ -97,31 +92,36 @@ def _let_go(task: asyncio.Task[bytes]) -> None:
 
 
 class VideoJobs:
-    """The jobs of an application. The models' queues bound the running ones. Ended ones are bounded in number, bytes
-    and time; the oldest are dropped first. `clock` gives unix seconds."""
+    """The jobs of an application. The models' queues bound the running ones; ended ones are kept for a while."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Clock = time.time) -> None:
         self._clock = clock
-        self._jobs: dict[str, VideoJob] = {}
+        self._running: dict[str, VideoJob] = {}
+        self._ended = Kept[VideoJob](clock)
         self._context = copy_context()
 
     def start(
-        self, model: str, request: GenerateRequest, video: VideoSpec, work: Coroutine[Any, Any, bytes]
+        self,
+        model: str,
+        request: GenerateRequest,
+        video: VideoSpec,
+        work: Coroutine[Any, Any, bytes],
+        notices: tuple[Notice, ...] = (),
     ) -> VideoJob:
         """Starts `work` outside the context of the HTTP request: Ray cancels the calls made in a request's context when
         that request ends."""
         task = asyncio.get_running_loop().create_task(work, context=self._context)
-        job = VideoJob(f"video_{secrets.token_hex(16)}", model, request, video, self._clock(), task)
+        job = VideoJob(new_id("video"), model, request, video, self._clock(), task, notices)
         task.add_done_callback(lambda _: self._end(job))
-        self._jobs[job.id] = job
+        self._running[job.id] = job
         return job
 
     def find(self, video_id: str) -> VideoJob:
         """The job of this id. Raises VideoNotFound."""
-        self._prune()
-        if video_id not in self._jobs:
+        job = self._running.get(video_id) or self._ended.find(video_id)
+        if job is None:
             raise VideoNotFound(f"there is no video {video_id[:80]!r}: it was deleted, has expired, or never was")
-        return self._jobs[video_id]
+        return job
 
     async def cancel(self, job: VideoJob) -> None:
         """Cancels a job and waits until it has ended; a job that had ended stays as it is."""
@@ -130,12 +130,13 @@ class VideoJobs:
 
     async def forget(self, job: VideoJob) -> None:
         """Removes a job, and cancels it if it runs."""
-        self._jobs.pop(job.id, None)
+        self._running.pop(job.id, None)
         await self.cancel(job)
+        self._ended.drop(job.id)
 
     async def close(self) -> None:
         """Cancels all running jobs."""
-        await asyncio.gather(*(self.cancel(job) for job in self._jobs.values()))
+        await asyncio.gather(*(self.cancel(job) for job in self._running.values()))
 
     def _end(self, job: VideoJob) -> None:
         job.ended_at = self._clock()
@@ -144,13 +145,5 @@ class VideoJobs:
         else:
             log.error("%s of request %s failed", job.id, job.request.id, exc_info=job.error)
         _let_go(job.task)
-        self._prune()
-
-    def _prune(self) -> None:
-        """Drops expired jobs, and the oldest ended ones beyond the limits. The latest always stays."""
-        ends = sorted(((job.expires_at, key) for key, job in self._jobs.items() if job.expires_at is not None))
-        nbytes, left = sum(self._jobs[key].nbytes for _, key in ends), len(ends)
-        for expires_at, key in ends:
-            if expires_at > self._clock() and left <= MAX_ENDED and (nbytes <= MAX_NBYTES or left == 1):
-                break
-            nbytes, left = nbytes - self._jobs.pop(key).nbytes, left - 1
+        if self._running.pop(job.id, None) is not None:
+            self._ended.add(job.id, job, job.nbytes)

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator
+from pydantic import AfterValidator, Field, PlainValidator
 
 from deployments.http.errors import error_body
 from deployments.http.images import GenerationBody, with_defaults
+from deployments.http.numbers import Real, Whole
+from deployments.http.synonyms import HINTS, PICTURE_NAMES
 from deployments.http.video_jobs import VideoJob
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
@@ -29,13 +31,22 @@ def _seconds(value: object) -> float:
     return float(text)
 
 
+def _one(count: int) -> int:
+    if count != 1:
+        raise ValueError("a job makes one video")
+    return count
+
+
 class VideoRequest(GenerationBody):
     """The body of POST /v1/videos, or the text fields of its form."""
 
-    UNSUPPORTED = MappingProxyType({REFERENCE: "must be a file of a multipart form"})
+    HINTS = MappingProxyType({**HINTS, **dict.fromkeys(PICTURE_NAMES, f"a picture is sent as {REFERENCE}")})
 
+    n: Annotated[Whole, AfterValidator(_one)] = 1
     seconds: Annotated[float | None, PlainValidator(_seconds)] = None
-    num_frames: Annotated[int, Field(ge=1)] | None = None
+    num_frames: Annotated[Whole, Field(ge=1)] | None = None
+    fps: Real | None = None
+    guidance_scale_2: Annotated[Real, Field(ge=0, le=100)] | None = None
 
 
 def check_model(spec: ModelSpec, pictures: int) -> VideoSpec:
@@ -55,7 +66,10 @@ def to_request(
 ) -> GenerateRequest:
     """The frozen request of a video. `references`: sizes of the fitted reference pictures. Raises InvalidRequest."""
     video = check_model(spec, len(references))
-    request = with_defaults(asked, spec, references, frames=_frames(asked, video, limits))
+    if asked.fps not in (None, video.rate):
+        raise InvalidRequest(f"fps: this model makes {video.rate} frames a second, got {asked.fps:g}", "fps")
+    frames, refine = _frames(asked, video, limits), asked.guidance_scale_2
+    request = with_defaults(asked, spec, limits, references, frames=frames, refine_guidance=refine)
     check_request(request, spec, limits)
     if request.frames == 1:
         raise InvalidRequest("num_frames: a video has more than one; /v1/images/generations makes stills", "num_frames")
@@ -68,7 +82,8 @@ def seconds_of(frames: int, video: VideoSpec) -> float:
 
 
 def video_body(job: VideoJob) -> dict[str, Any]:
-    """OpenAI's Video object. `seed` and `num_frames` are additions: they make a video reproducible."""
+    """OpenAI's Video object. `seed` and `num_frames` are additions: they make a video reproducible. So is
+    `warnings`: what had no effect."""
     return {
         "id": job.id,
         "object": "video",
@@ -83,6 +98,7 @@ def video_body(job: VideoJob) -> dict[str, Any]:
         "prompt": job.request.prompt,
         "seed": job.request.seed,
         "num_frames": job.request.frames,
+        "warnings": [str(notice) for notice in job.notices],
         "error": error_body(job.error) if job.error else None,
         "remixed_from_video_id": None,
     }

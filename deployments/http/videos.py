@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from deployments.card.lookup import progress_of
-from deployments.http.bodies import is_form, read_body, read_form
 from deployments.http.errors import with_error_responses
-from deployments.http.parsing import parse_form, parse_json
+from deployments.http.parsing import parse
+from deployments.http.uploads import UploadNames, read_uploads
 from deployments.http.video_jobs import VideoJob, VideoJobs
 from deployments.http.video_schema import REFERENCE, VideoRequest, check_model, deleted_body, to_request, video_body
 from deployments.serving.concurrency import Threads
@@ -26,6 +26,7 @@ from lightx2v.errors import InvalidRequest
 from lightx2v.media.encode import FORMATS, encode
 from lightx2v.types import GenerateRequest, Reference
 
+NAMES = UploadNames((REFERENCE,))
 ENCODERS = 1
 """Videos that are compressed at the same time, each on all cores."""
 
@@ -59,9 +60,10 @@ class Videos:
             video = check_model(model.spec, len(files))
             async with deadline.enforced():
                 references = await self._models.fitted(model, files)
-            sizes = [reference.fitted.size for reference in references]
-            wanted = to_request(asked, model.spec, model.limits, sizes)
-            job = self._jobs.start(model.id, wanted, video, self._make(model, wanted, references, deadline))
+                sizes = [reference.fitted.size for reference in references]
+                wanted = to_request(asked, model.spec, model.limits, sizes)
+                notices = await model.notices(wanted)
+            job = self._jobs.start(model.id, wanted, video, self._make(model, wanted, references, deadline), notices)
             leave = place.pop_all().close
             job.task.add_done_callback(lambda _: leave())
         return JSONResponse(video_body(job))
@@ -99,12 +101,10 @@ class Videos:
     def _find(self, request: Request) -> VideoJob:
         return self._jobs.find(request.path_params["id"])
 
-    async def _read(self, request: Request) -> tuple[VideoRequest, list[bytes]]:
-        """The body, as JSON or as the form that OpenAI's clients always send, and its files."""
-        if not is_form(request):
-            return parse_json(VideoRequest, await read_body(request, self._settings.max_json_bytes)), []
-        fields, files = await read_form(request, self._settings.max_upload_bytes, 1, (REFERENCE,))
-        return parse_form(VideoRequest, fields), files
+    async def _read(self, request: Request) -> tuple[VideoRequest, Sequence[bytes]]:
+        """The body, as JSON or as the form that OpenAI's clients always send, and its picture, if there is one."""
+        fields, uploads = await read_uploads(request, self._settings.max_upload_bytes, NAMES, 1)
+        return parse(VideoRequest, fields), uploads.pictures
 
     async def _make(
         self, model: Model, request: GenerateRequest, references: Sequence[Reference], deadline: Deadline

@@ -36,6 +36,7 @@ from deployments.stage.weights import StageWeights
 from deployments.stage.wire import pack, unpack
 from lightx2v.config import EngineSettings
 from lightx2v.errors import DeadlineExceeded, OutOfMemory
+from lightx2v.models.notices import Notice
 from lightx2v.residency.lease import Grant, Holder
 from lightx2v.stages.build import load_stage, open_device
 from lightx2v.stages.interface import Control, StageInputs, StageMethod
@@ -104,6 +105,11 @@ class StageServer:
         except asyncio.CancelledError:
             running.cancel()
             raise
+
+    async def truncations(self, request: GenerateRequest) -> tuple[Notice, ...]:
+        """The prompts of a request that this stage would cut. It takes no lease, but a turn in the stage's thread."""
+        notices: tuple[Notice, ...] = await self._in_thread(self._stage.truncations, request)
+        return notices
 
     async def ready(self) -> None:
         """Returns if this stage can serve a request. Raises OutOfMemory if the budget is too small for its model."""

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from lightx2v.errors import InvalidRequest
-from lightx2v.limits import RANDOM_SEEDS, Limits
+from lightx2v.limits import RANDOM, RANDOM_SEEDS, Limits
+from lightx2v.models.reference_image import check_takes_mask
 from lightx2v.models.spec import ModelSpec
+from lightx2v.sizes import Aspect
 from lightx2v.types import STRENGTH, ChosenLora, GenerateRequest, Size
 
 T = TypeVar("T", int, float)
@@ -32,17 +34,20 @@ def complete(
     steps: int | None = None,
     seed: int | None = None,
     guidance: float | None = None,
+    refine_guidance: float | None = None,
     strength: float | None = None,
     frames: int | None = None,
     negative_prompt: str = "",
     loras: Sequence[ChosenLora] = (),
     shift: float | None = None,
+    is_masked: bool = False,
 ) -> GenerateRequest:
     """A request with defaults for what is None, those of its LoRAs before the model's, and a seed that is drawn; still
     to be checked.
 
-    `references`: the sizes of the fitted ones. Raises InvalidRequest for a strength that means nothing, and for LoRAs
-    whose defaults differ.
+    `references`: the sizes of the fitted ones. `is_masked`: whether the first one has a mask; then the picture gets its
+    size. `guidance` alone is for both transformers of a model with two. Raises InvalidRequest for a strength or a
+    `refine_guidance` that means nothing, and for LoRAs whose defaults differ.
     """
     recipes = {lora.name: spec.recipes[lora.name] for lora in loras if lora.name in spec.recipes}
     steps = _agreed("num_inference_steps", steps, {name: recipe.steps for name, recipe in recipes.items()})
@@ -51,14 +56,15 @@ def complete(
     return GenerateRequest(
         id=str(uuid.uuid4()),
         prompt=prompt,
-        size=size or spec.edit_size(references),
+        size=size or spec.edit_size(references[:1] if is_masked else references),
         steps=spec.steps if steps is None else steps,
-        seed=secrets.randbelow(RANDOM_SEEDS) if seed is None else seed,
+        seed=secrets.randbelow(RANDOM_SEEDS) if seed in (None, RANDOM) else seed,
         guidance=spec.guidance if guidance is None else guidance,
-        refine_guidance=guidance,
+        refine_guidance=choose_refine_guidance(refine_guidance, spec, guidance),
         negative_prompt=negative_prompt,
         references=tuple(references),
-        strength=choose_strength(strength, spec, len(references)),
+        strength=choose_strength(strength, spec, len(references), is_masked),
+        is_masked=is_masked,
         loras=tuple(loras),
         shift=shift,
         frames=_default_frames(spec) if frames is None else frames,
@@ -75,6 +81,8 @@ def check_request(request: GenerateRequest, spec: ModelSpec, limits: Limits) -> 
         raise InvalidRequest("shift: this model computes its own from the size of the picture", "shift")
     if references > spec.max_references:
         raise InvalidRequest(f"image: this model takes at most {spec.max_references}, got {references}", "image")
+    if request.is_masked:
+        _check_canvas(request, spec)
 
 
 def choose_loras(lora: str | None, scale: float | None, loras: Sequence[ChosenLora] | None) -> tuple[ChosenLora, ...]:
@@ -89,11 +97,45 @@ def choose_loras(lora: str | None, scale: float | None, loras: Sequence[ChosenLo
     return tuple(chosen)
 
 
-def choose_strength(asked: float | None, spec: ModelSpec, references: int) -> float:
-    """The strength of a request. Raises InvalidRequest if `asked` is out of range, or has no meaning here."""
+def _check_canvas(request: GenerateRequest, spec: ModelSpec) -> None:
+    """Raises InvalidRequest if the model takes no mask, or if the mask belongs to no picture of the asked size."""
+    check_takes_mask(spec)
+    if not request.references:
+        raise InvalidRequest("mask: there is no picture that it belongs to", "mask")
+    canvas, *_ = request.references
+    if request.size != canvas:
+        raise InvalidRequest(f"size: with a mask it must be that of the first picture, {canvas}, or auto", "size")
+
+
+def choose_size(asked: Size | Aspect | None, spec: ModelSpec, limits: Limits) -> Size | None:
+    """The size to make, still to be checked; None for the model's own. An aspect becomes the nearest size of the
+    default area, and so does any other size if `limits` say so. Raises InvalidRequest for an aspect beyond `limits`."""
+    if isinstance(asked, Aspect):
+        if max(asked.width, asked.height) > limits.max_aspect * min(asked.width, asked.height):
+            most = limits.max_aspect
+            raise InvalidRequest(f"size: the longer side may be at most {most} times the shorter, got {asked}", "size")
+        return limits.nearest(asked.of_area(spec.size.width * spec.size.height), spec.multiple)
+    if asked is not None and limits.size_policy == "nearest":
+        return limits.nearest(asked, spec.multiple)
+    return asked
+
+
+def choose_refine_guidance(asked: float | None, spec: ModelSpec, guidance: float | None) -> float | None:
+    """The guidance scale of the second transformer: `asked`, or else `guidance`. Raises InvalidRequest if there is no
+    second transformer."""
     if asked is None:
-        return STRENGTH
-    if not spec.starts_from_picture:
+        return guidance
+    if not spec.has_refiner:
+        raise InvalidRequest("guidance_scale_2: this model has one transformer; leave it out", "guidance_scale_2")
+    return asked
+
+
+def choose_strength(asked: float | None, spec: ModelSpec, references: int, is_masked: bool = False) -> float:
+    """The strength of a request; the default with a mask is 1, which makes the masked part from pure noise. Raises
+    InvalidRequest if `asked` is out of range, or has no meaning here."""
+    if asked is None:
+        return 1.0 if is_masked else STRENGTH
+    if not (spec.starts_from_picture or is_masked):
         raise InvalidRequest("strength: this model does not start from a picture", "strength")
     if not references:
         raise InvalidRequest("strength: there is no picture to start from", "strength")

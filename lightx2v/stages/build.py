@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from lightx2v.checkpoint import resolve, resolve_loras
+from lightx2v.checkpoint import resolve, resolve_loras, resolve_parts
 from lightx2v.config import EngineSettings
 from lightx2v.errors import InvalidSettings
 from lightx2v.models.fp8 import keep_in_fp8
@@ -45,7 +45,8 @@ def load_stage(name: StageName, settings: EngineSettings, device: Device) -> Sta
         keep_in_fp8(component)
     stage = STAGES[name]
     loras = (resolve_loras(settings, name),) if issubclass(stage, StepStage) else ()
-    return stage(component, checkpoint, settings, device, planning_request(spec), *loras)
+    places = resolve_parts(settings, checkpoint, component.weights.folders)
+    return stage(component, places, settings, device, planning_request(spec), *loras)
 
 
 def check_loras(settings: EngineSettings) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -27,13 +27,13 @@ class StepStage(Stage[D]):
     def __init__(
         self,
         component: D,
-        checkpoint: Path,
+        places: Sequence[Path],
         settings: EngineSettings,
         device: Device,
         planned: GenerateRequest,
         loras: Mapping[str, LoraFile],
     ) -> None:
-        super().__init__(component, checkpoint, settings, device, planned)
+        super().__init__(component, places, settings, device, planned)
         self._adapters = Adapters(component, loras, device, settings.lazy_load)
         component.host_loras = self._adapters.on_host
 

@@ -17,7 +17,7 @@ from lightx2v.errors import InvalidCheckpoint, InvalidRequest
 from lightx2v.limits import check_lora
 from lightx2v.types import GenerateRequest, LoraFile
 from lightx2v.weights.device import Device
-from lightx2v.weights.host_copy import HostCopy, OnDisk, Source
+from lightx2v.weights.host_copy import Source
 from lightx2v.weights.layout import HOST, Layout, Unit, view
 from lightx2v.weights.lora import Lora, read_lora
 from lightx2v.weights.lora_keys import Adaptable
@@ -109,7 +109,7 @@ class Adapters:
 
     def _source(self, unit: Unit, lazy: bool) -> Source:
         layout = Layout(unit, (), Unit(HOST, unit.nbytes, 0, ()))
-        return OnDisk(layout) if lazy else HostCopy(layout, self._device.pinned)
+        return self._device.host_source(layout, lazy)
 
     def _arrived(self, adapter: Adapter) -> dict[str, torch.Tensor]:
         """The LoRA's tensors by name, on the device, in the workspace of the run."""

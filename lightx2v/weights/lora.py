@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lightx2v.errors import InvalidCheckpoint
-from lightx2v.weights.index import TensorRef, read_header
+from lightx2v.weights.index import read_header
 from lightx2v.weights.layout import Entry, Unit, make_unit
 from lightx2v.weights.lora_keys import Adaptable, Layers, Part, sort_keys, warn_of
 from lightx2v.weights.lora_parts import Parts, make_products
@@ -25,6 +25,7 @@ from lightx2v.weights.lora_products import (
     scratch_bytes,
 )
 from lightx2v.weights.lora_scale import lora_scale, read_configuration
+from lightx2v.weights.tensor_ref import TensorRef
 
 Keys = Mapping[Part, str]
 

@@ -6,7 +6,7 @@ A family writes them down once, in a table. LoRA files and single weight files a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 
@@ -47,8 +47,11 @@ def expand(table: Table, paths: Iterable[str]) -> dict[str, tuple[Rows, ...]]:
     return made
 
 
-def _numbers(pattern: str, paths: Iterable[str]) -> Iterator[tuple[str, ...]]:
+def _numbers(pattern: str, paths: Collection[str]) -> Iterator[tuple[str, ...]]:
     """What the stars of `pattern` stand for, in every path that fits it."""
+    if "*" not in pattern:
+        yield from [()] if pattern in paths else ()
+        return
     compiled = re.compile(re.escape(pattern).replace(r"\*", r"(\d+)"))
     yield from (match.groups() for match in map(compiled.fullmatch, paths) if match)
 

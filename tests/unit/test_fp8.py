@@ -19,9 +19,10 @@ from lightx2v.types import ChosenLora, GenerateRequest, LoraFile
 from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.host_copy import HostCopy, OnDisk, _identity
-from lightx2v.weights.index import TensorRef, read_index
+from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import Layout, make_layout
 from lightx2v.weights.read import ROWS
+from lightx2v.weights.tensor_ref import TensorRef
 from lightx2v.weights.weight_residency import WeightResidency
 from tests.checkpoints.lora import write
 from tests.e4m3 import Emulated, by_rows, kept_in_fp8

@@ -346,7 +346,7 @@ def test_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     file = write(tmp_path / "a/one.safetensors", GOOD)
     asked_for: list[tuple[str, list[str]]] = []
 
-    def download(repository: str, allow_patterns: list[str]) -> str:
+    def download(repository: str, allow_patterns: list[str], **_: object) -> str:
         asked_for.append((repository, allow_patterns))
         return str(file.parent)
 

@@ -8,8 +8,9 @@ import weakref
 
 import pytest
 
-from deployments.http import video_jobs as module
-from deployments.http.video_jobs import KEEP_SECONDS, VideoJob, VideoJobs
+from deployments.http import kept as module
+from deployments.http.kept import KEEP_SECONDS
+from deployments.http.video_jobs import VideoJob, VideoJobs
 from deployments.http.video_schema import video_body
 from lightx2v.errors import DeadlineExceeded, LightError, VideoNotFound, VideoNotReady
 from lightx2v.types import GenerateRequest, Progress, Size, VideoSpec
@@ -180,7 +181,7 @@ async def test_a_job_is_known_for_a_while_after_its_end(jobs: VideoJobs, clock: 
 async def test_the_oldest_that_ended_go_when_they_are_too_many(
     jobs: VideoJobs, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_ENDED", 2)
+    monkeypatch.setattr(module, "MAX_COUNT", 2)
     running = begin(jobs)[0]
     made = []
     for _ in range(3):

@@ -43,7 +43,7 @@ def test_every_field_is_understood_from_json_and_from_a_form() -> None:
         "size": "832x480",
         "seconds": "2.5",
         "num_frames": 41,
-        "seed": 2**63 - 1,
+        "seed": 2**64 - 1,
         "num_inference_steps": 8,
         "guidance_scale": 2.5,
         "negative_prompt": "dog",
@@ -51,6 +51,12 @@ def test_every_field_is_understood_from_json_and_from_a_form() -> None:
         "lora_scale": -0.5,
         "loras": [{"name": "ink", "scale": 0.25}, {"name": "oil"}],
         "shift": 3.0,
+        "width": 832,
+        "height": 480,
+        "stream": False,
+        "n": 1,
+        "fps": 16.0,
+        "guidance_scale_2": 3.0,
     }
     assert set(values) == set(VideoRequest.model_fields)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
@@ -67,10 +73,12 @@ def test_seconds_are_the_nearest_frames_that_the_model_makes(seconds: object, fr
 BAD: list[tuple[str, Any]] = [
     *(("seconds", value) for value in ["", "0", "0.0", 0, -1, "-1", "1e3", "4s", "٤", "nan", True, [], "9" * 9, 1e-9]),
     *(("seconds", value) for value in ["10.2", "12", 9999]),
-    *(("num_frames", value) for value in [0, -1, 1, 2, 80, 165, 10**30, "81", 81.0, True]),
+    *(("num_frames", value) for value in [0, -1, 1, 2, 80, 165, 10**30, "80", 81.5, True]),
     *(("size", value) for value in ["64", "100x100", "4096x4096"]),
-    ("input_reference", {"image_url": "data:,"}),
-    ("n", 1),
+    *(("n", value) for value in [0, 2, True]),
+    *(("fps", value) for value in [24, "15.99", "fast", True]),
+    *(("guidance_scale_2", value) for value in [-1, 101, True, 3.0]),
+    *(("image", value) for value in ["data:,"]),
     ("strength", 0.5),
     ("response_format", "url"),
 ]
@@ -81,6 +89,32 @@ def test_a_bad_field_is_refused_by_name(param: str, value: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         made(**{param: value})
     assert caught.value.param == param
+
+
+def test_fields_of_neighbours_that_change_nothing_are_taken() -> None:
+    same: dict[str, Any] = {"n": 1, "fps": 16, "user": "me", "quality": "high", "metadata": {"a": "b"}, "stream": False}
+    assert asked(**same).model_copy(update={"fps": None}) == asked()
+    assert made(**same, seed=1, width=832, height=480).size == made().size
+
+
+def test_another_rate_is_refused_with_the_models() -> None:
+    with pytest.raises(InvalidRequest, match="fps: this model makes 16 frames a second, got 24"):
+        made(fps="24")
+
+
+def test_a_second_transformer_has_a_guidance_of_its_own() -> None:
+    experts = replace(WAN, boundary=0.875, refine_guidance=3.0)
+
+    def guidances(**values: Any) -> tuple[float, float | None]:
+        request = to_request(asked(**values), experts, Limits())
+        return request.guidance, request.refine_guidance
+
+    assert guidances(guidance_scale=4, guidance_scale_2="3.5") == (4.0, 3.5)
+    assert guidances(guidance_scale_2=0) == (5.0, 0.0)
+    assert guidances(guidance_scale=4) == (4.0, 4.0)
+    assert guidances() == (5.0, None)
+    with pytest.raises(InvalidRequest, match="this model has one transformer"):
+        made(guidance_scale_2=3)
 
 
 def test_seconds_or_frames() -> None:
@@ -129,5 +163,5 @@ async def test_openai_reads_the_answers() -> None:
     await asyncio.wait([job.task])
     video = Video.model_validate(video_body(job), strict=True)
     assert (video.id, video.status, video.progress, video.seconds) == (job.id, "completed", 100, "2.5")
-    assert video.model_extra == {"seed": 3, "num_frames": 41}
+    assert video.model_extra == {"seed": 3, "num_frames": 41, "warnings": []}
     assert VideoDeleteResponse.model_validate(deleted_body(job.id)).deleted

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from lightx2v.weights.index import Span, TensorRef
 from lightx2v.weights.layout import Entry, Unit, make_unit
+from lightx2v.weights.tensor_ref import Span, TensorRef
 
 
 class Memory:

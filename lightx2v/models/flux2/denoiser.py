@@ -17,7 +17,7 @@ from lightx2v.models.flux2.names import TRANSFORMER
 from lightx2v.models.flux2.schedule import noise_levels, timesteps
 from lightx2v.models.flux2.spec import MAX_TOKENS
 from lightx2v.models.flux2.transformer import Flux2Transformer, read_shape
-from lightx2v.models.sampler import Euler, SamplingState
+from lightx2v.models.sampler import SamplingState
 from lightx2v.models.spec import ModelSpec
 from lightx2v.types import Conditioning, GenerateRequest, Latents
 from lightx2v.weights.layout import WeightMap
@@ -88,8 +88,8 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
             self._rope(conditioning.positive.shape[0], grids).to(device),
         )
         drawn = noise((1, self.shape.in_channels, rows, columns), request.seed)
-        tokens = drawn.flatten(2).transpose(1, 2).to(self.dtype).to(device)
-        return self.state(request, conditions, Euler(levels), tokens)
+        tokens = drawn.flatten(2).transpose(1, 2).to(self.dtype)
+        return self.start_euler(request, conditions, levels, tokens, references, device)
 
     def predict(self, state: SamplingState[Flux2Conditions]) -> torch.Tensor:
         text, references, times, guidance, rope = state.conditions

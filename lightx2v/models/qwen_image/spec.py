@@ -48,6 +48,7 @@ class QwenImageEditSpec(ModelSpec):
 
     min_references: int = 1
     max_references: int = 3
+    takes_mask: bool = True
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """The picture in RGB, its aspect nearly kept, of about 1024 x 1024 pixels.
