@@ -33,7 +33,9 @@ PREFIXES = (
 """What may come before a layer's name, with underscores for dots: of diffusers, ComfyUI, PEFT, Kohya's scripts,
 OneTrainer, LyCORIS and DiffSynth-Studio. Some files have two of them."""
 
-TEXT_ENCODER = re.compile(r"(base_model_model_|lora_|lycoris_)?(te\d?|text_encoders?|text_model|clip_[lg]|t5xxl|bundle_emb)_")
+TEXT_ENCODER = re.compile(
+    r"(base_model_model_|lora_|lycoris_)?(te\d?|text_encoders?|text_model|clip_[lg]|t5xxl|bundle_emb)_"
+)
 """How names begin that belong to a text encoder, with underscores for dots."""
 
 ADAPTER = re.compile(r"\.default(?=\.|$)")
@@ -115,7 +117,7 @@ def sort_keys(file: Path, keys: Iterable[str], component: Adaptable) -> dict[Lay
         if target is not None:
             parts = found.setdefault(target.layers, {})
             parts[part] = _better(file, parts.get(part), (target.is_own, key))
-        elif part not in DIFFERENCES :
+        elif part not in DIFFERENCES or _stored(file, key).any():
             raise InvalidCheckpoint(f"{file}: {key} belongs to no linear layer of this model; is it for another one?")
     return {layers: {part: key for part, (_, key) in parts.items()} for layers, parts in found.items()}
 
