@@ -11,6 +11,7 @@ SYNONYMS: Mapping[str, str] = MappingProxyType(
         "guidance": "guidance_scale",
         "cfg_scale": "guidance_scale",
         "true_cfg_scale": "guidance_scale",
+        "flow_shift": "shift",
     }
 )
 """Names that are accepted, with the field that each means. `true_cfg_scale` is how Qwen-Image's pipelines call it."""

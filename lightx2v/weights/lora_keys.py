@@ -33,7 +33,9 @@ PREFIXES = (
 """What may come before a layer's name, with underscores for dots: of diffusers, ComfyUI, PEFT, Kohya's scripts,
 OneTrainer, LyCORIS and DiffSynth-Studio. Some files have two of them."""
 
-TEXT_ENCODER = re.compile(r"(base_model_model_|lora_|lycoris_)?(te\d?|text_encoders?|text_model|bundle_emb)_")
+TEXT_ENCODER = re.compile(
+    r"(base_model_model_|lora_|lycoris_)?(te\d?|text_encoders?|text_model|clip_[lg]|t5xxl|bundle_emb)_"
+)
 """How names begin that belong to a text encoder, with underscores for dots."""
 
 ADAPTER = re.compile(r"\.default(?=\.|$)")

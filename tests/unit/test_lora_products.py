@@ -68,7 +68,11 @@ def adapted(folder: Path, files: dict[str, LoraFile], *chosen: ChosenLora) -> It
     ],
     ids=["lora", "bias", "dora", "rsdora", "lokr", "lokr-both", "lokr-whole", "loha"],
 )
-def test_like_peft(tmp_path: Path, config: PeftConfig, scale: float) -> None:
+def test_like_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: PeftConfig, scale: float) -> None:
+    """In several pieces, each of them, and with a layer whose weights go as soon as it is left."""
+    monkeypatch.setattr(Toy, "kept", {"blocks": tuple(TARGETS[1:])})
+    for limit in ("TOKENS", "HADAMARD_RANK", "NORM_ROWS"):
+        monkeypatch.setattr(f"lightx2v.weights.lora_products.{limit}", 2)
     state = write_toy(tmp_path / "toy")
     config.inference_mode = False
     oracle: Any = get_peft_model(Wrapped(state), config)
