@@ -38,7 +38,7 @@ def compose(application: ApplicationSettings, server: type[StageServer]) -> Appl
     served = [_serve(settings, server, len(models)) for settings in models]
     ingress = serve.deployment(Ingress).options(
         name="ingress",
-        num_replicas=1,  # its memory holds the jobs of `deployments.http.video_jobs`
+        num_replicas=1,  # its memory holds the jobs of `deployments.http.jobs`
         max_ongoing_requests=4 * application.max_queue,
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         graceful_shutdown_timeout_s=application.request_timeout_seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -11,6 +12,7 @@ import torch
 
 from lightx2v.checkpoint import read_stages
 from lightx2v.config import EngineSettings
+from lightx2v.models.notices import Notice, ignored
 from lightx2v.residency import plan as plans
 from lightx2v.residency.plan import StageSize
 from lightx2v.stages.build import load_stage, open_device
@@ -24,6 +26,9 @@ CONTEXT = 900 << 20
 
 UNWATCHED = Control()
 """The control of a run that is never cancelled and reports to nobody."""
+
+
+log = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -55,11 +60,18 @@ class Pipeline:
         report: Report = ignore,
     ) -> Latents:
         """The final latents of `request`: all steps but the decoding."""
+        for notice in self.notices(request):
+            log.warning("%s", notice)
         values, (*before, _) = brought(references), self._steps
         for step in before:
             values[step.output] = self._follow(step, request, values, Control(report=report))
         latents: Latents = values[before[-1].output]
         return latents
+
+    def notices(self, request: GenerateRequest) -> tuple[Notice, ...]:
+        """The parts of `request` that have no effect."""
+        encode = self._stages["encode"]
+        return (*ignored(request, encode.component.spec), *encode.truncations(request))
 
     def decode(
         self, request: GenerateRequest, latents: Latents, references: Sequence[Reference] = ()

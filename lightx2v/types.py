@@ -43,6 +43,10 @@ class VideoSpec:
     multiple: int
     rate: int
 
+    def seconds_of(self, frames: int) -> float:
+        """The duration of `frames` frames in seconds. The first frame is at time 0 and adds nothing."""
+        return (frames - 1) / self.rate
+
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:

@@ -96,6 +96,8 @@ def server(checkpoint: Path, oil: Path) -> Iterator[Server]:
     arguments: dict[str, Any] = {
         "model": str(checkpoint),
         "name": "klein",
+        "aliases": ["gpt-image-1"],
+        "server": {"allowed_origins": ["https://example.com"]},
         "dtype": "float32",
         "max_queue": 8,
         "max_replicas": 1,

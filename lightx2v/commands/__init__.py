@@ -3,5 +3,9 @@ its name and returns the exit status. It is imported when it runs."""
 
 from collections.abc import Mapping
 
-COMMANDS: Mapping[str, str] = {"generate": "make a picture or a video from a prompt"}
+COMMANDS: Mapping[str, str] = {
+    "generate": "make a picture or a video from a prompt",
+    "fit": "forecast the memory and the seconds that a model takes on a card",
+    "check": "say whether a checkpoint can be served, and why not",
+}
 """What each command does, by its name."""

@@ -11,33 +11,28 @@ from tqdm import tqdm
 
 from lightx2v.checkpoint import read_spec
 from lightx2v.commands import COMMANDS
-from lightx2v.config import ENVIRONMENT, EngineSettings, parse_settings
+from lightx2v.commands.options import add_settings, command_parser, settings_of, size_of
+from lightx2v.config import EngineSettings
 from lightx2v.errors import InvalidRequest, LightError
 from lightx2v.limits import Limits
 from lightx2v.media.encode import PICTURE_FORMATS, VIDEO_FORMATS, encode, format_of, suffixes
+from lightx2v.media.mask import decode_mask
 from lightx2v.media.picture import decode_picture
 from lightx2v.models.reference_image import make_reference
 from lightx2v.models.request import check_request, complete
 from lightx2v.models.spec import ModelSpec
-from lightx2v.types import GenerateRequest, Picture, Progress, Reference, Size, Video
+from lightx2v.types import GenerateRequest, Picture, Progress, Reference, Video
 
-EPILOG = "\n".join(
-    (
-        'example: python -m lightx2v "a lighthouse at dawn" -o out.png --size 768x512 --seed 7',
-        "",
-        "commands, as in `python -m lightx2v COMMAND --help`:",
-        *(f"  {name:10}{purpose}" for name, purpose in COMMANDS.items()),
-    )
-)
+EXAMPLE = '"a lighthouse at dawn" -o out.png --size 768x512 --seed 7'
 
 
 def main(arguments: Sequence[str]) -> int:
     """Makes one picture or video. Returns the exit status: 0, or 1 after a message that says what to do."""
     options = _parser().parse_args(arguments)
     try:
-        settings = _settings(options)
+        settings = settings_of(options, compile=False)  # one picture takes less time than compiling for it
         spec = read_spec(settings)
-        references = [_read(path, spec) for path in options.image]
+        references = _references(options, spec)
         request = _request(options, settings, spec, references)
         output = _matching(options.output, request)
         output.write_bytes(encode(_make(settings, request, references), format_of(output.suffix.lower())))
@@ -49,47 +44,35 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m lightx2v",
-        description="Make a picture or a video from a prompt.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("", "Make a picture or a video from a prompt.", EXAMPLE)
+    commands = "\n".join(f"  {name:10}{purpose}" for name, purpose in COMMANDS.items())
+    parser.epilog = f"{parser.epilog}\n\ncommands, as in `python -m lightx2v COMMAND --help`:\n{commands}"
     parser.add_argument("prompt")
     parser.add_argument("-o", "--output", type=_output, help="PNG, JPEG, WEBP or MP4 (out.png or out.mp4)")
     parser.add_argument("-i", "--image", type=Path, action="append", default=[], help="a reference; may be repeated")
+    parser.add_argument("--mask", type=Path, help="change the first reference only where this is transparent, or white")
     parser.add_argument("--negative-prompt", default="")
-    parser.add_argument("--size", help="WIDTHxHEIGHT (the model's, or the first reference's)")
+    parser.add_argument("--size", help="WIDTHxHEIGHT, or an aspect as in 16:9 (the model's, or the first reference's)")
     parser.add_argument("--frames", type=int, help="frames of a video; 1 makes a picture (the model's)")
     parser.add_argument("--steps", type=int, help="denoising steps (the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (the model's)")
-    parser.add_argument("--strength", type=float, help="image-to-image strength, up to 1 (0.6)")
+    parser.add_argument("--strength", type=float, help="image-to-image strength, up to 1 (0.6; 1 with a mask)")
     parser.add_argument("--seed", type=int, help="the same seed makes the same picture (random)")
     parser.add_argument("--lora", help="the name of one of --loras (none)")
     parser.add_argument("--lora-scale", type=float, default=1.0, help="the factor of the LoRA (1.0)")
-    for field, info in EngineSettings.model_fields.items():
-        parser.add_argument(
-            f"--{field.replace('_', '-')}",
-            help=f"setting, as in a configuration ({info.get_default(call_default_factory=True)})",
-        )
+    add_settings(parser)
     return parser
-
-
-def _settings(options: argparse.Namespace) -> EngineSettings:
-    given = {field: getattr(options, field) for field in EngineSettings.model_fields}
-    flags = {field: value for field, value in given.items() if value is not None}
-    flags.setdefault("compile", False)  # making one picture takes less time than compiling for it
-    return parse_settings(EngineSettings, flags, {f: variable for f, variable in ENVIRONMENT.items() if f not in flags})
 
 
 def _request(
     options: argparse.Namespace, settings: EngineSettings, spec: ModelSpec, references: Sequence[Reference]
 ) -> GenerateRequest:
+    limits = Limits(loras=tuple(settings.loras))
     request = complete(
         options.prompt,
         spec,
         [reference.fitted.size for reference in references],
-        size=_size(options.size) if options.size else None,
+        size=size_of(options.size, spec, limits),
         steps=options.steps,
         seed=options.seed,
         guidance=options.guidance,
@@ -98,20 +81,16 @@ def _request(
         negative_prompt=options.negative_prompt,
         lora=options.lora,
         lora_scale=options.lora_scale,
+        is_masked=options.mask is not None,
     )
-    check_request(request, spec, Limits(loras=tuple(settings.loras)))
+    check_request(request, spec, limits)
     return request
 
 
-def _size(text: str) -> Size:
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise InvalidRequest(f"--size {text}: write WIDTHxHEIGHT in pixels, as in 1024x768", "size")
-    return Size(int(width), int(height))
-
-
-def _read(path: Path, spec: ModelSpec) -> Reference:
-    return make_reference(decode_picture(path.read_bytes(), str(path)), spec)
+def _references(options: argparse.Namespace, spec: ModelSpec) -> list[Reference]:
+    mask = None if options.mask is None else decode_mask(options.mask.read_bytes(), str(options.mask))
+    pictures = (decode_picture(path.read_bytes(), str(path)) for path in options.image)
+    return [make_reference(picture, spec, None if index else mask) for index, picture in enumerate(pictures)]
 
 
 def _output(name: str) -> Path:

@@ -98,6 +98,14 @@ class TextEncoder(Component):
     sees: bool = False
     """Whether it looks at reference pictures."""
 
+    max_tokens: int
+    """The tokens to which a prompt is cut, those of its template included."""
+
+    @abstractmethod
+    def count_tokens(self, prompt: str, pictures: int) -> int:
+        """How many tokens a prompt has before it is cut, those of its template included. `pictures`: how many are seen
+        together with it."""
+
     @abstractmethod
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
         """The conditioning for `prompt`: [tokens, features] on `device`, where the blocks are. `pictures`: the

@@ -10,6 +10,7 @@ from lightx2v.errors import InvalidRequest
 from lightx2v.limits import RANDOM, RANDOM_SEEDS, Limits
 from lightx2v.models.reference_image import check_takes_mask
 from lightx2v.models.spec import ModelSpec
+from lightx2v.sizes import Aspect
 from lightx2v.types import STRENGTH, GenerateRequest, Size
 
 
@@ -30,6 +31,7 @@ def complete(
     steps: int | None = None,
     seed: int | None = None,
     guidance: float | None = None,
+    refine_guidance: float | None = None,
     strength: float | None = None,
     frames: int | None = None,
     negative_prompt: str = "",
@@ -40,7 +42,8 @@ def complete(
     """A request with the model's defaults for what is None, and a seed that is drawn; still to be checked.
 
     `references`: the sizes of the fitted ones. `is_masked`: whether the first one has a mask; then the picture gets its
-    size. Raises InvalidRequest for a strength that means nothing.
+    size. `guidance` alone is for both transformers of a model with two. Raises InvalidRequest for a strength or a
+    `refine_guidance` that means nothing.
     """
     return GenerateRequest(
         id=str(uuid.uuid4()),
@@ -49,7 +52,7 @@ def complete(
         steps=spec.steps if steps is None else steps,
         seed=secrets.randbelow(RANDOM_SEEDS) if seed in (None, RANDOM) else seed,
         guidance=spec.guidance if guidance is None else guidance,
-        refine_guidance=guidance,
+        refine_guidance=choose_refine_guidance(refine_guidance, spec, guidance),
         negative_prompt=negative_prompt,
         references=tuple(references),
         strength=choose_strength(strength, spec, len(references), is_masked),
@@ -80,6 +83,29 @@ def _check_canvas(request: GenerateRequest, spec: ModelSpec) -> None:
     canvas, *_ = request.references
     if request.size != canvas:
         raise InvalidRequest(f"size: with a mask it must be that of the first picture, {canvas}, or auto", "size")
+
+
+def choose_size(asked: Size | Aspect | None, spec: ModelSpec, limits: Limits) -> Size | None:
+    """The size to make, still to be checked; None for the model's own. An aspect becomes the nearest size of the
+    default area, and so does any other size if `limits` say so. Raises InvalidRequest for an aspect beyond `limits`."""
+    if isinstance(asked, Aspect):
+        if max(asked.width, asked.height) > limits.max_aspect * min(asked.width, asked.height):
+            most = limits.max_aspect
+            raise InvalidRequest(f"size: the longer side may be at most {most} times the shorter, got {asked}", "size")
+        return limits.nearest(asked.of_area(spec.size.width * spec.size.height), spec.multiple)
+    if asked is not None and limits.size_policy == "nearest":
+        return limits.nearest(asked, spec.multiple)
+    return asked
+
+
+def choose_refine_guidance(asked: float | None, spec: ModelSpec, guidance: float | None) -> float | None:
+    """The guidance scale of the second transformer: `asked`, or else `guidance`. Raises InvalidRequest if there is no
+    second transformer."""
+    if asked is None:
+        return guidance
+    if not spec.has_refiner:
+        raise InvalidRequest("guidance_scale_2: this model has one transformer; leave it out", "guidance_scale_2")
+    return asked
 
 
 def choose_strength(asked: float | None, spec: ModelSpec, references: int, is_masked: bool = False) -> float:

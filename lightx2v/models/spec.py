@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 OVERRIDES = "generation_config.json"
+PROMPT_TOKENS = 512
+"""No family cuts prompts to fewer tokens, unless the checkpoint's tokenizer does."""
+TOKENIZER = "tokenizer/tokenizer_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,18 @@ class ModelSpec:
     """Whether the steps begin at a reference, so that a request has a strength."""
     takes_mask: bool = False
     """Whether a request may change only a part of its first reference."""
+    prompt_tokens: int = PROMPT_TOKENS
+    """The encoder reads at least so many tokens of a prompt, those of its template included."""
+
+    @property
+    def follows_guidance(self) -> bool:
+        """Whether any guidance scale changes a picture."""
+        return True
+
+    @property
+    def has_refiner(self) -> bool:
+        """Whether a second transformer takes the last steps."""
+        return False
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts."""
@@ -85,6 +100,12 @@ def override(spec: S, checkpoint: Path) -> S:
     if size is None or int(size[1]) % spec.multiple or int(size[2]) % spec.multiple:
         raise InvalidCheckpoint(f'{file}: size must be like "256x256", in multiples of {spec.multiple}')
     return replace(spec, steps=steps, guidance=float(guidance), size=Size(int(size[1]), int(size[2])))
+
+
+def read_prompt_tokens(checkpoint: Path) -> int:
+    """How many tokens of a prompt are read at least, with this checkpoint's tokenizer."""
+    values = read_configuration(checkpoint, TOKENIZER) if (checkpoint / TOKENIZER).exists() else {}
+    return int(min(PROMPT_TOKENS, values.get("model_max_length") or PROMPT_TOKENS))
 
 
 def read_grid(checkpoint: Path) -> tuple[Size, int]:

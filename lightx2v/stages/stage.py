@@ -16,6 +16,7 @@ from torch import nn
 from lightx2v.config import EngineSettings
 from lightx2v.errors import OutOfMemory
 from lightx2v.models.component import Component
+from lightx2v.models.notices import Notice
 from lightx2v.models.packed import keep_packed
 from lightx2v.residency.lease import Grant
 from lightx2v.residency.plan import StageSize
@@ -125,6 +126,10 @@ class Stage(ABC, Generic[C]):
     def recall(self, request: GenerateRequest) -> Any:
         """The output of `run` if it is cached, so that it takes no run and no memory; else None."""
         return None
+
+    def truncations(self, request: GenerateRequest) -> tuple[Notice, ...]:
+        """The prompts of which this stage reads only a part. It needs no memory, but one thread at a time."""
+        return ()
 
     def drop(self, nbytes: int) -> int:
         """Keeps at most `nbytes` of weights resident; returns the resident bytes."""

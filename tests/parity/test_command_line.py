@@ -214,23 +214,21 @@ def test_a_missing_weight_file(refused: Callable[..., str], checkpoint: Path, tm
     assert str(tmp_path / "model" / "transformer") in refused(model=tmp_path / "model")
 
 
-@pytest.mark.parametrize(
-    "size", ["64", "64x", "x64", "64x63", "0x64", "64x0", "-64x64", "64x64x64", "64 x 64", "1e3x64"]
-)
+@pytest.mark.parametrize("size", ["64", "64x", "x64", "64x63", "0x64", "64x0", "-64x64", "64x64x64", "64 x", "1e3x64"])
 def test_a_bad_size(refused: Callable[..., str], size: str) -> None:
     message = refused(f"--size={size}")
     assert "size" in message
     assert size in message
 
 
-@pytest.mark.parametrize("seed", [-1, -(2**63), 2**63, 2**64])
+@pytest.mark.parametrize("seed", [-2, -(2**63), 2**64, 10**30])
 def test_a_seed_beyond_what_the_server_takes(refused: Callable[..., str], seed: int) -> None:
     assert "seed" in refused(f"--seed={seed}")
 
 
 def test_the_largest_seed(command: Command, pipeline: Pipeline, tmp_path: Path) -> None:
-    assert command("--seed", str(2**63 - 1), "--steps", "1") == 0
-    assert np.array_equal(pixels(tmp_path / "out.png"), pipeline.generate(request(Size(64, 64), 2**63 - 1, 1)).pixels)
+    assert command("--seed", str(2**64 - 1), "--steps", "1") == 0
+    assert np.array_equal(pixels(tmp_path / "out.png"), pipeline.generate(request(Size(64, 64), 2**64 - 1, 1)).pixels)
 
 
 @pytest.mark.parametrize("steps", [0, -1])

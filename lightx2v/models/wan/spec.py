@@ -44,6 +44,10 @@ class WanSpec(ModelSpec):
     image_encoder: ImageEncoderSpec | None = None
     """The image encoder that sees the reference too; None if there is none."""
 
+    @property
+    def has_refiner(self) -> bool:
+        return self.boundary > 0
+
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """The picture in RGB, in its own size if that is not beyond every video that can be made of it.
 
