@@ -15,7 +15,7 @@ from lightx2v.config import EngineSettings
 from lightx2v.models.notices import Notice, ignored
 from lightx2v.residency import plan as plans
 from lightx2v.residency.plan import StageSize
-from lightx2v.stages.build import load_stage, open_device
+from lightx2v.stages.build import check_loras, load_stage, open_device
 from lightx2v.stages.interface import Control, Report, StageInputs, StageMethod, ignore
 from lightx2v.stages.order import Step, brought, steps
 from lightx2v.stages.stage import Stage
@@ -39,6 +39,8 @@ class Pipeline:
         self._settings = settings
         self._device = open_device("cuda" if cuda else "cpu", settings, f"process-{os.getpid()}")
         names = read_stages(settings)
+        if settings.strict_loras:
+            check_loras(settings)
         self._stages: dict[StageName, Stage[Any]] = {name: load_stage(name, settings, self._device) for name in names}
         self._steps = steps(names)
         self._shares = lru_cache(maxsize=8)(plans.shares)

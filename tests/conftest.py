@@ -107,6 +107,6 @@ def server(checkpoint: Path, oil: Path, tmp_path_factory: pytest.TempPathFactory
         "max_queue": 8,
         "max_replicas": 1,
     }
-    arguments["loras"] = {"oil": str(oil)}
+    arguments["loras"] = {"oil": str(oil), "gone": str(oil.with_name("gone.safetensors"))}
     with serve(arguments) as running:
         yield running

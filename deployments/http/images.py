@@ -15,7 +15,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from deployments.http.numbers import Real, Whole, whole
 from deployments.http.parsing import Body
@@ -23,10 +23,10 @@ from deployments.http.synonyms import HINTS, PICTURE_NAMES
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import RANDOM, SEEDS, Limits
 from lightx2v.media.encode import PICTURE_FORMATS
-from lightx2v.models.request import check_request, choose_size, complete
+from lightx2v.models.request import check_request, choose_loras, choose_size, complete
 from lightx2v.models.spec import ModelSpec
 from lightx2v.sizes import Aspect, parse_size
-from lightx2v.types import GenerateRequest, Size
+from lightx2v.types import ChosenLora, GenerateRequest, Size
 
 MAX_PICTURES = 10
 """The most pictures of one request."""
@@ -37,6 +37,18 @@ def _text(text: str) -> str:
     if re.search("[\0\ud800-\udfff]", text):
         raise ValueError("NUL and lone surrogates are not allowed")
     return text
+
+
+class NamedLora(BaseModel):
+    """One of `loras`: a name of the settings and a scale."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    name: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)]
+    scale: Real = 1.0
+
+
+LORAS = TypeAdapter(list[NamedLora])
 
 
 def _prompt(text: str) -> str:
@@ -60,6 +72,17 @@ def _seed(value: object) -> int | None:
     if not 0 <= seed < SEEDS:
         raise ValueError(f"must be from 0 to {SEEDS - 1}, or {RANDOM} for a random one")
     return seed
+
+
+def _loras(value: object) -> tuple[ChosenLora, ...]:
+    """A list of objects; in a form, its JSON."""
+    try:
+        read = LORAS.validate_json(value) if isinstance(value, str) else LORAS.validate_python(value)
+        return tuple(ChosenLora(one.name, one.scale) for one in read)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        raise ValueError(f'{where} {first["msg"]}; write [{{"name": "oil", "scale": 0.8}}]'.strip()) from error
 
 
 def _picture_format(name: str) -> str:
@@ -97,7 +120,9 @@ class GenerationBody(Body):
     guidance_scale: Annotated[Real, Field(ge=0, le=100)] | None = None
     negative_prompt: Annotated[str, AfterValidator(_text)] = ""
     lora: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)] | None = None
-    lora_scale: Real = 1.0
+    lora_scale: Real | None = None
+    loras: Annotated[tuple[ChosenLora, ...] | None, PlainValidator(_loras)] = None
+    shift: Annotated[Real, Field(gt=0)] | None = None
     stream: Annotated[Literal[False], PlainValidator(_whole_answer)] = False
 
     @property
@@ -146,8 +171,8 @@ def with_defaults(
         seed=asked.seed,
         guidance=asked.guidance_scale,
         negative_prompt=asked.negative_prompt,
-        lora=asked.lora,
-        lora_scale=asked.lora_scale,
+        loras=choose_loras(asked.lora, asked.lora_scale, asked.loras),
+        shift=asked.shift,
         **fields,
     )
 

@@ -128,17 +128,13 @@ class ServedModels:
     def __init__(self, served: Sequence[ModelDeployment[DeploymentHandle]], server: ServerSettings) -> None:
         self._models = {one.settings.model_id: Model(one, server) for one in served}
         aliases = {alias: self._models[one.settings.model_id] for one in served for alias in one.settings.aliases}
-        self._aliases = tuple(aliases)
+        self.names = (*self._models, *aliases)
+        """The models' ids, then their aliases."""
         self._by_name = _by_hub_id(served, self._models) | aliases | self._models
         self._decoders = Threads(DECODERS)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All names that requests may ask for: the models' ids, then their aliases."""
-        return (*self._models, *self._aliases)
 
     def find(self, name: str | None) -> Model:
         """The model of this id, alias or hub id, or the first for None. Raises ModelNotFound."""

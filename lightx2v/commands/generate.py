@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +20,9 @@ from lightx2v.media.encode import PICTURE_FORMATS, VIDEO_FORMATS, encode, format
 from lightx2v.media.mask import decode_mask
 from lightx2v.media.picture import decode_picture
 from lightx2v.models.reference_image import make_reference
-from lightx2v.models.request import check_request, complete
+from lightx2v.models.request import check_request, choose_loras, complete
 from lightx2v.models.spec import ModelSpec
-from lightx2v.types import GenerateRequest, Picture, Progress, Reference, Video
+from lightx2v.types import ChosenLora, GenerateRequest, Picture, Progress, Reference, Video
 
 EXAMPLE = '"a lighthouse at dawn" -o out.png --size 768x512 --seed 7'
 
@@ -58,8 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--guidance", type=float, help="guidance scale (the model's)")
     parser.add_argument("--strength", type=float, help="image-to-image strength, up to 1 (0.6; 1 with a mask)")
     parser.add_argument("--seed", type=int, help="the same seed makes the same picture (random)")
-    parser.add_argument("--lora", help="the name of one of --loras (none)")
-    parser.add_argument("--lora-scale", type=float, default=1.0, help="the factor of the LoRA (1.0)")
+    parser.add_argument("--lora", help="the name of one of --loras, or several: name=scale,name=scale (none)")
+    parser.add_argument("--lora-scale", type=float, help="the factor of the LoRA (1.0)")
+    parser.add_argument("--shift", type=float, help="the shift of the noise schedule (the model's)")
     add_settings(parser)
     return parser
 
@@ -79,12 +81,23 @@ def _request(
         strength=options.strength,
         frames=options.frames,
         negative_prompt=options.negative_prompt,
-        lora=options.lora,
-        lora_scale=options.lora_scale,
+        loras=_loras(options.lora, options.lora_scale),
+        shift=options.shift,
         is_masked=options.mask is not None,
     )
     check_request(request, spec, limits)
     return request
+
+
+def _loras(text: str | None, scale: float | None) -> tuple[ChosenLora, ...]:
+    if text is None or not re.search("[=,]", text):
+        return choose_loras(text, scale, None)
+    try:
+        pairs = [pair.partition("=") for pair in text.split(",")]
+        loras = [ChosenLora(name.strip(), float(factor) if equals else 1.0) for name, equals, factor in pairs]
+    except ValueError:
+        raise InvalidRequest(f"--lora {text}: write name, or name=scale,name=scale", "lora") from None
+    return choose_loras(None, scale, loras)
 
 
 def _references(options: argparse.Namespace, spec: ModelSpec) -> list[Reference]:

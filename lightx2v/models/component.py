@@ -131,6 +131,9 @@ class Denoiser(Component, Generic[C]):
 
     folder = "transformer"
 
+    host_loras: frozenset[str] = frozenset()
+    """The names of the LoRAs that change layers which stay on the host. The stage sets it once."""
+
     def num_steps(self, request: GenerateRequest) -> int:
         """How many steps this transformer takes: all that are asked for, unless the steps start from a picture or
         another transformer takes some."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +20,16 @@ OVERRIDES = "generation_config.json"
 PROMPT_TOKENS = 512
 """No family cuts prompts to fewer tokens, unless the checkpoint's tokenizer does."""
 TOKENIZER = "tokenizer/tokenizer_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a LoRA was made for: the defaults of the requests that choose it. None: the model's own."""
+
+    steps: int | None = None
+    guidance: float | None = None
+    shift: float | None = None
+    """The shift of the noise schedule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,10 @@ class ModelSpec:
     """Whether a request may change only a part of its first reference."""
     prompt_tokens: int = PROMPT_TOKENS
     """The encoder reads at least so many tokens of a prompt, those of its template included."""
+    takes_shift: bool = False
+    """Whether a request may shift the noise schedule: sigma = shift s / (1 + (shift - 1) s)."""
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    """The recipes of the LoRAs in the settings, by name."""
 
     @property
     def follows_guidance(self) -> bool:

@@ -21,7 +21,7 @@ from lightx2v.layers.packed import PackedLinear
 from lightx2v.models.fp8 import keep_in_fp8
 from lightx2v.models.packed import keep_packed
 from lightx2v.packing import PACKINGS, find_packing
-from lightx2v.types import GenerateRequest
+from lightx2v.types import ChosenLora, GenerateRequest, LoraFile
 from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.host_copy import HostCopy, OnDisk
@@ -245,10 +245,10 @@ def test_a_lora_beside_it(tmp_path: Path) -> None:
     names = [f"model.blocks.0.0.lora_{part}.weight" for part in "AB"]
     file = write(tmp_path / "a.safetensors", dict(zip(names, (down, up), strict=True)))
     load(tmp_path, toy).place(1 << 20)
-    adapters = Adapters(toy, {"a": file}, CpuDevice(), lazy=True)
+    adapters = Adapters(toy, {"a": LoraFile(file)}, CpuDevice(), lazy=True)
     block, hidden = toy.module.blocks[0][0], torch.randn(3, WIDE)
     with torch.no_grad():
         before = block(hidden)
-        with adapters.activate(GenerateRequest("lora", "", REQUEST.size, 1, 0, lora="a", lora_scale=0.5)):
+        with adapters.activate(GenerateRequest("lora", "", REQUEST.size, 1, 0, loras=(ChosenLora("a", 0.5),))):
             beside = block(hidden)
     torch.testing.assert_close(beside - before, 0.5 * hidden @ down.T @ up.T, rtol=1e-4, atol=1e-3)

@@ -55,9 +55,12 @@ def test_every_field_is_understood_from_json_and_from_a_form() -> None:
         "n": 1,
         "fps": 16.0,
         "guidance_scale_2": 3.0,
+        "loras": [{"name": "ink", "scale": 0.25}, {"name": "oil"}],
+        "shift": 3.0,
     }
     assert set(values) == set(VideoRequest.model_fields)
-    assert asked(**values) == parse_form(VideoRequest, {key: str(value) for key, value in values.items()})
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    assert asked(**values) == parse_form(VideoRequest, texts)
 
 
 @pytest.mark.parametrize(
