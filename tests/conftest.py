@@ -89,12 +89,17 @@ def pipeline(checkpoint: Path) -> Pipeline:
 
 
 @pytest.fixture(scope="session")
-def server(checkpoint: Path, oil: Path) -> Iterator[Server]:
-    """One server for all tests that leave it as they found it."""
+def server(checkpoint: Path, oil: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests that leave it as they found it. Its weights come from single files in their makers'
+    names."""
     from benchmarks.server import serve
+    from tests.checkpoints.makers import without_weights, write_files
+
+    files = tmp_path_factory.mktemp("files")
 
     arguments: dict[str, Any] = {
-        "model": str(checkpoint),
+        "model": str(without_weights(checkpoint, files / "bare")),
+        **write_files(checkpoint, files),
         "name": "klein",
         "aliases": ["gpt-image-1"],
         "server": {"allowed_origins": ["https://example.com"]},

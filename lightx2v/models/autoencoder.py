@@ -14,6 +14,7 @@ from PIL import Image
 
 from lightx2v.errors import NonFinite
 from lightx2v.layers.compiled import compile_picture
+from lightx2v.models.autoencoder_names import ldm_names
 from lightx2v.models.component import Autoencoder, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.spec import ModelSpec, read_grid
@@ -57,6 +58,7 @@ class KLAutoencoder(Autoencoder):
         self._is_compiled = False
         config = read_configuration(checkpoint, "vae/config.json")
         self.module = on_meta(lambda: self.model.from_config(config), dtype)
+        self.names = ldm_names(len(self.module.config.block_out_channels))
         self.weights = WeightMap(
             (self.folder,), (*self.encode_blocks, *self.decode_blocks), unreachable=self.unreachable
         )

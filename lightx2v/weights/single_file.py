@@ -81,7 +81,7 @@ def read_weights(component: Named, places: Sequence[Path]) -> dict[str, TensorRe
             _add(found, name, source, piece)
         if not rows and names and not any(map(unread.fullmatch, names)):
             unknown.append(name)
-    _refuse(component.folder, index, unknown)
+    _refuse(component.folder, index, unknown, found)
     return found
 
 
@@ -155,10 +155,14 @@ def _add(found: dict[str, TensorRef], name: str, source: str, ref: TensorRef) ->
     found[source] = ref
 
 
-def _refuse(folder: str, index: Mapping[str, TensorRef], unknown: Sequence[str]) -> None:
-    if unknown:
-        more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
+def _refuse(
+    folder: str, index: Mapping[str, TensorRef], unknown: Sequence[str], found: Mapping[str, TensorRef]
+) -> None:
+    """Raises InvalidCheckpoint if any tensors are unknown, or nothing is found among those that belong elsewhere."""
+    useless = unknown or ([] if found else list(index))
+    if useless:
+        more = f" and {len(useless) - SHOWN} more" if len(useless) > SHOWN else ""
         raise InvalidCheckpoint(
-            f"{index[unknown[0]].file}: this model's {folder} has no use for {', '.join(unknown[:SHOWN])}{more} of "
+            f"{index[useless[0]].file}: this model's {folder} has no use for {', '.join(useless[:SHOWN])}{more} of "
             f"{len(index)} tensors; is the file for another model or part?"
         )

@@ -11,6 +11,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from lightx2v.errors import InvalidRequest
 from lightx2v.models.autoencoder import latent_statistics, to_levels, to_picture
+from lightx2v.models.autoencoder_names import wan_names
 from lightx2v.models.component import Autoencoder, on_meta
 from lightx2v.models.qwen_image.decoder import StillDecoder, read_shape
 from lightx2v.models.qwen_image.spec import PATCH
@@ -41,6 +42,7 @@ class QwenImageAutoencoder(Autoencoder):
         super().__init__(dtype, spec)
         self.shape = read_shape(checkpoint)
         self.module = on_meta(lambda: self.model(self.shape), dtype)
+        self.names = wan_names(len(self.shape.dim_mult), self.shape.num_res_blocks)
         stills = {name: TIME for name in self.module.state_dict() if _has_time(name)}
         self.weights = WeightMap((self.folder,), self.halves, last_slices=stills, unread=self.unread)
 

@@ -12,6 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from lightx2v.errors import InvalidRequest, NonFinite
 from lightx2v.models.autoencoder import latent_statistics, resize, to_levels
+from lightx2v.models.autoencoder_names import wan_names, wan_residual_names
 from lightx2v.models.component import Autoencoder, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.wan.latents import to_grid, to_latents
@@ -39,6 +40,8 @@ class WanAutoencoder(Autoencoder):
         super().__init__(dtype, spec)
         config = read_configuration(checkpoint, VAE)
         self.module = on_meta(lambda: AutoencoderKLWan.from_config(config), dtype)
+        tabulate = wan_residual_names if self.module.config.is_residual else wan_names
+        self.names = tabulate(len(self.module.config.dim_mult), self.module.config.num_res_blocks)
         # No block streams: the decoder runs anew for every latent frame, and it is small enough to stay.
         unreachable = frozenset(filter(self._is_unreachable, self.module.state_dict()))
         self.weights = WeightMap((self.folder,), unreachable=unreachable)

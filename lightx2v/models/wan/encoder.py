@@ -16,6 +16,7 @@ from transformers.models.umt5.modeling_umt5 import UMT5Stack
 from lightx2v.models.component import TextEncoder, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.language import CONFIG, EMBEDDING, count, read_tokenizer
+from lightx2v.models.wan.names import TEXT_ENCODER
 from lightx2v.models.wan.spec import MAX_TOKENS, WanSpec
 from lightx2v.models.wan.variant import IMAGE_ENCODER
 from lightx2v.models.wan.vision import build_vision, see
@@ -48,6 +49,7 @@ class WanTextEncoder(TextEncoder):
     prompts, and stays throughout.
     """
 
+    names = TEXT_ENCODER
     max_tokens = MAX_TOKENS
     module: UMT5Stack
     spec: WanSpec

@@ -1,10 +1,11 @@
-"""The names of the transformer's layers in the Wan team's own code. `patch_embedding` is the same in both."""
+"""The names of layers in the Wan team's own code. The transformer's `patch_embedding` is the same in both."""
 
 from __future__ import annotations
 
 from lightx2v.weights.names import Table, row
 
 CONDITION, IMAGE = "condition_embedder", "condition_embedder.image_embedder"
+ATTENTION, FEED_FORWARD = "block.*.layer.0.SelfAttention", "block.*.layer.1.DenseReluDense"
 SELF, CROSS = "blocks.*.attn1", "blocks.*.attn2"
 
 TRANSFORMER: Table = {
@@ -39,4 +40,19 @@ TRANSFORMER: Table = {
     "blocks.*.ffn.0": row("blocks.*.ffn.net.0.proj"),
     "blocks.*.ffn.2": row("blocks.*.ffn.net.2"),
     "blocks.*.modulation": row("blocks.*.scale_shift_table"),
+}
+
+TEXT_ENCODER: Table = {
+    "token_embedding": row("embed_tokens"),
+    "norm": row("final_layer_norm"),
+    "blocks.*.norm1": row("block.*.layer.0.layer_norm"),
+    "blocks.*.attn.q": row(f"{ATTENTION}.q"),
+    "blocks.*.attn.k": row(f"{ATTENTION}.k"),
+    "blocks.*.attn.v": row(f"{ATTENTION}.v"),
+    "blocks.*.attn.o": row(f"{ATTENTION}.o"),
+    "blocks.*.pos_embedding.embedding": row(f"{ATTENTION}.relative_attention_bias"),
+    "blocks.*.norm2": row("block.*.layer.1.layer_norm"),
+    "blocks.*.ffn.gate.0": row(f"{FEED_FORWARD}.wi_0"),
+    "blocks.*.ffn.fc1": row(f"{FEED_FORWARD}.wi_1"),
+    "blocks.*.ffn.fc2": row(f"{FEED_FORWARD}.wo"),
 }
