@@ -109,7 +109,7 @@ def _named(kind: type[Body], values: Mapping[str, Any]) -> dict[str, str]:
             raise InvalidRequest(f"{key}: give it or {names[field]}, not both", key)
         if field in kind.model_fields:
             names[field] = key
-        elif key not in kind.IGNORED:
+        elif key.partition("[")[0] not in kind.IGNORED:  # forms spell an object's entry as metadata[key]
             raise InvalidRequest(f"unknown parameter {shown(key)}; {_hint(kind, key[:80])}", key[:80])
     return names
 

@@ -113,7 +113,7 @@ def test_an_edit_in_json_is_that_of_a_form(server: Server, client: OpenAI) -> No
 
 def test_openai_client_lists_and_finds_models(client: OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["klein"]
-    assert client.models.retrieve("klein") == [*client.models.list()][0]
+    assert client.models.retrieve("klein") == next(iter(client.models.list()))
     with pytest.raises(NotFoundError) as not_found:
         client.models.retrieve("owner/another")
     assert not_found.value.code == "model_not_found"

@@ -107,7 +107,7 @@ def test_an_empty_field_of_a_form_is_absent() -> None:
 
 def test_what_has_no_meaning_here_is_ignored() -> None:
     assert parsed(**{key: {"any": ["thing"]} for key in ImageRequest.IGNORED}, stream=False) == parsed()
-    assert parse_form(ImageRequest, {"prompt": "a cat", "stream": "false", "quality": "high"}) == parsed()
+    assert parse_form(ImageRequest, {"prompt": "a cat", "stream": "false", "metadata[a]": "b"}) == parsed()
 
 
 BAD: dict[str, list[Any]] = {
@@ -191,6 +191,7 @@ BODIES = {
     "string": b'"a cat"',
     "null": b"null",
     "many unknown keys": json.dumps({"prompt": "a", **{f"key{i}": i for i in range(10**5)}}).encode(),
+    "many values": b'{"prompt": "a", "user": [[]' + b",[]" * (1 << 20) + b"]}",
     "long key": json.dumps({"prompt": "a", "k" * 10**6: 1}).encode(),
     "missing prompt": b"{}",
 }
