@@ -44,6 +44,9 @@ class ModelSettings(EngineSettings):
     name: str | None = None
     """The model's id in the API; absent: the last part of `model`. The whole of a hub id names the model too."""
 
+    aliases: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = ()
+    """Further names under which requests may ask for the model, such as "gpt-image-1"."""
+
     gpu_fractions: Fractions = Fractions()
     """Ray's bookkeeping of which replicas share a card. Above 0.5, two replicas of a stage never do."""
 
@@ -127,9 +130,9 @@ class ApplicationSettings(Settings):
     @field_validator("models")
     @classmethod
     def _names_differ(cls, models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
-        ids = [model.model_id for model in models]
-        for twice in {name for name in ids if ids.count(name) > 1}:
-            raise ValueError(f"two are called {twice!r}; give one of them another `name`")
+        names = [name for model in models for name in (model.model_id, *model.aliases)]
+        for twice in {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two are called {twice!r}; give one of them another `name`, or other `aliases`")
         return models
 
     @property

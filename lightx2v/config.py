@@ -8,9 +8,19 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from lightx2v.errors import InvalidSettings
 from lightx2v.types import Policy
@@ -20,11 +30,20 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "
 
 ENVIRONMENT: Mapping[str, str] = {"model": "LIGHTX2V_MODEL", "gpu_budget": "LIGHTX2V_GPU_BUDGET"}
 
+PARTS = ("transformer", "transformer_2", "text_encoder", "image_encoder", "vae")
+"""The folders of a model with weights, each of which a setting can replace."""
+
 T = TypeVar("T", bound=BaseModel)
 MOST_BYTES = 1 << 60
 """More than any device has."""
 
 Granularity = Literal["model", "phase", "block"]
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise ValueError("neither a name nor a path may be empty")
+    return text
 
 
 class Settings(BaseModel):
@@ -42,11 +61,63 @@ class Settings(BaseModel):
         return values
 
 
+class ExpertLora(Settings):
+    """A LoRA of one of two transformers. A path alone may stand for it."""
+
+    path: Annotated[str, AfterValidator(_not_empty)]
+    """A safetensors file, a folder or hub id with one, or a file in a hub repository."""
+    scale: FiniteFloat = 1.0
+    """The factor of what it adds, beside the request's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class LoraSettings(Settings):
+    """A LoRA, and what it was made for. A path alone may stand for it."""
+
+    path: Annotated[str, AfterValidator(_not_empty)] | None = None
+    scale: FiniteFloat = 1.0
+    high: ExpertLora | None = None
+    """What is added to the first of two transformers, that of high noise."""
+    low: ExpertLora | None = None
+    """What is added to the second."""
+    steps: PositiveInt | None = None
+    """The default of `num_inference_steps` in requests that choose it."""
+    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """The default of `guidance_scale`."""
+    shift: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """The default of `shift`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> LoraSettings:
+        if (self.path is None) == (self.high is None and self.low is None):
+            raise ValueError("name one path, or high and low for a model of two transformers")
+        return self
+
+
 class EngineSettings(Settings):
     """The settings of one model and its weights, for the command line and the server alike."""
 
     model: str = str(BUNDLED_MODEL)
     """A folder in the diffusers layout, or a hub id."""
+
+    transformer: str | None = None
+    """The weights of this part, where they are not the model's own, in the names of the diffusers layout, of the
+    model's makers or of ComfyUI: a file, a folder, or either in a hub repository (`owner/repository/file.safetensors`).
+    """
+
+    transformer_2: str | None = None
+    text_encoder: str | None = None
+    image_encoder: str | None = None
+    vae: str | None = None
 
     gpu_budget: int | None = None
     """Device bytes for all stages on a card together, a number or "24GiB"; absent: the whole card."""
@@ -78,9 +149,19 @@ class EngineSettings(Settings):
     compile: bool | Literal["auto"] = "auto"
     """Whether blocks are compiled at their first use. auto: on a GPU, unless they stream part by part."""
 
-    loras: dict[str, str] = Field(default_factory=dict)
+    loras: dict[Annotated[str, AfterValidator(_not_empty)], LoraSettings] = Field(default_factory=dict)
     """LoRAs by the name that requests use. Each is a safetensors file, a folder or hub id with one, or a file in a hub
-    repository, `owner/repository/file.safetensors`. On the command line: `name=path,name=path`."""
+    repository, `owner/repository/file.safetensors`; or an object with `path`, or `high` and `low`, and what it was made
+    for. On the command line: `name=path,name=path`."""
+
+    strict_loras: bool = False
+    """Whether a LoRA that cannot be used refuses the start. Otherwise requests that name it are refused."""
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The weights that are not the model's own, by the model's folder that they stand for."""
+        given = {part: getattr(self, part) for part in PARTS}
+        return {part: path for part, path in given.items() if path is not None}
 
     @property
     def by_phase(self) -> bool:
@@ -117,11 +198,11 @@ class EngineSettings(Settings):
     def _named(cls, value: object) -> object:
         return parse_names(value) if isinstance(value, str) else value
 
-    @field_validator("loras")
+    @field_validator(*PARTS)
     @classmethod
-    def _nothing_empty(cls, value: dict[str, str]) -> dict[str, str]:
-        if not all(name.strip() and path.strip() for name, path in value.items()):
-            raise ValueError("neither a name nor a path may be empty")
+    def _named_place(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("must name a file or a folder")
         return value
 
     @field_validator("gpu_budget")

@@ -40,7 +40,9 @@ class Limits:
     3 bytes on the host."""
     max_prompt_chars: int = 32_768
     max_references: int = 8
+    max_loras: int = 8
     max_lora_scale: float = 10.0
+    max_shift: float = 100.0
     loras: tuple[str, ...] = ()
     """The names of the LoRAs that are served."""
     size_policy: SizePolicy = "exact"
@@ -63,20 +65,21 @@ class Limits:
         for name, scale in (("guidance_scale", request.guidance), ("guidance_scale_2", request.refine_guidance or 0)):
             if not 0 <= scale <= self.max_guidance:
                 raise InvalidRequest(f"{name}: must be from 0 to {self.max_guidance:g}, got {scale}", name)
-        self._check_lora(request)
+        self._check_loras(request)
+        if request.shift is not None and not 0 < request.shift <= self.max_shift:
+            raise InvalidRequest(f"shift: must be above 0 and at most {self.max_shift:g}, got {request.shift}", "shift")
         _at_most(self.max_steps, request.steps, "num_inference_steps")
         _at_most(self.max_references, len(request.references), "image")
         _at_most(self.max_prompt_chars, len(request.prompt), "prompt", " characters")
         _at_most(self.max_prompt_chars, len(request.negative_prompt), "negative_prompt", " characters")
 
-    def _check_lora(self, request: GenerateRequest) -> None:
-        most, scale = self.max_lora_scale, request.lora_scale
-        if request.lora is not None:
-            check_lora(request.lora, self.loras)
-        elif scale != 1:
-            raise InvalidRequest("lora_scale: has no meaning without a lora", "lora_scale")
-        if not -most <= scale <= most:
-            raise InvalidRequest(f"lora_scale: must be from {-most:g} to {most:g}, got {scale}", "lora_scale")
+    def _check_loras(self, request: GenerateRequest) -> None:
+        most = self.max_lora_scale
+        for name, scale in request.loras:
+            check_lora(name, self.loras)
+            if not -most <= scale <= most:
+                raise InvalidRequest(f"lora_scale: must be from {-most:g} to {most:g}, got {scale}", "lora_scale")
+        _at_most(self.max_loras, len(request.loras), "loras")
 
     def _check_frames(self, frames: int, video: VideoSpec | None) -> None:
         complaint = None

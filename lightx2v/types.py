@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,27 @@ class VideoSpec:
     multiple: int
     rate: int
 
+    def seconds_of(self, frames: int) -> float:
+        """The duration of `frames` frames in seconds. The first frame is at time 0 and adds nothing."""
+        return (frames - 1) / self.rate
+
+
+class ChosenLora(NamedTuple):
+    """A LoRA of the settings' `loras` by its name, and the factor of what it adds to the transformers."""
+
+    name: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A LoRA of one transformer. `path`: its file; None if it adds nothing to this transformer, or if it cannot be had,
+    for the reason in `refusal`. `scale`: the factor of what it adds, beside the request's."""
+
+    path: Path | None
+    scale: float = 1.0
+    refusal: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
@@ -62,9 +84,12 @@ class GenerateRequest:
     strength: float = STRENGTH
     """Image-to-image strength in (0, 1]: the share of the schedule that is run from the reference. 1 starts from pure
     noise."""
-    lora: str | None = None
-    """The name of a LoRA in the settings' `loras`; it is added to the denoiser, multiplied by `lora_scale`."""
-    lora_scale: float = 1.0
+    is_masked: bool = False
+    """Whether only a part of the first reference is made anew; its mask travels beside the request."""
+    loras: tuple[ChosenLora, ...] = ()
+    """The LoRAs that are added to the denoiser."""
+    shift: float | None = None
+    """The shift of the noise schedule instead of the model's, or None."""
     frames: int = 1
     """The number of frames; more than one make a video."""
 
@@ -81,12 +106,20 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Mask:
+    """The part of a picture to make anew. `edited`: bool [height, width], false where the picture stays as it is."""
+
+    edited: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
     """A reference picture: `fitted` for the autoencoder, `encoder_view` for the encoder of the prompt, None if that
-    takes no pictures."""
+    takes no pictures. `mask`: of the size of `fitted`; None if the picture is no canvas that is changed in part."""
 
     fitted: Picture
     encoder_view: Picture | None = None
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +159,8 @@ class Latents:
     frames: int = 1
     history: tuple[torch.Tensor, ...] = ()
     """The solver's state after the steps so far, in the form that its schedule reads; empty when no step is left."""
+    edited: torch.Tensor | None = None
+    """fp32 [tokens, 1]: the share of each token's pixels that a request makes anew; None if there is no mask."""
 
 
 @dataclass(frozen=True, slots=True)

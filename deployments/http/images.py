@@ -6,6 +6,7 @@ model (`ModelSpec`).
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from base64 import b64encode
@@ -14,18 +15,18 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from deployments.http.numbers import Real, Whole, whole
 from deployments.http.parsing import Body
 from deployments.http.synonyms import HINTS, PICTURE_NAMES
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import RANDOM, SEEDS, Limits
-from lightx2v.media.encode import FORMATS, PICTURE_FORMATS
-from lightx2v.models.request import check_request, choose_size, complete
+from lightx2v.media.encode import PICTURE_FORMATS
+from lightx2v.models.request import check_request, choose_loras, choose_size, complete
 from lightx2v.models.spec import ModelSpec
 from lightx2v.sizes import Aspect, parse_size
-from lightx2v.types import GenerateRequest, Size
+from lightx2v.types import ChosenLora, GenerateRequest, Size
 
 MAX_PICTURES = 10
 """The most pictures of one request."""
@@ -38,27 +39,48 @@ def _text(text: str) -> str:
     return text
 
 
+class NamedLora(BaseModel):
+    """One of `loras`: a name of the settings and a scale."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    name: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)]
+    scale: Real = 1.0
+
+
+LORAS = TypeAdapter(list[NamedLora])
+
+
 def _prompt(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty")
     return _text(text)
 
 
-def _size(value: object) -> Size | Aspect | None:
-    """A size, an aspect, or None for the model's own size."""
+def picture_size(value: object) -> Size | Aspect | None:
+    """A size, an aspect, or None for the model's own size. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError("must be a text such as '1024x768'")
     return None if value.strip() in ("", "auto") else parse_size(value)
 
 
-def _seed(value: object) -> int | None:
-    """A seed, or None for a random one."""
+def _seed(value: object) -> int:
+    """A seed, or RANDOM."""
     seed = whole(value)
-    if seed == RANDOM:
-        return None
-    if not 0 <= seed < SEEDS:
+    if seed != RANDOM and not 0 <= seed < SEEDS:
         raise ValueError(f"must be from 0 to {SEEDS - 1}, or {RANDOM} for a random one")
     return seed
+
+
+def _loras(value: object) -> tuple[ChosenLora, ...]:
+    """A list of objects; in a form, its JSON."""
+    try:
+        read = LORAS.validate_json(value) if isinstance(value, str) else LORAS.validate_python(value)
+        return tuple(ChosenLora(one.name, one.scale) for one in read)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        raise ValueError(f'{where} {first["msg"]}; write [{{"name": "oil", "scale": 0.8}}]'.strip()) from error
 
 
 def _picture_format(name: str) -> str:
@@ -88,15 +110,17 @@ class GenerationBody(Body):
 
     prompt: Annotated[str, AfterValidator(_prompt)]
     model: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)] | None = None
-    size: Annotated[Size | Aspect | None, PlainValidator(_size)] = None
+    size: Annotated[Size | Aspect | None, PlainValidator(picture_size)] = None
     width: Annotated[Whole, Field(ge=1, le=999_999)] | None = None
     height: Annotated[Whole, Field(ge=1, le=999_999)] | None = None
-    seed: Annotated[int | None, PlainValidator(_seed)] = None
+    seed: Annotated[int, PlainValidator(_seed)] | None = None
     num_inference_steps: Annotated[Whole, Field(ge=1)] | None = None
     guidance_scale: Annotated[Real, Field(ge=0, le=100)] | None = None
     negative_prompt: Annotated[str, AfterValidator(_text)] = ""
     lora: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)] | None = None
-    lora_scale: Real = 1.0
+    lora_scale: Real | None = None
+    loras: Annotated[tuple[ChosenLora, ...] | None, PlainValidator(_loras)] = None
+    shift: Annotated[Real, Field(gt=0)] | None = None
     stream: Annotated[Literal[False], PlainValidator(_whole_answer)] = False
 
     @property
@@ -145,8 +169,8 @@ def with_defaults(
         seed=asked.seed,
         guidance=asked.guidance_scale,
         negative_prompt=asked.negative_prompt,
-        lora=asked.lora,
-        lora_scale=asked.lora_scale,
+        loras=choose_loras(asked.lora, asked.lora_scale, asked.loras),
+        shift=asked.shift,
         **fields,
     )
 
@@ -163,26 +187,29 @@ def to_requests(
 
 
 def images_body(
-    request: ImageRequest, made: Sequence[GenerateRequest], pictures: Sequence[bytes], created: int
+    output_format: str, made: Sequence[GenerateRequest], pictures: Sequence[bytes | str], created: int
 ) -> bytes:
-    """OpenAI's ImagesResponse in JSON. `seed` is an addition: it makes a picture reproducible.
+    """OpenAI's ImagesResponse in JSON. `pictures`: files, or their URLs. `seed` is an addition: it makes a picture
+    reproducible.
 
-    It is written by hand: nothing needs escaping, and a serialiser would scan and copy all of the base64 again.
+    It is written by hand: base64 needs no escaping, and a serialiser would scan and copy all of it again.
     """
-    return b"".join(_images_body(request, made, pictures, created))
+    return b"".join(_images_body(output_format, made, pictures, created))
 
 
 def _images_body(
-    request: ImageRequest, made: Sequence[GenerateRequest], pictures: Sequence[bytes], created: int
+    output_format: str, made: Sequence[GenerateRequest], pictures: Sequence[bytes | str], created: int
 ) -> Iterator[bytes]:
-    kind, size = request.output_format.encode(), str(made[0].size).encode()
-    media_type = FORMATS[request.output_format].media_type.encode()
-    key, prefix = (b"url", b"data:%b;base64," % media_type) if request.response_format == "url" else (b"b64_json", b"")
-    yield b'{"created":%d,"output_format":"%b","size":"%b","data":[' % (created, kind, size)
-    for index, (one, data) in enumerate(zip(made, pictures, strict=True)):
-        yield b'%b{"seed":%d,"%b":"%b' % (b"," if index else b"", one.seed, key, prefix)
-        yield b64encode(data)
-        yield b'"}'
+    size = str(made[0].size).encode()
+    yield b'{"created":%d,"output_format":"%b","size":"%b","data":[' % (created, output_format.encode(), size)
+    for index, (one, picture) in enumerate(zip(made, pictures, strict=True)):
+        yield b'%b{"seed":%d,' % (b"," if index else b"", one.seed)
+        if isinstance(picture, str):
+            yield b'"url":%b}' % json.dumps(picture).encode()
+        else:
+            yield b'"b64_json":"'
+            yield b64encode(picture)
+            yield b'"}'
     yield b"]}"
 
 

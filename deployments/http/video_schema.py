@@ -11,9 +11,9 @@ from pydantic import AfterValidator, Field, PlainValidator
 
 from deployments.http.errors import error_body
 from deployments.http.images import GenerationBody, with_defaults
+from deployments.http.jobs import Job
 from deployments.http.numbers import Real, Whole
 from deployments.http.synonyms import HINTS, PICTURE_NAMES
-from deployments.http.video_jobs import VideoJob
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
 from lightx2v.models.request import check_request
@@ -76,13 +76,9 @@ def to_request(
     return request
 
 
-def seconds_of(frames: int, video: VideoSpec) -> float:
-    """The duration of `frames` frames in seconds. The first frame is at time 0 and adds nothing."""
-    return (frames - 1) / video.rate
-
-
-def video_body(job: VideoJob) -> dict[str, Any]:
-    """OpenAI's Video object. `seed` and `num_frames` are additions: they make a video reproducible."""
+def video_body(job: Job) -> dict[str, Any]:
+    """OpenAI's Video object. `seed` and `num_frames` are additions: they make a video reproducible. So is
+    `warnings`: what had no effect."""
     return {
         "id": job.id,
         "object": "video",
@@ -93,10 +89,11 @@ def video_body(job: VideoJob) -> dict[str, Any]:
         "completed_at": int(job.ended_at) if job.ended_at is not None and job.status == "completed" else None,
         "expires_at": int(job.expires_at) if job.expires_at is not None else None,
         "size": str(job.request.size),
-        "seconds": f"{seconds_of(job.request.frames, job.video_spec):g}",
+        "seconds": f"{job.seconds:g}",
         "prompt": job.request.prompt,
         "seed": job.request.seed,
         "num_frames": job.request.frames,
+        "warnings": [str(notice) for notice in job.notices],
         "error": error_body(job.error) if job.error else None,
         "remixed_from_video_id": None,
     }
@@ -115,6 +112,6 @@ def _frames(asked: VideoRequest, video: VideoSpec, limits: Limits) -> int:
         raise InvalidRequest("seconds: give these or num_frames, not both", "seconds")
     frames = max(1, round(asked.seconds * video.rate / video.multiple)) * video.multiple + 1
     if frames > limits.max_frames:
-        longest = seconds_of(limits.max_frames, video)
+        longest = video.seconds_of(limits.max_frames)
         raise InvalidRequest(f"seconds: at most {longest:g} with this model, got {asked.seconds:g}", "seconds")
     return frames

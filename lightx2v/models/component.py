@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
 from typing import ClassVar, Generic, TypeVar
 
@@ -11,11 +12,13 @@ import torch
 from torch import nn
 
 from lightx2v.layers.compiled import compile_blocks
-from lightx2v.models.flow import guide
-from lightx2v.models.sampler import C, SamplingState, Stepper, sample
+from lightx2v.models.flow import first_step, guide, noised
+from lightx2v.models.inpaint import Inpaint, inpaint_bytes
+from lightx2v.models.sampler import C, Euler, SamplingState, Stepper, sample
 from lightx2v.models.spec import ModelSpec
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size, Video
 from lightx2v.weights.layout import WeightMap
+from lightx2v.weights.names import Table
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -37,6 +40,9 @@ class Component(ABC):
     folder: ClassVar[str]
     """The folder of the checkpoint that holds the weights."""
 
+    names: Table = MappingProxyType({})
+    """The names that other makers have for layers of `module`."""
+
     module: nn.Module
     dtype: torch.dtype
     spec: ModelSpec
@@ -50,10 +56,20 @@ class Component(ABC):
         """Paths of the submodules that can come and go one by one, in order of use."""
         return self.weights.blocks
 
+    def block_layers(self) -> Iterator[tuple[str, nn.Linear]]:
+        """Yields the linear layers in the blocks that may be kept in another form, by path: not those that stay on the
+        host or have to be precise."""
+        exact = self.weights.host_tensors | self.weights.precise
+        for block in self.blocks:
+            for path, layer in self.module.get_submodule(block).named_modules(prefix=block):
+                if isinstance(layer, nn.Linear) and f"{path}.weight" not in exact:
+                    yield path, layer
+
     def workspace(self, request: GenerateRequest) -> int:
         """Device bytes that a run needs beside weights, in the precision that the layers are kept in."""
         nbytes = self.activation_bytes(request)
-        return int(FP8_WORKSPACE * nbytes) if self.weights.fp8_layers else nbytes
+        kept = int(FP8_WORKSPACE * nbytes) if self.weights.fp8_layers else nbytes
+        return kept + self.weights.unpacked_bytes
 
     def flops(self, request: GenerateRequest) -> float:
         """Operations of one use of all blocks, as the number of bf16 operations that take the same time. Weights can
@@ -82,6 +98,14 @@ class TextEncoder(Component):
     sees: bool = False
     """Whether it looks at reference pictures."""
 
+    max_tokens: int
+    """The tokens to which a prompt is cut, those of its template included."""
+
+    @abstractmethod
+    def count_tokens(self, prompt: str, pictures: int) -> int:
+        """How many tokens a prompt has before it is cut, those of its template included. `pictures`: how many are seen
+        together with it."""
+
     @abstractmethod
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
         """The conditioning for `prompt`: [tokens, features] on `device`, where the blocks are. `pictures`: the
@@ -107,14 +131,21 @@ class Denoiser(Component, Generic[C]):
 
     folder = "transformer"
 
-    aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    """Names that LoRA files of other trainers have for linear layers of `module`. If one name stands for several
-    layers, their outputs lie one after the other."""
+    host_loras: frozenset[str] = frozenset()
+    """The names of the LoRAs that change layers which stay on the host. The stage sets it once."""
 
     def num_steps(self, request: GenerateRequest) -> int:
         """How many steps this transformer takes: all that are asked for, unless the steps start from a picture or
         another transformer takes some."""
-        return request.steps
+        return request.steps - self.first_step(request)
+
+    def first_step(self, request: GenerateRequest) -> int:
+        """The index of the first step; above 0 only if the steps start from a picture."""
+        return first_step(request.steps, request.strength) if self.spec.has_strength(request) else 0
+
+    def workspace(self, request: GenerateRequest) -> int:
+        inpainting = inpaint_bytes(math.prod(self.grid(request.size))) if request.is_masked else 0
+        return super().workspace(request) + inpainting
 
     def steps_elsewhere(self, request: GenerateRequest) -> tuple[int, int]:
         """Steps that another transformer takes before this one's, and after them."""
@@ -167,6 +198,28 @@ class Denoiser(Component, Generic[C]):
         """The state before this transformer's first step."""
         stop = request.steps - self.steps_elsewhere(request)[1]
         return SamplingState(request, conditions, stepper, latents, stop - self.num_steps(request), stop)
+
+    def start_euler(
+        self,
+        request: GenerateRequest,
+        conditions: C,
+        levels: torch.Tensor,
+        drawn: torch.Tensor,
+        references: Sequence[Latents],
+        device: torch.device,
+    ) -> SamplingState[C]:
+        """The state before the first Euler step, from noise, or from the first reference and noise.
+
+        `levels`: fp32 [steps + 1]. `drawn`: [1, tokens, channels], the noise on the host, in the latents' dtype.
+        """
+        stepper: Stepper = Euler(levels)
+        if not self.spec.has_strength(request):
+            return self.state(request, conditions, stepper, drawn.to(device))
+        clean, noise = references[0].tokens[None].float().cpu(), drawn.float()
+        start = noised(clean, noise, levels[self.first_step(request)]).to(drawn.dtype)
+        if request.is_masked:
+            stepper = Inpaint(stepper, levels, references[0], noise, device)
+        return self.state(request, conditions, stepper, start.to(device))
 
     @torch.no_grad()
     def steps(

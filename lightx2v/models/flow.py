@@ -20,6 +20,16 @@ def noise(shape: Sequence[int], seed: int, skip: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float32)
 
 
+def noised(clean: torch.Tensor, drawn: torch.Tensor, level: torch.Tensor | float) -> torch.Tensor:
+    """sigma n + (1 - sigma) x: data `clean` at the noise level sigma, on its straight line to the noise `drawn`."""
+    return level * drawn + (1.0 - level) * clean
+
+
+def first_step(steps: int, strength: float) -> int:
+    """The index of the first step when a picture is the start. At least the last step is left."""
+    return min(int(steps - min(steps * strength, steps)), steps - 1)
+
+
 def guide(towards: torch.Tensor, away: torch.Tensor, guidance: float) -> torch.Tensor:
     """Classifier-free guidance: away + guidance * (towards - away), of the velocities for two prompts."""
     return away + guidance * (towards - away)

@@ -39,17 +39,24 @@ class LanguageEncoder(TextEncoder):
     kept_widths: ClassVar[int]
     """Hidden widths per token that are alive beside those of a layer: the stream, and what is returned."""
 
+    unread: ClassVar[tuple[str, ...]] = (r"lm_head\.weight",)
+    """Tensors beside the language model that checkpoints have, as regular expressions."""
     unreachable: ClassVar[frozenset[str]] = frozenset({"norm.weight"})
     """States that no forward pass reads: the last layer's norm, unless a subclass reads it."""
     module: PreTrainedModel
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
         super().__init__(dtype, spec)
-        self.config = self._read_config(checkpoint)
+        self.config, layers = self._read_config(checkpoint)
         self.module = self._build()
         blocks = tuple(f"layers.{index}" for index in range(self.config.num_hidden_layers))
         self.weights = WeightMap(
-            (self.folder,), blocks, frozenset({EMBEDDING}), self.unreachable, source=lambda name: f"{self.prefix}{name}"
+            (self.folder,),
+            blocks,
+            frozenset({EMBEDDING}),
+            self.unreachable,
+            source=lambda name: f"{self.prefix}{name}",
+            unread=(*self.unread, *(rf"layers\.{index}\..*" for index in range(len(blocks), layers))),
         )
         self.tokenizer = read_tokenizer(checkpoint)
         self.max_tokens = min(self.limit, self.tokenizer.model_max_length)
@@ -103,8 +110,8 @@ class LanguageEncoder(TextEncoder):
         """The language model's part of the text encoder's configuration."""
         return values
 
-    def _read_config(self, checkpoint: Path) -> PreTrainedConfig:
-        """The configuration, cut to the layers that are read."""
+    def _read_config(self, checkpoint: Path) -> tuple[PreTrainedConfig, int]:
+        """The configuration, cut to the layers that are read, and the number of all layers."""
         file = checkpoint / CONFIG
         values = self.language_config(read_configuration(checkpoint, CONFIG), file)
         layers = require(values, "num_hidden_layers", file)
@@ -116,7 +123,7 @@ class LanguageEncoder(TextEncoder):
             cut["layer_types"] = values["layer_types"][:depth]
         config = self.config_class.from_dict(cut)
         config._attn_implementation = "sdpa"
-        return config
+        return config, layers
 
     def _build(self) -> PreTrainedModel:
         """The model on the meta device, its rotary frequencies on the host."""
@@ -153,6 +160,11 @@ def chat(tokenizer: Any, prompt: str, *, thinking: bool) -> str:
         messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
     )
     return text
+
+
+def count(tokenizer: Any, text: str) -> int:
+    """How many tokens a text has, uncut."""
+    return len(tokenizer(text, verbose=False)["input_ids"])
 
 
 def read_tokenizer(checkpoint: Path) -> Any:

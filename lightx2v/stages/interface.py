@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from lightx2v.errors import Cancelled
-from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Progress
+from lightx2v.types import Conditioning, GenerateRequest, Latents, Mask, Picture, Progress
 
 T = TypeVar("T")
 
@@ -50,6 +50,8 @@ class StageInputs:
 
     pictures: tuple[Picture, ...] = ()
     """The reference pictures, prepared for this stage."""
+    mask: Mask | None = None
+    """The part of the first picture to make anew; None if there is no mask."""
     conditioning: Conditioning | None = None
     references: tuple[Latents, ...] = ()
     """The latents of the reference pictures."""

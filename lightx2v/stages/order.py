@@ -33,22 +33,29 @@ class Step:
 
 
 ENCODE = Step("conditioning", "encode", "run", {"pictures": "views"}, is_shared=True)
-ENCODE_REFERENCES = Step("encoded", "decode", "encode", {"pictures": "fitted"}, is_shared=True, only_if=bool)
+ENCODE_REFERENCES = Step(
+    "encoded", "decode", "encode", {"mask": "mask", "pictures": "fitted"}, is_shared=True, only_if=bool
+)
 DENOISE = Step("latents", "denoise", "run", {"conditioning": "conditioning", "references": "encoded"})
 REFINE = Step("refined", "refine", "run", {**DENOISE.inputs, "latents": "latents"}, only_if=_has_steps_left)
-DECODE = Step("made", "decode", "run", {"latents": "latents"})
+KEPT = {"mask": "mask", "pictures": "kept"}
+DECODE = Step("made", "decode", "run", {**KEPT, "latents": "latents"})
 
 
 def steps(stages: Collection[StageName]) -> tuple[Step, ...]:
     """All steps of a model with these stages, in order. The last one makes the picture or the video."""
     if "refine" not in stages:
         return ENCODE, ENCODE_REFERENCES, DENOISE, DECODE
-    return ENCODE, ENCODE_REFERENCES, DENOISE, REFINE, replace(DECODE, inputs={"latents": REFINE.output})
+    return ENCODE, ENCODE_REFERENCES, DENOISE, REFINE, replace(DECODE, inputs={**KEPT, "latents": REFINE.output})
 
 
 def brought(references: Sequence[Reference]) -> dict[str, Any]:
-    """The inputs that no step makes: the references as pictures for the encoder, and for the autoencoder."""
+    """The inputs that no step makes: the references as pictures for the encoder and for the autoencoder, the mask, and
+    the picture that it keeps a part of."""
+    masked = [reference for reference in references if reference.mask is not None]
     return {
         "views": tuple(reference.encoder_view for reference in references if reference.encoder_view is not None),
         "fitted": tuple(reference.fitted for reference in references),
+        "mask": masked[0].mask if masked else None,
+        "kept": tuple(reference.fitted for reference in masked),
     }

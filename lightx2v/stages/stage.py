@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar, TypeVarTuple
@@ -16,14 +16,15 @@ from torch import nn
 from lightx2v.config import EngineSettings
 from lightx2v.errors import OutOfMemory
 from lightx2v.models.component import Component
+from lightx2v.models.notices import Notice
+from lightx2v.models.packed import keep_packed
 from lightx2v.residency.lease import Grant
 from lightx2v.residency.plan import StageSize
 from lightx2v.stages.interface import Control, StageInputs, StageMethod, StageRun
 from lightx2v.types import GenerateRequest, StageName
 from lightx2v.weights.device import Device
-from lightx2v.weights.host_copy import HostCopy, OnDisk
-from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
+from lightx2v.weights.single_file import read_weights
 from lightx2v.weights.weight_residency import WeightResidency
 
 C = TypeVar("C", bound=Component)
@@ -40,23 +41,31 @@ log = logging.getLogger(__name__)
 class Stage(ABC, Generic[C]):
     """One component on one device. It runs with any part of its weights resident, and streams the rest.
 
-    `planned`: the request for which its share of the card is planned."""
+    `places`: the folders or files with its weights. `planned`: the request for which its share of the card is planned.
+    """
 
     name: StageName
 
     def __init__(
-        self, component: C, checkpoint: Path, settings: EngineSettings, device: Device, planned: GenerateRequest
+        self,
+        component: C,
+        places: Sequence[Path],
+        settings: EngineSettings,
+        device: Device,
+        planned: GenerateRequest,
     ) -> None:
         self.component = component
         self.device = device
         self.planned = planned
+        index = read_weights(component, places)
+        keep_packed(component, index)
         blocks = _phases(component) if settings.by_phase else component.blocks
         if settings.compiles(cuda=device.torch_device.type == "cuda"):
             component.compile()
-        layout = make_layout(
-            component, read_index(*(checkpoint / folder for folder in component.weights.folders)), blocks
-        )
-        source = OnDisk(layout) if settings.lazy_load else HostCopy(layout, device.pinned)
+        layout = make_layout(component, index, blocks)
+        self.host_bytes = layout.host.nbytes if settings.lazy_load else layout.nbytes
+        """Host bytes of the weights: all of them, or with `lazy_load` only those that never leave the host."""
+        source = device.host_source(layout, settings.lazy_load)
         overlap_bytes = self._overlap_bytes(planned) // max(1, len(blocks))
         self._residence = WeightResidency(component, layout, source, device, overlap_bytes)
 
@@ -117,6 +126,10 @@ class Stage(ABC, Generic[C]):
     def recall(self, request: GenerateRequest) -> Any:
         """The output of `run` if it is cached, so that it takes no run and no memory; else None."""
         return None
+
+    def truncations(self, request: GenerateRequest) -> tuple[Notice, ...]:
+        """The prompts of which this stage reads only a part. It needs no memory, but one thread at a time."""
+        return ()
 
     def drop(self, nbytes: int) -> int:
         """Keeps at most `nbytes` of weights resident; returns the resident bytes."""

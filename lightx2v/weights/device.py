@@ -13,7 +13,9 @@ import torch
 
 from lightx2v.errors import OutOfMemory
 from lightx2v.weights.emulated_card import EmulatedCard
+from lightx2v.weights.host_copy import HostCopy, OnDisk, Source
 from lightx2v.weights.host_memory import total_host_memory
+from lightx2v.weights.layout import Layout
 
 LIBRARY_BYTES = 128 << 20
 """Bytes that cuBLAS and similar libraries take through torch's allocator at their first use, and keep."""
@@ -92,6 +94,11 @@ class Device(ABC):
     def overlap_bytes(self, flops: float) -> int:
         """Weight bytes that the link carries while `flops` operations compute; 0 where the rates are unknown."""
         return 0
+
+    def host_source(self, layout: Layout, lazy: bool) -> Source:
+        """The host's side of the weights in `layout`: read from disk for every use if `lazy`, or else kept as a copy.
+        Raises OutOfMemory and InvalidCheckpoint."""
+        return OnDisk(layout) if lazy else HostCopy(layout, self.pinned)
 
     @property
     def pinned(self) -> bool:
@@ -180,7 +187,7 @@ class CudaDevice(Device):
         self._total = torch.cuda.get_device_properties(self.torch_device).total_memory
 
     def cost(self, nbytes: int) -> int:
-        return -(-nbytes // PAGE) * PAGE
+        return whole_pages(nbytes)
 
     def overlap_bytes(self, flops: float) -> int:
         return int(flops * self._bytes_per_flop)
@@ -247,6 +254,11 @@ class CudaDevice(Device):
 
     def trim(self) -> None:
         torch.cuda.empty_cache()
+
+
+def whole_pages(nbytes: int) -> int:
+    """Bytes that an allocation of `nbytes` occupies on a GPU."""
+    return -(-nbytes // PAGE) * PAGE
 
 
 def _limit_stack() -> None:

@@ -45,7 +45,7 @@ class HostCopy:
 
     def __init__(self, layout: Layout, pinned: bool) -> None:
         self._host = layout.host
-        memory = share(_identity(layout), layout.host.offset + layout.host.nbytes, partial(_load, layout))
+        memory = share(_identity(layout), layout.nbytes, partial(_load, layout))
         self._bytes = torch.frombuffer(memory, dtype=torch.uint8)
         self._unpin = _register(self, self._bytes) if pinned else None
 
@@ -82,7 +82,9 @@ class OnDisk:
 
 def _identity(layout: Layout) -> str:
     """A name that changes with all that the bytes depend on: the layout with its types, and the versions of files."""
-    files = sorted({entry.ref.file for unit in (*layout.units, layout.host) for entry in unit.entries})
+    files = sorted(
+        {file for unit in (*layout.units, layout.host) for entry in unit.entries for file in entry.ref.files}
+    )
     return sha256(repr((layout, [_version(file) for file in files])).encode()).hexdigest()[:32]
 
 

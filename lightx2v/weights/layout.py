@@ -12,17 +12,17 @@ import torch
 from torch import nn
 
 from lightx2v.errors import InvalidCheckpoint
-from lightx2v.weights.index import TensorRef
+from lightx2v.weights.tensor_ref import TensorRef
 
 ALIGNMENT = 256
 """Bytes between the possible beginnings of states, enough for every kernel and every copy engine."""
 
 REST, HOST = "rest", "host"
 
-Part = Literal["weight", "scale"]
-"""The two tensors that an fp8 layer keeps for one stored weight: the e4m3 codes (as int8), and the fp32 scale of each
-row."""
-PARTS: tuple[Part, ...] = ("weight", "scale")
+Part = Literal["weight", "scale", "packed"]
+"""What a layer keeps of a stored weight: in fp8 the e4m3 codes (as int8) and the fp32 scale of each row, or the packed
+bytes (as int8)."""
+FP8_PARTS: tuple[Part, ...] = ("weight", "scale")
 
 
 def same_name(name: str) -> str:
@@ -48,8 +48,14 @@ class WeightMap:
     """States that are fp32 whatever the component's dtype is."""
     fp8_layers: frozenset[str] = frozenset()
     """Paths of linear layers that are kept in fp8. Each makes two states of one stored tensor."""
+    packed_layers: frozenset[str] = frozenset()
+    """Paths of linear layers whose weights are packed."""
+    unpacked_bytes: int = 0
+    """Device bytes of the largest packed layer's weight while it is used."""
     source: Callable[[str], str] = same_name
     """The checkpoint's name of a state."""
+    unread: tuple[str, ...] = ()
+    """The other tensors that checkpoints have and no forward pass reads, as regular expressions."""
 
 
 class Loadable(Protocol):
@@ -64,8 +70,8 @@ class Loadable(Protocol):
 class Entry:
     """One state of a module: what it is made of on disk, and its place in its unit.
 
-    With `last_of`, it is the last slice of the stored tensor along that dimension. With `part`, it is that part of an
-    fp8 layer.
+    With `last_of`, it is the last slice of the stored tensor along that dimension. With `part`, it is what an fp8 layer
+    or a packed one keeps of it.
     """
 
     name: str
@@ -79,13 +85,15 @@ class Entry:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.precision if self.part or self.ref.dtype.is_floating_point else self.ref.dtype
+        return self.precision if self.part or self.ref.is_floating_point else self.ref.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
         stored = self.ref.shape
         if self.part == "scale":
             return (*stored[:-1], 1)
+        if self.part == "packed":
+            return (stored[0], self.ref.pitch)
         return stored if self.last_of is None else stored[: self.last_of] + stored[self.last_of + 1 :]
 
     @property
@@ -119,6 +127,11 @@ class Layout:
     @property
     def units(self) -> tuple[Unit, ...]:
         return (self.rest, *self.blocks)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all units together."""
+        return self.host.offset + self.host.nbytes
 
 
 def make_layout(component: Loadable, index: dict[str, TensorRef], blocks: tuple[str, ...]) -> Layout:
@@ -171,7 +184,7 @@ def make_unit(name: str, start: int, entries: Iterable[Entry]) -> Unit:
 
 def _find(component: Loadable, index: dict[str, TensorRef], name: str, meta: torch.Tensor) -> Entry:
     part = _part(component, name)
-    source = component.weights.source(f"{name.removesuffix(part)}weight" if part else name)
+    source = component.weights.source(f"{name.rpartition('.')[0]}.weight" if part else name)
     if source not in index:
         raise InvalidCheckpoint(f"{component.weights.folders[0]}: the weights lack the tensor {source}")
     dtype = meta.dtype if part else torch.float32 if name in component.weights.precise else component.dtype
@@ -181,12 +194,18 @@ def _find(component: Loadable, index: dict[str, TensorRef], name: str, meta: tor
             f"{entry.ref.file}: tensor {source} has shape {list(entry.ref.shape)}, the configuration says "
             f"{list(meta.shape)}"
         )
+    if (part or meta.is_floating_point()) and not entry.ref.is_floating_point:
+        raise InvalidCheckpoint(f"{entry.ref.file}: tensor {source} holds {entry.ref.dtype} without a scale")
     return entry
 
 
 def _part(component: Loadable, name: str) -> Part | None:
     path, _, attribute = name.rpartition(".")
-    return next((part for part in PARTS if part == attribute), None) if path in component.weights.fp8_layers else None
+    if path in component.weights.packed_layers and attribute == "weight":
+        return "packed"
+    if path in component.weights.fp8_layers:
+        return next((part for part in FP8_PARTS if part == attribute), None)
+    return None
 
 
 def _owner(name: str, owner: dict[str, str]) -> str:

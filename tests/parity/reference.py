@@ -51,7 +51,7 @@ def generate(
     settings = EngineSettings(model=str(checkpoint), dtype="float32", device="cpu", cpu_offload=False)
     with closing(Pipeline(settings)) as pipeline:
         latents = pipeline.latents(request, references)
-        return latents, pipeline.decode(request, latents)
+        return latents, pipeline.decode(request, latents, references)
 
 
 def make_with_all(checkpoint: Path, *heights: int, **settings: Any) -> list[Picture | Video]:

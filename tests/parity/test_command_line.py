@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from lightx2v.__main__ import main
-from lightx2v.config import ENVIRONMENT, EngineSettings
+from lightx2v.config import ENVIRONMENT, EngineSettings, LoraSettings
 from lightx2v.media.encode import FORMATS, PICTURE_FORMATS, encode
 from lightx2v.pipeline import Pipeline
-from lightx2v.types import GenerateRequest, Picture, Reference, Size
+from lightx2v.types import ChosenLora, GenerateRequest, Picture, Reference, Size
 from tests.checkpoints import lora
 from tests.parity.reference import make_image
 
@@ -86,7 +86,7 @@ def test_a_file_is_the_servers_to_the_byte(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, name: str
 ) -> None:
     made = Picture(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    monkeypatch.setattr("lightx2v.__main__._make", lambda *_: made)
+    monkeypatch.setattr("lightx2v.commands.generate._make", lambda *_: made)
     assert command("-o", f"out{suffix.upper()}") == 0
     assert (tmp_path / f"out{suffix.upper()}").read_bytes() == encode(made, name)
 
@@ -165,18 +165,19 @@ def test_code_is_made_for_one_picture_only_if_wanted(
         assert settings.compile == expected
         raise Unmade
 
-    monkeypatch.setattr("lightx2v.__main__._make", make)
+    monkeypatch.setattr("lightx2v.commands.generate._make", make)
     with pytest.raises(Unmade):
         command(*given)
 
 
-def test_a_lora_by_its_name(command: Command, checkpoint: Path, tmp_path: Path) -> None:
-    loras = {"oil": str(lora.write(tmp_path / "oil.safetensors", lora.peft()))}
-    given = ("--seed", "7", "--loras", "oil=oil.safetensors", "--lora", "oil", "--lora-scale", "0.5")
-    assert command(*given) == 0
+@pytest.mark.parametrize("chosen", [("--lora", "oil", "--lora-scale", "0.5"), ("--lora", "oil=0.5")])
+def test_a_lora_by_its_name(command: Command, checkpoint: Path, tmp_path: Path, chosen: tuple[str, ...]) -> None:
+    loras = {"oil": LoraSettings(path=str(lora.write(tmp_path / "oil.safetensors", lora.peft())))}
+    given = ("--seed", "7", "--loras", "oil=oil.safetensors")
+    assert command(*given, *chosen) == 0
     settings = EngineSettings(model=str(checkpoint), dtype="float32", device="cpu", loras=loras)
     with closing(Pipeline(settings)) as pipeline:
-        expected = pipeline.generate(request(Size(64, 64), 7, lora="oil", lora_scale=0.5)).pixels
+        expected = pipeline.generate(request(Size(64, 64), 7, loras=(ChosenLora("oil", 0.5),))).pixels
         assert not np.array_equal(pipeline.generate(request(Size(64, 64), 7)).pixels, expected)
     assert np.array_equal(pixels(tmp_path / "out.png"), expected)
 
@@ -185,6 +186,9 @@ def test_a_lora_that_cannot_be_had(refused: Callable[..., str], tmp_path: Path) 
     assert refused("--lora", "oil") == "error: lora: 'oil' is not served here; none is configured"
     assert "known are oil" in refused("--lora", "ink", "--loras", "oil=nowhere")
     assert "without a lora" in refused("--lora-scale", "0.5")
+    assert "write name, or name=scale" in refused("--lora", "oil=much", "--loras", "oil=nowhere")
+    assert "not both" in refused("--lora", "oil=0.5", "--lora-scale", "0.5", "--loras", "oil=nowhere")
+    assert "shift: this model computes its own" in refused("--shift", "3")
     assert "no such file" in refused("--lora", "oil", "--loras", f"oil={tmp_path / 'nowhere'}")
     assert "write name=path" in refused("--loras", "oil")
     file = lora.write(tmp_path / "oil.safetensors", {"entry.lora_A.weight": torch.ones(1)})

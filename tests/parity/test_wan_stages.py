@@ -83,7 +83,13 @@ def test_a_prompt_is_known_whatever_the_picture(wan_clip: Path, monkeypatch: pyt
     """The picture is looked at anew."""
     encoder = WanTextEncoder(wan_clip, torch.float32, read_spec(wan_clip))
     request = make_request(frames=5, guidance=5.0, references=(Size(64, 64),))
-    stage = EncodeStage(encoder, wan_clip, EngineSettings(dtype="float32"), CpuDevice(), request)
+    stage = EncodeStage(
+        encoder,
+        [wan_clip / folder for folder in encoder.weights.folders],
+        EngineSettings(dtype="float32"),
+        CpuDevice(),
+        request,
+    )
     encode = Mock(wraps=encoder.encode)
     monkeypatch.setattr(encoder, "encode", encode)
     pictures = [Picture(np.asarray(make_image(seed, 224, 224))) for seed in (0, 1)]

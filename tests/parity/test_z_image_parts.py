@@ -10,8 +10,9 @@ import torch
 from diffusers import ZImageImg2ImgPipeline, ZImagePipeline
 
 from lightx2v.errors import InvalidCheckpoint, NonFinite
+from lightx2v.models.flow import first_step
 from lightx2v.models.z_image.autoencoder import ZImageAutoencoder
-from lightx2v.models.z_image.denoiser import ZImageDenoiser, first_step, noise_levels, times
+from lightx2v.models.z_image.denoiser import ZImageDenoiser, noise_levels, times
 from lightx2v.models.z_image.encoder import ZImageTextEncoder
 from lightx2v.models.z_image.spec import read_spec
 from lightx2v.models.z_image.transformer import to_grid, to_tokens
@@ -138,8 +139,10 @@ def test_the_picture_is_drawn_before_the_noise(oracle: ZImagePipeline, denoiser:
     generator = torch.Generator("cpu").manual_seed(13)
     torch.randn(1, 16, 8, 12, generator=generator)
     expected = oracle.prepare_latents(1, 16, 64, 96, torch.float32, CPU, generator)
-    started = denoiser._start(request, [Latents(torch.ones(24, 64), 4, 6)], torch.tensor(0.75))
-    assert torch.equal(to_grid(started, 4, 6, 2), 0.75 * expected + 0.25)
+    caption = Conditioning(torch.zeros(3, denoiser.shape.cap_feat_dim))
+    started = denoiser.start(request, caption, [Latents(torch.ones(24, 64), 4, 6)], CPU)
+    level = noise_levels(4, 3.0)[2]
+    assert torch.equal(to_grid(started.latents, 4, 6, 2), level * expected + (1 - level))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -359,6 +359,22 @@ def test_two_models_of_one_name_are_refused() -> None:
         parse_application({"models": [{"model": "one/klein"}, {"model": "two/klein"}]})
 
 
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({"aliases": ["dall-e-3"]}, {"aliases": ["dall-e-3"]}),
+        ({"aliases": ["b"]}, {"name": "b"}),
+        ({"aliases": ["a"]}, {}),
+    ],
+)
+def test_an_alias_is_one_models_alone(one: dict[str, Any], two: dict[str, Any]) -> None:
+    models = [{"model": "owner/a"} | one, {"model": "owner/b"} | two]
+    with pytest.raises(InvalidSettings, match="two are called"):
+        parse_application({"models": models})
+    with pytest.raises(InvalidSettings, match="aliases"):
+        parse_application({"model": "owner/a", "aliases": [""]})
+
+
 def test_what_is_of_the_application_and_not_of_a_model() -> None:
     server = {"allowed_hosts": ["gpu.lan"], "allowed_origins": ["https://gpu.lan"], "max_upload_bytes": "64MiB"}
     models = [{"model": "one/klein", "max_queue": 2}, {"model": "one/dev", "request_timeout_seconds": 900}]

@@ -41,7 +41,7 @@ class Reader(Toy):
 def stage(tmp_path: Path) -> EncodeStage:
     write_toy(tmp_path / "toy")
     reader: Any = Reader()
-    return EncodeStage(reader, tmp_path, EngineSettings(), CpuDevice(), REQUEST)
+    return EncodeStage(reader, [tmp_path / "toy"], EngineSettings(), CpuDevice(), REQUEST)
 
 
 def make(stage: EncodeStage, prompt: str) -> int:

@@ -15,13 +15,14 @@ from lightx2v.fp8 import MOST, quantise
 from lightx2v.layers.linear import Fp8Linear
 from lightx2v.models.fp8 import keep_in_fp8
 from lightx2v.stages.build import open_device
-from lightx2v.types import GenerateRequest
+from lightx2v.types import ChosenLora, GenerateRequest, LoraFile
 from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.host_copy import HostCopy, OnDisk, _identity
-from lightx2v.weights.index import TensorRef, read_index
+from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import Layout, make_layout
 from lightx2v.weights.read import ROWS
+from lightx2v.weights.tensor_ref import TensorRef
 from lightx2v.weights.weight_residency import WeightResidency
 from tests.checkpoints.lora import write
 from tests.e4m3 import Emulated, by_rows, kept_in_fp8
@@ -210,14 +211,14 @@ def test_a_lora_beside_it(tmp_path: Path) -> None:
     """On what enters the layer, not on what it makes of it; and nothing of it stays."""
     write_toy(tmp_path / "toy")
     toy: Any = keep_in_fp8(Toy(1))
-    toy.aliases = {}
+    toy.names = {}
     down, up = torch.randn(2, WIDTH), torch.randn(WIDTH, 2)
     names = [f"model.blocks.0.0.lora_{part}.weight" for part in "AB"]
     file = write(tmp_path / "a.safetensors", dict(zip(names, (down, up), strict=True)))
-    adapters = Adapters(toy, {"a": file}, CpuDevice(), lazy=True)
+    adapters = Adapters(toy, {"a": LoraFile(file)}, CpuDevice(), lazy=True)
     load(tmp_path, toy).place(1 << 20)
     block = toy.module.blocks[0][0]
-    request = GenerateRequest("lora", "", REQUEST.size, 1, 0, lora="a", lora_scale=0.5)
+    request = GenerateRequest("lora", "", REQUEST.size, 1, 0, loras=(ChosenLora("a", 0.5),))
     with torch.no_grad():
         before = block(HIDDEN)
         with adapters.activate(request):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from ray import ObjectID
 from ray.exceptions import (
@@ -19,7 +21,7 @@ from benchmarks.pictures import noise
 from deployments.serving.deadline import Deadline
 from deployments.serving.graph import Graph
 from lightx2v.errors import NonFinite, StageLost
-from lightx2v.types import GenerateRequest, Picture, Reference, Size
+from lightx2v.types import GenerateRequest, Mask, Picture, Reference, Size
 from tests.unit.handles import Handle, handles
 
 SIZE = Size(64, 48)
@@ -58,8 +60,23 @@ async def test_every_step_is_taken_once() -> None:
     made = await generate(stages, 2)
     assert [type(one) for one in made] == [Picture] * 2
     assert calls(stages) == {"encode": ["run"], "denoise": ["run"] * 2, "decode": ["encode", "run", "run"]}
-    for handle in stages.values():
-        assert {len(inputs) for _, _, inputs in handle.calls} <= {1, 2}
+    counts = {name: {len(inputs) for _, _, inputs in handle.calls} for name, handle in stages.items()}
+    assert counts == {"encode": {1}, "denoise": {2}, "decode": {2, 3}}
+
+
+async def test_a_mask_goes_to_the_autoencoder_with_its_picture() -> None:
+    stages, mask = handles(), Mask(np.ones((48, 64), bool))
+    masked = replace(REFERENCE, mask=mask)
+    await Graph(stages).generate([request()], [masked, REFERENCE], Deadline.after(60))
+    encoding, decoding = (inputs for _, _, inputs in stages["decode"].calls)
+    assert encoding == (mask, (PICTURE, PICTURE))
+    assert decoding[:2] == (mask, (PICTURE,))
+
+
+async def test_without_a_mask_no_picture_goes_to_the_decoder() -> None:
+    stages = handles()
+    await generate(stages)
+    assert stages["decode"].calls[-1][2][:2] == (None, ())
 
 
 async def test_without_references_nothing_is_encoded_of_them() -> None:

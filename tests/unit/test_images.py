@@ -27,7 +27,7 @@ from lightx2v.limits import RANDOM_SEEDS, SEEDS, Limits
 from lightx2v.models.flux2.spec import Flux2Spec
 from lightx2v.models.spec import ModelSpec
 from lightx2v.models.z_image.spec import ZImageSpec
-from lightx2v.types import STRENGTH, Size
+from lightx2v.types import STRENGTH, ChosenLora, Size
 
 FIELDS = tuple(ImageRequest.model_fields)
 TINY = Flux2Spec(distilled=True, size=Size(64, 48), steps=4, guidance=1.0, multiple=16)
@@ -70,11 +70,14 @@ def test_every_field_is_understood_from_json_and_from_a_form() -> None:
         "height": 768,
         "stream": False,
         "background": "opaque",
+        "loras": [{"name": "ink", "scale": 0.25}, {"name": "oil"}],
+        "shift": 3.0,
     }
     assert set(values) == set(FIELDS)
     request = parse_json(ImageRequest, json.dumps(values).encode())
     assert request.size == Size(1024, 768)
-    assert request == parse_form(ImageRequest, {key: str(value) for key, value in values.items()})
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    assert request == parse_form(ImageRequest, texts)
 
 
 def test_null_is_absent() -> None:
@@ -84,7 +87,7 @@ def test_null_is_absent() -> None:
 NUMBERS = [
     ("seed", 42, [42, 42.0, "42", "42.0", " 42 ", "+42"]),
     ("seed", 2**64 - 1, [2**64 - 1, str(2**64 - 1)]),
-    ("seed", None, [-1, -1.0, "-1"]),
+    ("seed", -1, [-1, -1.0, "-1"]),
     ("n", 2, [2, 2.0, "2"]),
     ("num_inference_steps", 4, [4, 4.0, "4", "4.0"]),
     ("guidance_scale", 4.0, [4, 4.0, "4", "4.0", "4.", "40e-1"]),
@@ -142,6 +145,17 @@ BAD: dict[str, list[Any]] = {
     "negative_prompt": ["a\0b", "\ud800", 7],
     "lora": ["", "l" * 257, "\0", "\ud800", 5, ["oil"]],
     "lora_scale": ["one", "", True, []],
+    "loras": [
+        "oil",
+        "[",
+        {},
+        ["oil"],
+        [{}],
+        [{"name": ""}],
+        [{"name": "oil", "scale": "one"}],
+        [{"name": "oil", "weight": 1}],
+    ],
+    "shift": [0, -1, "three", True],
     "model": ["", "m" * 257, "\0", "\ud800", 5],
     "output_format": ["gif", "svg", "PNG", "", 1, "\ud800"],
     "response_format": ["file", 1],
@@ -436,8 +450,8 @@ def test_zero_is_a_seed_and_a_guidance() -> None:
 def test_a_lora_is_one_of_those_that_are_served() -> None:
     limits = Limits(loras=("oil",))
     made = to_requests(parsed(lora="oil", lora_scale=0.5, n=2), TINY, limits)
-    assert {(one.lora, one.lora_scale) for one in made} == {("oil", 0.5)}
-    assert {(one.lora, one.lora_scale) for one in to_requests(parsed(), TINY, limits)} == {(None, 1.0)}
+    assert {one.loras for one in made} == {(ChosenLora("oil", 0.5),)}
+    assert {one.loras for one in to_requests(parsed(), TINY, limits)} == {()}
     for fields in ({"lora": "ink"}, {"lora": "oil", "lora_scale": 11}, {"lora_scale": 2}):
         with pytest.raises(InvalidRequest, match=r"^lora"):
             to_requests(parsed(**fields), TINY, limits)

@@ -17,12 +17,13 @@ MOST_LINES = 500
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"lightx2v.types", "lightx2v.errors"}),
-    frozenset({"lightx2v.config", "lightx2v.fp8", "lightx2v.limits", "lightx2v.media", "lightx2v.sizes"}),
+    frozenset(f"lightx2v.{name}" for name in ("config", "fp8", "limits", "media", "packing", "sizes")),
     frozenset({"lightx2v.weights", "lightx2v.residency", "lightx2v.layers"}),
     frozenset({"lightx2v.models"}),
     frozenset({"lightx2v.checkpoint"}),
     frozenset({"lightx2v.stages"}),
     frozenset({"lightx2v.pipeline"}),
+    frozenset({"lightx2v.commands"}),
     frozenset({"lightx2v.__main__"}),
     frozenset(f"deployments.{name}" for name in ("logs", "messages", "remote", "scaling", "settings", "tensor_bytes")),
     frozenset({"deployments.card"}),
@@ -156,6 +157,7 @@ HEAVY = ("torch", "transformers", "diffusers", "safetensors")
         ("lightx2v/media", (*HEAVY, "ray", "starlette")),
         ("lightx2v/residency", (*HEAVY, "ray", "pydantic")),
         ("lightx2v/__main__.py", (*HEAVY, "ray", "starlette")),
+        *((f"lightx2v/commands/{name}.py", (*HEAVY, "ray", "starlette")) for name in ("generate", "fit", "check")),
     ],
 )
 def test_what_a_package_does_not_pull_in(package: str, absent: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.schema import DeploymentStatus
 
 from benchmarks.pictures import noise, png
-from deployments.http import ingress, videos
+from deployments.http import ingress, job_runner
 from deployments.serving import served_models
 from lightx2v.errors import NonFinite, OutOfMemory
 from lightx2v.types import Size
@@ -62,6 +62,22 @@ def too_late(answer: httpx.Response) -> None:
     assert answer.headers["x-should-retry"] == "false"
 
 
+async def test_a_model_is_asked_for_by_its_aliases(checkpoint: Path, z_turbo: Path) -> None:
+    one, two = handles(), handles()
+    models = (
+        served(checkpoint, one, name="klein", aliases=("gpt-image-1", "dall-e-3")),
+        served(z_turbo, two, name="z", aliases=("dall-e-2",)),
+    )
+    async with front(*models) as http:
+        for name in ("klein", "gpt-image-1", "dall-e-3", "z", "dall-e-2"):
+            assert (await http.post("/v1/images/generations", json=CIRCLE | {"model": name})).status_code == 200
+        missing = await http.post("/v1/images/generations", json=CIRCLE | {"model": "dall-e-4"})
+        listed = (await http.get("/v1/models")).json()["data"]
+    assert [len(stages["encode"].calls) for stages in (one, two)] == [3, 2]
+    assert (missing.status_code, "dall-e-2" in missing.json()["error"]["message"]) == (404, True)
+    assert [entry["id"] for entry in listed] == ["klein", "z", "gpt-image-1", "dall-e-3", "dall-e-2"]
+
+
 async def test_encoding_an_answer_has_the_deadline_too(
     checkpoint: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,7 +97,7 @@ async def test_reading_references_has_the_deadline_too(
 
 
 async def test_encoding_a_video_has_the_deadline_too(wan: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(videos, "encode", stuck)
+    monkeypatch.setattr(job_runner, "encode", stuck)
     async with front(served(wan, handles(), request_timeout_seconds=SECONDS)) as http:
         job = (await http.post("/v1/videos", json=CLIP)).json()
         while job["status"] != "failed":
@@ -95,13 +111,13 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     async def nobody(_: str) -> None:
         """The request runs on no card."""
 
-    monkeypatch.setattr(videos, "progress_of", nobody)
+    monkeypatch.setattr(job_runner, "progress_of", nobody)
 
 
 async def test_one_video_is_encoded_at_a_time_whoever_is_deleted(
     wan: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(videos, "encode", stuck)
+    monkeypatch.setattr(job_runner, "encode", stuck)
     stages = handles()
     async with front(served(wan, stages)) as http:
         first = (await http.post("/v1/videos", json=CLIP)).json()

@@ -55,9 +55,9 @@ def state(tmp_path: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def stage(tmp_path: Path, state: dict[str, torch.Tensor]) -> Hungry:
     """On a card with not a byte more than all its weights take."""
-    free = Hungry(Toy(), tmp_path, EngineSettings(), CpuDevice(), REQUEST)
+    free = Hungry(Toy(), [tmp_path / "toy"], EngineSettings(), CpuDevice(), REQUEST)
     memory = EmulatedCard(f"test-{tmp_path.name}-{os.getpid()}", free.reachable)
-    return Hungry(Toy(), tmp_path, EngineSettings(), CpuDevice(memory), REQUEST)
+    return Hungry(Toy(), [tmp_path / "toy"], EngineSettings(), CpuDevice(memory), REQUEST)
 
 
 def test_it_runs_again_with_its_weights_streamed(stage: Hungry, state: dict[str, torch.Tensor]) -> None:
@@ -136,7 +136,7 @@ def test_a_job_moves_only_the_blocks_that_it_enters(tmp_path: Path, placed: int,
     """Of an autoencoder the encoder or the decoder: whatever may stay while it runs, and however it is cut up."""
     write_toy(tmp_path / "toy", 2)
     settings = EngineSettings(cpu_offload=True, offload_granularity=granularity)
-    stage = DecodeStage(cast(Autoencoder, Halves()), tmp_path, settings, CpuDevice(), REQUEST)
+    stage = DecodeStage(cast(Autoencoder, Halves()), [tmp_path / "toy"], settings, CpuDevice(), REQUEST)
     half = (stage.reachable - stage.rest) // 2
     grant = Grant(stage.rest + placed * half, 1 << 20, stage.slot_bytes, 0)
     picture = Picture(np.zeros((1, 1, 3), np.uint8))

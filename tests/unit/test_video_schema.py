@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from openai.types import Video, VideoDeleteResponse
 
+from deployments.http.jobs import VIDEO, Jobs
 from deployments.http.parsing import parse_form, parse_json
-from deployments.http.video_jobs import VideoJobs
 from deployments.http.video_schema import VideoRequest, check_model, deleted_body, to_request, video_body
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
@@ -55,9 +55,12 @@ def test_every_field_is_understood_from_json_and_from_a_form() -> None:
         "n": 1,
         "fps": 16.0,
         "guidance_scale_2": 3.0,
+        "loras": [{"name": "ink", "scale": 0.25}, {"name": "oil"}],
+        "shift": 3.0,
     }
     assert set(values) == set(VideoRequest.model_fields)
-    assert asked(**values) == parse_form(VideoRequest, {key: str(value) for key, value in values.items()})
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    assert asked(**values) == parse_form(VideoRequest, texts)
 
 
 @pytest.mark.parametrize(
@@ -156,9 +159,9 @@ async def test_openai_reads_the_answers() -> None:
     async def work() -> bytes:
         return b"mp4"
 
-    job = VideoJobs().start("wan", made(seconds="2.5", size="720x1280", seed=3), WAN.video, work())
+    job = Jobs().start(VIDEO, "wan", made(seconds="2.5", size="720x1280", seed=3), WAN.video, work())
     await asyncio.wait([job.task])
     video = Video.model_validate(video_body(job), strict=True)
     assert (video.id, video.status, video.progress, video.seconds) == (job.id, "completed", 100, "2.5")
-    assert video.model_extra == {"seed": 3, "num_frames": 41}
+    assert video.model_extra == {"seed": 3, "num_frames": 41, "warnings": []}
     assert VideoDeleteResponse.model_validate(deleted_body(job.id)).deleted

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from lightx2v.weights.index import TensorRef
 from lightx2v.weights.layout import Entry, Unit, make_unit
+from lightx2v.weights.tensor_ref import Span, TensorRef
 
 
 class Memory:
@@ -18,7 +18,7 @@ class Memory:
         self._bytes = {unit.name: torch.randint(1, 255, (unit.nbytes,), dtype=torch.uint8) for unit in self.units}
 
     def _unit(self, name: str, sizes: list[int]) -> Unit:
-        refs = [TensorRef(Path(), 0, nbytes, torch.uint8, (nbytes,)) for nbytes in sizes]
+        refs = [TensorRef(Path(), (Span(0, nbytes),), torch.uint8, (nbytes,)) for nbytes in sizes]
         return make_unit(name, 0, [Entry(f"{name}.{index}", ref, torch.uint8) for index, ref in enumerate(refs)])
 
     def unit(self, unit: Unit) -> torch.Tensor:

@@ -13,11 +13,11 @@ from torch import nn
 from lightx2v.layers.rope import Rope, rope_table
 from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.flow import TRAIN_TIMESTEPS, noise
-from lightx2v.models.flux2.lora_aliases import aliases
+from lightx2v.models.flux2.names import TRANSFORMER
 from lightx2v.models.flux2.schedule import noise_levels, timesteps
 from lightx2v.models.flux2.spec import MAX_TOKENS
 from lightx2v.models.flux2.transformer import Flux2Transformer, read_shape
-from lightx2v.models.sampler import Euler, SamplingState
+from lightx2v.models.sampler import SamplingState
 from lightx2v.models.spec import ModelSpec
 from lightx2v.types import Conditioning, GenerateRequest, Latents
 from lightx2v.weights.layout import WeightMap
@@ -47,6 +47,7 @@ class Flux2Conditions(NamedTuple):
 class Flux2Denoiser(Denoiser[Flux2Conditions]):
     """FLUX.2's transformer with its schedule; references are further tokens beside the target's."""
 
+    names = TRANSFORMER
     module: Flux2Transformer
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
@@ -56,7 +57,6 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
         double = (f"transformer_blocks.{index}" for index in range(self.shape.num_layers))
         single = (f"single_transformer_blocks.{index}" for index in range(self.shape.num_single_layers))
         self.weights = WeightMap((self.folder,), (*double, *single))
-        self.aliases = aliases(self.shape.num_layers, self.shape.num_single_layers)
         per_stream, shared = map(_numel, (self.module.transformer_blocks, self.module.single_transformer_blocks))
         self._flops_per_token = per_stream + 2 * shared
 
@@ -88,8 +88,8 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
             self._rope(conditioning.positive.shape[0], grids).to(device),
         )
         drawn = noise((1, self.shape.in_channels, rows, columns), request.seed)
-        tokens = drawn.flatten(2).transpose(1, 2).to(self.dtype).to(device)
-        return self.state(request, conditions, Euler(levels), tokens)
+        tokens = drawn.flatten(2).transpose(1, 2).to(self.dtype)
+        return self.start_euler(request, conditions, levels, tokens, references, device)
 
     def predict(self, state: SamplingState[Flux2Conditions]) -> torch.Tensor:
         text, references, times, guidance, rope = state.conditions

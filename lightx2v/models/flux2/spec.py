@@ -29,6 +29,7 @@ class Flux2Spec(ModelSpec):
     """FLUX.2: text and up to eight reference pictures to a picture."""
 
     max_references: int = 8
+    takes_mask: bool = True
     distilled: bool = False
     """Whether the checkpoint needs few steps and no guidance."""
     embeds_guidance: bool = False
@@ -41,6 +42,10 @@ class Flux2Spec(ModelSpec):
         """
         image = fit_to_area(image, REFERENCE_AREA)
         return centre_crop(image, *(side - side % self.multiple for side in image.size))
+
+    @property
+    def follows_guidance(self) -> bool:
+        return self.embeds_guidance or not self.distilled
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts; distilled checkpoints never do, nor those whose

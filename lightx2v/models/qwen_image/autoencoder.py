@@ -32,6 +32,8 @@ class QwenImageAutoencoder(Autoencoder):
 
     halves: ClassVar[tuple[str, ...]] = ("decoder",)
     """The submodules that are there, in order of use."""
+    unread: ClassVar[tuple[str, ...]] = (r".*\.time_conv\..*", r"encoder\..*", r"(quant_conv|conv1)\..*")
+    """The tensors that a still does not need, as regular expressions."""
     model: ClassVar[type[StillDecoder]] = StillDecoder
     module: StillDecoder
 
@@ -40,7 +42,7 @@ class QwenImageAutoencoder(Autoencoder):
         self.shape = read_shape(checkpoint)
         self.module = on_meta(lambda: self.model(self.shape), dtype)
         stills = {name: TIME for name in self.module.state_dict() if _has_time(name)}
-        self.weights = WeightMap((self.folder,), self.halves, last_slices=stills)
+        self.weights = WeightMap((self.folder,), self.halves, last_slices=stills, unread=self.unread)
 
     def activation_bytes(self, request: GenerateRequest) -> int:
         """Linear in pixels."""
@@ -67,6 +69,7 @@ class QwenImageEditAutoencoder(QwenImageAutoencoder):
     """The decoder and the encoder, for edit models."""
 
     halves = ("encoder", "decoder")
+    unread = (r".*\.time_conv\..*",)
     model = StillAutoencoder
     module: StillAutoencoder
 

@@ -17,9 +17,9 @@ from lightx2v.models.flow import guide, noise
 from lightx2v.models.qwen_image.schedule import read_schedule, timesteps
 from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, MAX_TOKENS, PATCH, SEEN_TOKENS
 from lightx2v.models.qwen_image.transformer import QwenImageTransformer, Ropes, read_shape
-from lightx2v.models.sampler import Euler, SamplingState
+from lightx2v.models.sampler import SamplingState
 from lightx2v.models.spec import ModelSpec
-from lightx2v.types import Conditioning, GenerateRequest, Latents
+from lightx2v.types import ChosenLora, Conditioning, GenerateRequest, Latents
 from lightx2v.weights.layout import WeightMap
 
 ROPE_THETA = 10000.0
@@ -27,6 +27,10 @@ ROPE_THETA = 10000.0
 SCHEDULES = 4
 """How many schedules' modulations are kept on the host: 4.4 MB per step in bf16. Making those of one schedule moves
 13.6 GB over the link."""
+
+ZERO_COND_T = "__index_timestep_zero__"
+"""An empty tensor in ComfyUI's files of 2511, which says what `zero_cond_t` says. Another model must not take such a
+file."""
 
 WIDTHS_PER_TOKEN = 15
 """Live activations of a step at their peak, in hidden widths per token: 12.6 to 13 were counted, and a sixth is to
@@ -61,7 +65,8 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
         self.module = on_meta(lambda: QwenImageTransformer(self.shape), dtype)
         blocks = tuple(f"transformer_blocks.{index}" for index in range(self.shape.num_layers))
         on_host = frozenset(f"modulations.{name}" for name in self.module.modulations.state_dict())
-        self.weights = WeightMap((self.folder,), blocks, host_tensors=on_host, source=_source)
+        unread = (ZERO_COND_T,) if self.shape.zero_cond_t else ()
+        self.weights = WeightMap((self.folder,), blocks, host_tensors=on_host, source=_source, unread=unread)
         self._modulation = lru_cache(maxsize=SCHEDULES)(self._tabulate)
 
     def activation_bytes(self, request: GenerateRequest) -> int:
@@ -87,7 +92,8 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> SamplingState[QwenImageConditions]:
         rows, columns = self.grid(request.size)
-        levels = self.schedule.levels(rows * columns, request.steps)
+        levels = self.schedule.levels(rows * columns, request.steps, request.shift)
+        adapted = tuple(lora for lora in request.loras if lora.name in self.host_loras)
         lengths = tuple(map(len, conditioning.branches))
         grids = [(rows, columns), *((reference.rows, reference.columns) for reference in references)]
         conditions = QwenImageConditions(
@@ -95,10 +101,10 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
             lengths,
             tuple(reference.tokens.to(device, self.dtype)[None] for reference in references),
             timesteps(levels, self.dtype).to(device),
-            self._modulation(rows * columns, request.steps, device),
+            self._modulation(rows * columns, request.steps, request.shift, adapted, device),
             self._ropes(grids, lengths).to(device),
         )
-        return self.state(request, conditions, Euler(levels), self._noise(request).to(device))
+        return self.start_euler(request, conditions, levels, self._noise(request), references, device)
 
     def predict(self, state: SamplingState[QwenImageConditions]) -> torch.Tensor:
         text, lengths, references, times, modulations, ropes = state.conditions
@@ -111,9 +117,12 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
         guided = guide(towards, away, guidance)
         return guided * (towards.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
 
-    def _tabulate(self, tokens: int, steps: int, device: torch.device) -> torch.Tensor:
-        """The modulations of each step and, if references are modulated as of time 0, one more row for them."""
-        times = timesteps(self.schedule.levels(tokens, steps), self.dtype)
+    def _tabulate(
+        self, tokens: int, steps: int, shift: float | None, _: tuple[ChosenLora, ...], device: torch.device
+    ) -> torch.Tensor:
+        """The modulations of each step and, if references are modulated as of time 0, one more row for them. They
+        depend on the LoRAs of the modulation, which are active meanwhile."""
+        times = timesteps(self.schedule.levels(tokens, steps, shift), self.dtype)
         if self.shape.zero_cond_t:
             times = torch.cat((times, times.new_zeros(1)))
         return self.module.tabulate(times.to(device))

@@ -18,6 +18,7 @@ from lightx2v.models.flow import noise
 from lightx2v.models.sampler import SamplingState
 from lightx2v.models.wan.condition import Condition, FirstFrame, PictureChannels
 from lightx2v.models.wan.latents import to_grid, to_latents
+from lightx2v.models.wan.names import TRANSFORMER
 from lightx2v.models.wan.schedule import Schedule, UniPC
 from lightx2v.models.wan.spec import MAX_TOKENS, WanSpec
 from lightx2v.models.wan.transformer import WanTransformer, read_shape
@@ -51,6 +52,7 @@ class WanConditions(NamedTuple):
 class WanDenoiser(Denoiser[WanConditions]):
     """Wan's transformer with its schedule: the only one, or the one of the first steps."""
 
+    names = TRANSFORMER
     module: WanTransformer
     spec: WanSpec
 
@@ -68,7 +70,7 @@ class WanDenoiser(Denoiser[WanConditions]):
         self.weights = WeightMap((self.folder,), blocks, precise=precise)
 
     def steps_elsewhere(self, request: GenerateRequest) -> tuple[int, int]:
-        return 0, request.steps - self.schedule.high(request.steps)
+        return 0, request.steps - self.schedule.high(request.steps, request.shift)
 
     def num_steps(self, request: GenerateRequest) -> int:
         return request.steps - sum(self.steps_elsewhere(request))
@@ -99,7 +101,7 @@ class WanDenoiser(Denoiser[WanConditions]):
     def start(
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> SamplingState[WanConditions]:
-        stepper = self.schedule.stepper(request.steps)
+        stepper = self.schedule.stepper(request.steps, request.shift)
         conditions = self.conditions(request, conditioning, references, stepper, device)
         drawn = noise((1, self.shape.out_channels, *self._grid(request)), request.seed)
         return self.state(request, conditions, stepper, drawn.to(device))

@@ -15,7 +15,7 @@ from transformers.models.umt5.modeling_umt5 import UMT5Stack
 
 from lightx2v.models.component import TextEncoder, on_meta
 from lightx2v.models.configuration import read_configuration
-from lightx2v.models.language import CONFIG, EMBEDDING, read_tokenizer
+from lightx2v.models.language import CONFIG, EMBEDDING, count, read_tokenizer
 from lightx2v.models.wan.spec import MAX_TOKENS, WanSpec
 from lightx2v.models.wan.variant import IMAGE_ENCODER
 from lightx2v.models.wan.vision import build_vision, see
@@ -24,6 +24,16 @@ from lightx2v.weights.layout import WeightMap
 
 VISION = "vision"
 """The name of the image encoder within the module."""
+
+UNREAD: tuple[str, ...] = (
+    r"encoder\.embed_tokens\.weight",
+    r"decoder\..*",
+    r"lm_head\.weight",
+    r"vision_model\.(embeddings\.position_ids|post_layernorm\..*)",
+    r"(visual_projection|text_projection)\.weight",
+    r"text_model\..*",
+)
+"""Tensors of a whole umT5, whose embeddings may be there twice, and of a whole CLIP."""
 
 FEED_FORWARD_WIDTHS, BIAS_WIDTHS, MARGIN = 3, 2, 1.15
 """Live values at the peak of a layer: inner widths for each token, or position biases for each pair of tokens and each
@@ -38,6 +48,7 @@ class WanTextEncoder(TextEncoder):
     prompts, and stays throughout.
     """
 
+    max_tokens = MAX_TOKENS
     module: UMT5Stack
     spec: WanSpec
 
@@ -46,11 +57,14 @@ class WanTextEncoder(TextEncoder):
         self.config = _read_config(checkpoint)
         self.module = on_meta(lambda: UMT5Stack(self.config), dtype)
         blocks = tuple(f"block.{index}" for index in range(self.config.num_layers))
+        unread = UNREAD
         self.sees = self.spec.image_encoder is not None
         if self.sees:
             self.module.add_module(VISION, build_vision(checkpoint, dtype))
+            last = self.module.vision.config.num_hidden_layers
+            unread = (*unread, rf"vision_model\.encoder\.layers\.{last}\..*")
         folders = (self.folder, IMAGE_ENCODER) if self.sees else (self.folder,)
-        self.weights = WeightMap(folders, blocks, frozenset({EMBEDDING}), source=_source)
+        self.weights = WeightMap(folders, blocks, frozenset({EMBEDDING}), source=_source, unread=unread)
         self.tokenizer = read_tokenizer(checkpoint)
 
     def activation_bytes(self, request: GenerateRequest) -> int:
@@ -61,6 +75,9 @@ class WanTextEncoder(TextEncoder):
         attention = MAX_TOKENS * (4 * config.num_heads * config.d_kv + BIAS_WIDTHS * MAX_TOKENS * config.num_heads)
         stream = MAX_TOKENS * 2 * config.d_model
         return int(MARGIN * (stream + max(feed_forward, attention)) * self.dtype.itemsize)
+
+    def count_tokens(self, prompt: str, pictures: int) -> int:
+        return count(self.tokenizer, clean(prompt))
 
     @torch.no_grad()
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:

@@ -32,6 +32,7 @@ class WanSpec(ModelSpec):
     """Wan 2.1 and 2.2: text, or text and a picture, to a video."""
 
     video: VideoSpec
+    takes_shift: bool = True
     boundary: float = 0.0
     """Timesteps below this share of all belong to a second transformer; 0 if there is none."""
     refine_guidance: float = 0.0

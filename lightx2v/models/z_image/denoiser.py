@@ -14,7 +14,8 @@ from torch import nn
 from lightx2v.layers.rope import Rope, rope_table
 from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.flow import TRAIN_TIMESTEPS, noise
-from lightx2v.models.sampler import Euler, SamplingState
+from lightx2v.models.sampler import SamplingState
+from lightx2v.models.z_image.names import TRANSFORMER
 from lightx2v.models.z_image.spec import MAX_TOKENS, ZImageSpec
 from lightx2v.models.z_image.transformer import (
     PATCH,
@@ -27,6 +28,9 @@ from lightx2v.models.z_image.transformer import (
 )
 from lightx2v.types import Conditioning, GenerateRequest, Latents
 from lightx2v.weights.layout import WeightMap
+
+UNREAD = (r"norm_final\.weight",)
+"""A norm in the makers' single files that no forward pass reads."""
 
 WIDTHS_PER_TOKEN = 13
 """Live activations of a step at their peak, in hidden widths per token: 11.3 were counted, and a seventh is to
@@ -46,6 +50,7 @@ class ZImageConditions(NamedTuple):
 class ZImageDenoiser(Denoiser[ZImageConditions]):
     """Z-Image's transformer with its schedule; a reference is where the steps start."""
 
+    names = TRANSFORMER
     module: ZImageTransformer
     spec: ZImageSpec
 
@@ -55,10 +60,8 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
         self.module = on_meta(lambda: ZImageTransformer(self.shape), dtype)
         refiners, layers = range(self.shape.n_refiner_layers), range(self.shape.n_layers)
         noise, context = ([f"{part}_refiner.{index}" for index in refiners] for part in ("noise", "context"))
-        self.weights = WeightMap((self.folder,), (*noise, *context, *(f"layers.{index}" for index in layers)))
-
-    def num_steps(self, request: GenerateRequest) -> int:
-        return request.steps - self._first(request)
+        blocks = (*noise, *context, *(f"layers.{index}" for index in layers))
+        self.weights = WeightMap((self.folder,), blocks, unread=UNREAD)
 
     def activation_bytes(self, request: GenerateRequest) -> int:
         """Activations are linear in the tokens of captions and images, of both branches of a guided step."""
@@ -77,12 +80,11 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> SamplingState[ZImageConditions]:
         """The state before the first step. Its latents are fp32, as in the reference."""
-        levels = noise_levels(request.steps, self.spec.shift)
+        levels = noise_levels(request.steps, self.spec.shift if request.shift is None else request.shift)
         captions = tuple(text.to(device, self.dtype) for text in conditioning.branches)
         places = self._places(self.grid(request.size), [len(text) for text in captions], device)
         conditions = ZImageConditions(captions, times(levels).to(device), places)
-        tokens = self._start(request, references, levels[self._first(request)]).to(device)
-        return self.state(request, conditions, Euler(levels), tokens)
+        return self.start_euler(request, conditions, levels, self._noise(request), references, device)
 
     def predict(self, state: SamplingState[ZImageConditions]) -> torch.Tensor:
         """[branches, tokens, token]: the reverse of the velocity, which this transformer was trained to predict."""
@@ -97,9 +99,6 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
     def velocity(self, state: SamplingState[ZImageConditions]) -> torch.Tensor:
         return -super().velocity(state)
 
-    def _first(self, request: GenerateRequest) -> int:
-        return first_step(request.steps, request.strength) if request.references else 0
-
     def _tokens(self, request: GenerateRequest) -> tuple[int, int]:
         """Tokens of the image and of the longest caption, both padded."""
         image = math.prod(self.grid(request.size))
@@ -110,14 +109,11 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
         weights = 4 * self.shape.dim**2 + 3 * self.shape.dim * self.shape.hidden
         return len(list(blocks.children())) * tokens * (2 * weights + 4 * tokens * self.shape.dim)
 
-    def _start(self, request: GenerateRequest, references: Sequence[Latents], level: torch.Tensor) -> torch.Tensor:
+    def _noise(self, request: GenerateRequest) -> torch.Tensor:
         """[1, tokens, token], on the host. The reference pipeline first draws the picture from its posterior, which the
         autoencoder did."""
         shape = (1, self.shape.in_channels, *(PATCH * side for side in self.grid(request.size)))
-        drawn = to_tokens(noise(shape, request.seed, skip=len(references)), PATCH)
-        if not references:
-            return drawn
-        return level * drawn + (1.0 - level) * references[0].tokens[None].float().cpu()
+        return to_tokens(noise(shape, request.seed, skip=len(request.references)), PATCH)
 
     def _places(self, grid: tuple[int, int], captions: Sequence[int], device: torch.device) -> Places:
         texts = [_caption_ids(tokens) for tokens in captions]
@@ -140,11 +136,6 @@ def noise_levels(steps: int, shift: float) -> torch.Tensor:
 def times(levels: torch.Tensor) -> torch.Tensor:
     """fp32 [steps]: 1000 (1 - sigma), as the transformer embeds it, rounded where the reference rounds."""
     return (TRAIN_TIMESTEPS - levels[:-1] * TRAIN_TIMESTEPS) / TRAIN_TIMESTEPS * TRAIN_TIMESTEPS
-
-
-def first_step(steps: int, strength: float) -> int:
-    """The index of the first step when a picture is the start. At least the last step is left."""
-    return min(int(steps - min(steps * strength, steps)), steps - 1)
 
 
 def _caption_ids(tokens: int) -> torch.Tensor:

@@ -32,6 +32,8 @@ class ZImageSpec(ModelSpec):
 
     max_references: int = 1
     starts_from_picture: bool = True
+    takes_mask: bool = True
+    takes_shift: bool = True
     shift: float = TURBO_SHIFT
     """The shift of the noise schedule."""
 
