@@ -119,14 +119,15 @@ class Limits:
         least = math.ceil(self.min_side / multiple) * multiple
         side = max(least, math.sqrt(min(short * long, self.max_pixels) / aspect))
 
-        def distance(pair: tuple[int, int]) -> tuple[float, int]:
-            return round(abs(pair[0] / side - 1) + abs(pair[1] / side / aspect - 1), 9), pair[0] * pair[1]
+        def distance(pair: tuple[int, int]) -> float:
+            return round(abs(pair[0] / side - 1) + abs(pair[1] / side / aspect - 1), 9)
 
         near = min(self._around(side, aspect, least, multiple), key=distance)
         return Size(*near) if size.width <= size.height else Size(*reversed(near))
 
     def _around(self, side: float, aspect: float, least: int, multiple: int) -> Iterator[tuple[int, int]]:
-        """Pairs of a shorter and a longer side around `side` and `aspect` times `side` that keep the limits."""
+        """Pairs of a shorter and a longer side that keep the limits, around `side` and `aspect` times `side`, the
+        smaller ones first."""
         for short in (math.floor(side / multiple) * multiple, math.ceil(side / multiple) * multiple):
             if short >= least:
                 most = min(self.max_aspect * short, self.max_pixels // short) // multiple * multiple

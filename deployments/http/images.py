@@ -64,12 +64,10 @@ def picture_size(value: object) -> Size | Aspect | None:
     return None if value.strip() in ("", "auto") else parse_size(value)
 
 
-def _seed(value: object) -> int | None:
-    """A seed, or None for a random one."""
+def _seed(value: object) -> int:
+    """A seed, or RANDOM."""
     seed = whole(value)
-    if seed == RANDOM:
-        return None
-    if not 0 <= seed < SEEDS:
+    if seed != RANDOM and not 0 <= seed < SEEDS:
         raise ValueError(f"must be from 0 to {SEEDS - 1}, or {RANDOM} for a random one")
     return seed
 
@@ -115,7 +113,7 @@ class GenerationBody(Body):
     size: Annotated[Size | Aspect | None, PlainValidator(picture_size)] = None
     width: Annotated[Whole, Field(ge=1, le=999_999)] | None = None
     height: Annotated[Whole, Field(ge=1, le=999_999)] | None = None
-    seed: Annotated[int | None, PlainValidator(_seed)] = None
+    seed: Annotated[int, PlainValidator(_seed)] | None = None
     num_inference_steps: Annotated[Whole, Field(ge=1)] | None = None
     guidance_scale: Annotated[Real, Field(ge=0, le=100)] | None = None
     negative_prompt: Annotated[str, AfterValidator(_text)] = ""

@@ -111,13 +111,14 @@ def _named(kind: type[Body], values: Mapping[str, Any]) -> dict[str, str]:
     names: dict[str, str] = {}
     for key, value in values.items():
         field = kind.SYNONYMS.get(key, key)
+        base = key.partition("[")[0]  # a form spells an entry of an object as metadata[key]
         if field in names:
             raise InvalidRequest(f"{key}: give it or {names[field]}, not both", key)
         if field in kind.model_fields:
             names[field] = key
         elif key in kind.UNSUPPORTED and value not in (False, "false", "", []):
             raise InvalidRequest(f"{key} {kind.UNSUPPORTED[key]}", key)
-        elif key not in kind.IGNORED and key not in kind.UNSUPPORTED:
+        elif base not in kind.IGNORED and key not in kind.UNSUPPORTED:
             raise InvalidRequest(f"unknown parameter {shown(key)}; {_hint(kind, key[:80])}", key[:80])
     return names
 
