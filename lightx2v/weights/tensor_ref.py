@@ -79,7 +79,7 @@ class TensorRef:
 
     def rows(self, first: int, last: int) -> TensorRef:
         """The rows from `first` up to `last` of a tensor that is stored in one span. Raises InvalidCheckpoint if that
-        would cut a block of packed numbers, or a scale's tile."""
+        would cut a block of packed numbers."""
         (span,) = self.spans
         if not self.has_whole_rows:
             raise InvalidCheckpoint(f"{self.file}: a tensor of {list(self.shape)} is packed across its rows")
@@ -97,20 +97,19 @@ class Scale:
     """[tiles, tiles]. If a side has a single tile, that tile is as long as the matrix."""
     height: int
     width: int
+    skipped: int = 0
+    """Rows of the first tile that lie before the matrix, which is a part of another."""
 
     def rows(self, first: int, last: int) -> Scale:
-        """The factors of the matrix's rows from `first` up to `last`. Raises InvalidCheckpoint if `first` lies within a
-        tile."""
-        if self.ref.shape[0] == 1:
-            return self
-        if first % self.height:
-            raise InvalidCheckpoint(f"{self.ref.file}: row {first} is not the first that its scale is for")
-        return replace(self, ref=self.ref.rows(first // self.height, math.ceil(last / self.height)))
+        """The factors of the matrix's rows from `first` up to `last`."""
+        first, last = first + self.skipped, last + self.skipped
+        tiles = self.ref.rows(first // self.height, math.ceil(last / self.height))
+        return replace(self, ref=tiles, skipped=first % self.height)
 
     def spread(self, factors: torch.Tensor, first: int, last: int, columns: int) -> torch.Tensor:
         """fp32 [rows, 1 or columns]: the factors of the matrix's rows from `first` up to `last`. `factors`: the values
         of `ref`."""
-        rows = factors.float()[torch.arange(first, last) // self.height]
+        rows = factors.float()[(torch.arange(first, last) + self.skipped) // self.height]
         return rows if rows.shape[1] == 1 else rows.repeat_interleave(self.width, dim=1)[:, :columns]
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tests.checkpoints.packed import Bytes, random_blocks, write_gguf
 
 PARTS = ("text_encoder", "transformer")
-MATRIX = re.compile(r"(.*\.)?(transformer_blocks|layers)\.\d+\..*\.weight")
+MATRIX = re.compile(r"(.*\.)?\w*(blocks|layers)\.\d+\..*\.weight")
 E4M3 = torch.float8_e4m3fn
 
 States = dict[str, torch.Tensor]
@@ -68,13 +68,7 @@ def write_scaled(checkpoint: Path, folder: Path, form: str) -> tuple[Path, Path]
     stored_at, by_hand = _copies(checkpoint, folder)
     for part in PARTS:
         (file,) = (checkpoint / part).glob("*.safetensors")
-        stored: States = {"scaled_fp8": torch.zeros(2, dtype=E4M3)}
-        exact: States = {}
-        for name, tensor in load_file(file).items():
-            held, numbers = FORMS[form](tensor) if _is_matrix(name, tensor) else ({"weight": tensor}, tensor)
-            stem = name.removesuffix("weight") if _is_matrix(name, tensor) else ""
-            stored |= {f"{stem}{last}" if stem else name: value for last, value in held.items()}
-            exact[name] = numbers
+        stored, exact = scaled(load_file(file), form)
         save_file(stored, stored_at / part / file.name)
         save_file(exact, by_hand / part / file.name)
     return stored_at, by_hand
@@ -86,12 +80,28 @@ def write_packed(checkpoint: Path, folder: Path) -> tuple[Path, Path]:
     for part in PARTS:
         (file,) = (checkpoint / part).glob("*.safetensors")
         states = load_file(file)
-        packed = {name: _packed(name, tensor) for name, tensor in states.items() if tensor.ndim == 2}
-        plain = {name: tensor.numpy() for name, tensor in states.items() if name not in packed}
-        write_gguf(stored_at / part / f"{part}-Q4_K_M.gguf", packed, plain)
-        numbers = {name: _by_gguf(kind, blocks) for name, (kind, blocks) in packed.items()}
-        save_file(states | numbers, by_hand / part / file.name)
+        save_file(write_states(stored_at / part / f"{part}-Q4_K_M.gguf", states), by_hand / part / file.name)
     return stored_at, by_hand
+
+
+def scaled(states: States, form: str) -> tuple[States, States]:
+    """The states in one of `FORMS`, and in fp32."""
+    stored: States = {"scaled_fp8": torch.zeros(2, dtype=E4M3)}
+    exact = dict(states)
+    for name, tensor in states.items():
+        if _is_matrix(name, tensor):
+            held, exact[name] = FORMS[form](tensor)
+            stored |= {f"{name.removesuffix('weight')}{last}": value for last, value in held.items()}
+        else:
+            stored[name] = tensor
+    return stored, exact
+
+
+def write_states(file: Path, states: States) -> States:
+    """Writes all matrices packed; the numbers that the file stands for."""
+    packed = {name: _packed(name, tensor) for name, tensor in states.items() if tensor.ndim == 2}
+    write_gguf(file, packed, {name: tensor.numpy() for name, tensor in states.items() if name not in packed})
+    return states | {name: _by_gguf(kind, blocks) for name, (kind, blocks) in packed.items()}
 
 
 def _copies(checkpoint: Path, folder: Path) -> tuple[Path, Path]:

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lightx2v.config import EngineSettings
+from lightx2v.models.flux2.names import TRANSFORMER
 from lightx2v.pipeline import Pipeline
-from tests.checkpoints.quantised import FORMS, write_packed, write_scaled
+from tests.checkpoints.makers import as_makers
+from tests.checkpoints.quantised import FORMS, scaled, write_packed, write_scaled, write_states
 from tests.parity.reference import make_request, make_with_all
 
 Pixels = npt.NDArray[np.int16]
@@ -66,6 +69,22 @@ def test_packed_in_fp8_is_what_fp8_makes_of_the_unpacked(packed: tuple[Path, Pat
     in_fp8 = pixels(packed[0], fp8=True)
     assert np.array_equal(in_fp8, pixels(packed[1], fp8=True))
     assert not np.array_equal(in_fp8, unpacked_pixels)
+
+
+@pytest.mark.parametrize("form", [*FORMS, "gguf"])
+def test_single_files_in_the_makers_names(form: str, distilled: Path, tmp_path: Path) -> None:
+    """Layers that are one in the file are three here, and parts of one change places: with the scales of their rows."""
+    (file,) = (distilled / "transformer").glob("*.safetensors")
+    states = {name: state.contiguous() for name, state in as_makers(load_file(file), TRANSFORMER).items()}
+    stored_at, by_hand = tmp_path / f"stored.{'gguf' if form == 'gguf' else 'safetensors'}", tmp_path / "a.safetensors"
+    if form == "gguf":
+        save_file(write_states(stored_at, states), by_hand)
+    else:
+        stored, exact = scaled(states, form)
+        save_file(stored, stored_at)
+        save_file(exact, by_hand)
+    made = pixels(distilled, transformer=str(stored_at))
+    assert np.array_equal(made, pixels(distilled, transformer=str(by_hand)))
 
 
 def test_packed_weights_take_fewer_bytes(packed: tuple[Path, Path]) -> None:

@@ -97,9 +97,8 @@ def test_rows_are_taken_with_their_scales(tmp_path: Path, kind: int, dtype: torc
     assert torch.equal(loaded(ref.rows(128, 384).rows(0, 140)), expected[128:268])
     swapped = joined((ref.part(2, 3), ref.part(0, 3)))
     assert torch.equal(loaded(swapped), torch.cat((expected[256:], expected[:128])))
-    if kind == 5:
-        with pytest.raises(InvalidCheckpoint, match="row 100 is not the first"):
-            ref.rows(100, 200)
+    across = ref.rows(100, 300).rows(50, 180)
+    assert torch.equal(loaded(across), expected[150:280]), "tiles are cut"
 
 
 def test_tensors_with_scales_of_their_own_are_joined(tmp_path: Path) -> None:
