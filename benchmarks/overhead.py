@@ -26,7 +26,7 @@ from benchmarks.pictures import noise
 from benchmarks.request import WARMUP, quantiles, timed
 from benchmarks.server import serve
 from deployments.app import compose
-from deployments.http.images import ImageRequest, images_body
+from deployments.http.images import images_body
 from deployments.settings import parse_application
 from deployments.stage.server import StageServer
 from deployments.stage.wire import unpack
@@ -113,13 +113,13 @@ def ask(connection: HTTPConnection, kind: str) -> None:
 
 def alone(kind: str, times: int) -> dict[str, Any]:
     """A picture's way into a body, without a server."""
-    picture, asked = outputs(kind)["decode"], ImageRequest(prompt=kind)
+    picture = outputs(kind)["decode"]
     made = GenerateRequest("alone", kind, SIZE, 1, 0)
     file = encode(picture, "png")
     return {
         "png_bytes": len(file),
         "png_ms": quantiles([timed(lambda: encode(picture, "png")) for _ in range(times)]),
-        "body_ms": quantiles([timed(lambda: images_body(asked, [made], [file], 0)) for _ in range(times)]),
+        "body_ms": quantiles([timed(lambda: images_body("png", [made], [file], 0)) for _ in range(times)]),
     }
 
 

@@ -16,6 +16,7 @@ from deployments.serving.served_models import ModelDeployment
 from deployments.settings import ApplicationSettings, ModelSettings, parse_application
 from deployments.stage.server import StageServer
 from lightx2v.checkpoint import read_spec, read_stages
+from lightx2v.stages.build import check_loras
 from lightx2v.types import StageName
 
 HEALTH_PERIOD_SECONDS = 1.0
@@ -35,10 +36,12 @@ def compose(application: ApplicationSettings, server: type[StageServer]) -> Appl
     models = application.models
     for settings in models:
         read_spec(settings)
+        if settings.strict_loras:
+            check_loras(settings)
     served = [_serve(settings, server, len(models)) for settings in models]
     ingress = serve.deployment(Ingress).options(
         name="ingress",
-        num_replicas=1,  # its memory holds the jobs of `deployments.http.video_jobs`
+        num_replicas=1,  # its memory holds the jobs of `deployments.http.jobs`
         max_ongoing_requests=4 * application.max_queue,
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         graceful_shutdown_timeout_s=application.request_timeout_seconds,

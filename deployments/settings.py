@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from os.path import abspath, expanduser
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from lightx2v.config import ENVIRONMENT, EngineSettings, Settings, parse_bytes, parse_settings
 from lightx2v.errors import InvalidSettings
-from lightx2v.limits import Limits
+from lightx2v.limits import Limits, SizePolicy
 from lightx2v.types import StageName
 
 
@@ -41,7 +42,10 @@ class ModelSettings(EngineSettings):
     """The settings of one model that an application serves."""
 
     name: str | None = None
-    """The model's id in the API; absent: the last part of `model`."""
+    """The model's id in the API; absent: the last part of `model`. The whole of a hub id names the model too."""
+
+    aliases: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = ()
+    """Further names under which requests may ask for the model, such as "gpt-image-1"."""
 
     gpu_fractions: Fractions = Fractions()
     """Ray's bookkeeping of which replicas share a card. Above 0.5, two replicas of a stage never do."""
@@ -60,9 +64,21 @@ class ModelSettings(EngineSettings):
 
     request_timeout_seconds: float = Field(default=300.0, gt=0)
 
+    size_policy: SizePolicy = "exact"
+    """exact: a size that the model cannot make is refused. nearest: the nearest is made, and the answer names it."""
+
     @property
     def model_id(self) -> str:
-        return self.name or Path(self.model).name
+        return self.name or Path(self.hub_id or abspath(expanduser(self.model))).name
+
+    @property
+    def hub_id(self) -> str | None:
+        """The `owner/name` of a model from the hub, or of a snapshot in the hub's cache, whose folder is named by a
+        hash; None for another folder."""
+        parts = Path(abspath(expanduser(self.model))).parts
+        if len(parts) > 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
+            return parts[-3].removeprefix("models--").replace("--", "/")
+        return self.model if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.model) else None
 
 
 def _host(name: str) -> str:
@@ -114,9 +130,9 @@ class ApplicationSettings(Settings):
     @field_validator("models")
     @classmethod
     def _names_differ(cls, models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
-        ids = [model.model_id for model in models]
-        for twice in {name for name in ids if ids.count(name) > 1}:
-            raise ValueError(f"two are called {twice!r}; give one of them another `name`")
+        names = [name for model in models for name in (model.model_id, *model.aliases)]
+        for twice in {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two are called {twice!r}; give one of them another `name`, or other `aliases`")
         return models
 
     @property

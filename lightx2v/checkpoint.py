@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from lightx2v.config import EngineSettings
+from lightx2v.config import EngineSettings, LoraSettings
 from lightx2v.errors import InvalidCheckpoint, InvalidSettings
 from lightx2v.models.configuration import has_part, read_configuration
 from lightx2v.models.registry import INDEX, find_family
-from lightx2v.models.spec import ModelSpec
-from lightx2v.types import StageName
+from lightx2v.models.spec import ModelSpec, Recipe
+from lightx2v.types import LoraFile, StageName
 
 UNREACHABLE = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)
 """The errors of a failed download."""
@@ -62,9 +63,20 @@ def resolve_parts(settings: EngineSettings, checkpoint: Path, folders: Sequence[
     return [_part(folder, given[folder]) if folder in given else checkpoint / folder for folder in folders]
 
 
-def resolve_loras(settings: EngineSettings) -> dict[str, Path]:
-    """The file of each LoRA in `settings.loras`. Raises InvalidCheckpoint, which names a missing one."""
-    return {name: _lora_file(f"lora {name}", path) for name, path in settings.loras.items()}
+def resolve_loras(settings: EngineSettings, stage: StageName) -> dict[str, LoraFile]:
+    """The file of each LoRA in `settings.loras` for the transformer of a stage, or why it cannot be had."""
+    return {name: _resolve_lora(f"lora {name}", lora, stage) for name, lora in settings.loras.items()}
+
+
+def _resolve_lora(label: str, lora: LoraSettings, stage: StageName) -> LoraFile:
+    part = lora.low if stage == "refine" else lora.high
+    path, scale = (lora.path, lora.scale) if part is None else (part.path, lora.scale * part.scale)
+    if path is None:
+        return LoraFile(None)
+    try:
+        return LoraFile(_lora_file(label, path), scale)
+    except InvalidCheckpoint as error:
+        return LoraFile(None, refusal=str(error))
 
 
 def _part(label: str, path: str) -> Path:
@@ -112,16 +124,24 @@ def _download(label: str, path: str, patterns: list[str]) -> Path:
 
 
 def read_spec(settings: EngineSettings) -> ModelSpec:
-    """The defaults and abilities of the model. Reads configurations only. Raises InvalidCheckpoint."""
+    """The defaults and abilities of the model and of its LoRAs. Reads configurations only.
+
+    Raises InvalidCheckpoint, and InvalidSettings for a LoRA with a shift that the model's schedule does not take.
+    """
     checkpoint = resolve(settings)
-    return find_family(checkpoint).spec(checkpoint)
+    spec = find_family(checkpoint).spec(checkpoint)
+    shifted = [name for name, lora in settings.loras.items() if lora.shift is not None]
+    if shifted and not spec.takes_shift:
+        raise InvalidSettings(f"loras.{shifted[0]}.shift: {settings.model} computes its own; leave it out")
+    recipes = {name: Recipe(lora.steps, lora.guidance, lora.shift) for name, lora in settings.loras.items()}
+    return replace(spec, recipes=recipes)
 
 
 def read_stages(settings: EngineSettings) -> tuple[StageName, ...]:
     """The stages of the model, in the order in which a request passes them. Reads configurations only.
 
-    Raises InvalidSettings for LoRAs with a model of two transformers: nothing says which of them a file is for. Also
-    for the weights of a part that the model does not have.
+    Raises InvalidSettings for a LoRA that does not say which of two transformers its file is for, or that has files
+    for two where there is one. Also for the weights of a part that the model does not have.
     """
     checkpoint = resolve(settings)
     stages = find_family(checkpoint).stages(checkpoint)
@@ -129,6 +149,12 @@ def read_stages(settings: EngineSettings) -> tuple[StageName, ...]:
     for part in OPTIONAL:
         if part in settings.parts and not has_part(index, part):
             raise InvalidSettings(f"{part}: {settings.model} has no such part; omit the setting")
-    if settings.loras and "refine" in stages:
-        raise InvalidSettings(f"loras: {settings.model} has two transformers and takes no LoRAs; omit the setting")
+    for name, lora in settings.loras.items():
+        if lora.path is not None and "refine" in stages:
+            raise InvalidSettings(
+                f"loras.{name}: {settings.model} has two transformers; name a file for each, or for one: "
+                f"{{high: {lora.path}, low: ...}}"
+            )
+        if lora.path is None and "refine" not in stages:
+            raise InvalidSettings(f"loras.{name}: {settings.model} has one transformer; name one path")
     return stages

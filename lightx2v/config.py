@@ -8,9 +8,19 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from lightx2v.errors import InvalidSettings
 from lightx2v.types import Policy
@@ -30,6 +40,12 @@ MOST_BYTES = 1 << 60
 Granularity = Literal["model", "phase", "block"]
 
 
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise ValueError("neither a name nor a path may be empty")
+    return text
+
+
 class Settings(BaseModel):
     """Base of all settings. It is frozen, and an unknown key is an error that names the nearest known one."""
 
@@ -43,6 +59,48 @@ class Settings(BaseModel):
             if key not in known:
                 raise ValueError(f"unknown setting {key!r}{did_you_mean(key, known)}; known are {', '.join(known)}")
         return values
+
+
+class ExpertLora(Settings):
+    """A LoRA of one of two transformers. A path alone may stand for it."""
+
+    path: Annotated[str, AfterValidator(_not_empty)]
+    """A safetensors file, a folder or hub id with one, or a file in a hub repository."""
+    scale: FiniteFloat = 1.0
+    """The factor of what it adds, beside the request's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class LoraSettings(Settings):
+    """A LoRA, and what it was made for. A path alone may stand for it."""
+
+    path: Annotated[str, AfterValidator(_not_empty)] | None = None
+    scale: FiniteFloat = 1.0
+    high: ExpertLora | None = None
+    """What is added to the first of two transformers, that of high noise."""
+    low: ExpertLora | None = None
+    """What is added to the second."""
+    steps: PositiveInt | None = None
+    """The default of `num_inference_steps` in requests that choose it."""
+    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """The default of `guidance_scale`."""
+    shift: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """The default of `shift`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> LoraSettings:
+        if (self.path is None) == (self.high is None and self.low is None):
+            raise ValueError("name one path, or high and low for a model of two transformers")
+        return self
 
 
 class EngineSettings(Settings):
@@ -91,9 +149,13 @@ class EngineSettings(Settings):
     compile: bool | Literal["auto"] = "auto"
     """Whether blocks are compiled at their first use. auto: on a GPU, unless they stream part by part."""
 
-    loras: dict[str, str] = Field(default_factory=dict)
+    loras: dict[Annotated[str, AfterValidator(_not_empty)], LoraSettings] = Field(default_factory=dict)
     """LoRAs by the name that requests use. Each is a safetensors file, a folder or hub id with one, or a file in a hub
-    repository, `owner/repository/file.safetensors`. On the command line: `name=path,name=path`."""
+    repository, `owner/repository/file.safetensors`; or an object with `path`, or `high` and `low`, and what it was made
+    for. On the command line: `name=path,name=path`."""
+
+    strict_loras: bool = False
+    """Whether a LoRA that cannot be used refuses the start. Otherwise requests that name it are refused."""
 
     @property
     def parts(self) -> dict[str, str]:
@@ -135,13 +197,6 @@ class EngineSettings(Settings):
     @classmethod
     def _named(cls, value: object) -> object:
         return parse_names(value) if isinstance(value, str) else value
-
-    @field_validator("loras")
-    @classmethod
-    def _nothing_empty(cls, value: dict[str, str]) -> dict[str, str]:
-        if not all(name.strip() and path.strip() for name, path in value.items()):
-            raise ValueError("neither a name nor a path may be empty")
-        return value
 
     @field_validator(*PARTS)
     @classmethod

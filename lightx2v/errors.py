@@ -48,6 +48,12 @@ class ModelNotFound(LightError):
     code = "model_not_found"
 
 
+class PictureNotFound(LightError):
+    """There is no picture file of that name: it has expired, or never existed."""
+
+    code = "picture_not_found"
+
+
 class VideoNotFound(LightError):
     """There is no video of that id: it was deleted, has expired, failed, or never existed."""
 
@@ -58,6 +64,24 @@ class VideoNotReady(LightError):
     """The video is still being made."""
 
     code = "video_not_ready"
+
+
+class TaskNotFound(LightError):
+    """There is no task of that id, or no file of it: it has expired, failed, was cancelled, or never existed."""
+
+    code = "task_not_found"
+
+
+class TaskNotReady(LightError):
+    """The task still waits or runs."""
+
+    code = "task_not_ready"
+
+
+class TasksNotListed(LightError):
+    """The request would show or end the tasks of other callers."""
+
+    code = "tasks_not_listed"
 
 
 class InvalidSettings(LightError):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from lightx2v.errors import InvalidRequest
 from lightx2v.types import GenerateRequest, Size, VideoSpec
+
+SizePolicy = Literal["exact", "nearest"]
 
 SEEDS = 2**64
 """Bound of seeds: torch's generators take 64 bits, and so do the programs that users take their seeds from."""
@@ -36,9 +40,13 @@ class Limits:
     3 bytes on the host."""
     max_prompt_chars: int = 32_768
     max_references: int = 8
+    max_loras: int = 8
     max_lora_scale: float = 10.0
+    max_shift: float = 100.0
     loras: tuple[str, ...] = ()
     """The names of the LoRAs that are served."""
+    size_policy: SizePolicy = "exact"
+    """Whether a size that cannot be made is refused, or the nearest one is made in its place."""
 
     def check(self, request: GenerateRequest, multiple: int, video: VideoSpec | None = None) -> None:
         """Raises InvalidRequest for the first limit that is broken. `multiple`: the divisor of both sides, in pixels;
@@ -54,24 +62,24 @@ class Limits:
             raise InvalidRequest(f"seed: must be from 0 to {SEEDS - 1}, or {RANDOM}, got {request.seed}", "seed")
         if request.steps < 1:
             raise InvalidRequest(f"num_inference_steps: must be at least 1, got {request.steps}", "num_inference_steps")
-        if not 0 <= request.guidance <= self.max_guidance:
-            raise InvalidRequest(
-                f"guidance_scale: must be from 0 to {self.max_guidance:g}, got {request.guidance}", "guidance_scale"
-            )
-        self._check_lora(request)
+        for name, scale in (("guidance_scale", request.guidance), ("guidance_scale_2", request.refine_guidance or 0)):
+            if not 0 <= scale <= self.max_guidance:
+                raise InvalidRequest(f"{name}: must be from 0 to {self.max_guidance:g}, got {scale}", name)
+        self._check_loras(request)
+        if request.shift is not None and not 0 < request.shift <= self.max_shift:
+            raise InvalidRequest(f"shift: must be above 0 and at most {self.max_shift:g}, got {request.shift}", "shift")
         _at_most(self.max_steps, request.steps, "num_inference_steps")
         _at_most(self.max_references, len(request.references), "image")
         _at_most(self.max_prompt_chars, len(request.prompt), "prompt", " characters")
         _at_most(self.max_prompt_chars, len(request.negative_prompt), "negative_prompt", " characters")
 
-    def _check_lora(self, request: GenerateRequest) -> None:
-        most, scale = self.max_lora_scale, request.lora_scale
-        if request.lora is not None:
-            check_lora(request.lora, self.loras)
-        elif scale != 1:
-            raise InvalidRequest("lora_scale: has no meaning without a lora", "lora_scale")
-        if not -most <= scale <= most:
-            raise InvalidRequest(f"lora_scale: must be from {-most:g} to {most:g}, got {scale}", "lora_scale")
+    def _check_loras(self, request: GenerateRequest) -> None:
+        most = self.max_lora_scale
+        for name, scale in request.loras:
+            check_lora(name, self.loras)
+            if not -most <= scale <= most:
+                raise InvalidRequest(f"lora_scale: must be from {-most:g} to {most:g}, got {scale}", "lora_scale")
+        _at_most(self.max_loras, len(request.loras), "loras")
 
     def _check_frames(self, frames: int, video: VideoSpec | None) -> None:
         complaint = None
@@ -97,7 +105,34 @@ class Limits:
         elif size.width % multiple or size.height % multiple:
             complaint = f"width and height must be multiples of {multiple}"
         if complaint:
-            raise InvalidRequest(f"size: {complaint}, got {size}", "size")
+            near = self.nearest(size, multiple)
+            raise InvalidRequest(f"size: {complaint}, got {size}; the nearest that can be made is {near}", "size")
+
+    def nearest(self, size: Size, multiple: int) -> Size:
+        """The size nearest to `size` that keeps the limits, with sides in multiples of `multiple` pixels.
+
+        What is too large shrinks and what is too small grows in its aspect. Of two equally near sides it is the smaller
+        one, so that 1920x1080 becomes 1920x1072, as with diffusers.
+        """
+        short, long = sorted((max(1, size.width), max(1, size.height)))
+        aspect = min(long / short, self.max_aspect)
+        least = math.ceil(self.min_side / multiple) * multiple
+        side = max(least, math.sqrt(min(short * long, self.max_pixels) / aspect))
+
+        def distance(pair: tuple[int, int]) -> tuple[float, int]:
+            return round(abs(pair[0] / side - 1) + abs(pair[1] / side / aspect - 1), 9), pair[0] * pair[1]
+
+        near = min(self._around(side, aspect, least, multiple), key=distance)
+        return Size(*near) if size.width <= size.height else Size(*reversed(near))
+
+    def _around(self, side: float, aspect: float, least: int, multiple: int) -> Iterator[tuple[int, int]]:
+        """Pairs of a shorter and a longer side around `side` and `aspect` times `side` that keep the limits."""
+        for short in (math.floor(side / multiple) * multiple, math.ceil(side / multiple) * multiple):
+            if short >= least:
+                most = min(self.max_aspect * short, self.max_pixels // short) // multiple * multiple
+                longer = side * aspect / multiple
+                for long in (math.floor(longer) * multiple, math.ceil(longer) * multiple):
+                    yield short, max(least, min(long, most))
 
 
 def check_lora(name: str, known: Collection[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -11,9 +12,10 @@ import torch
 
 from lightx2v.checkpoint import read_stages
 from lightx2v.config import EngineSettings
+from lightx2v.models.notices import Notice, ignored
 from lightx2v.residency import plan as plans
 from lightx2v.residency.plan import StageSize
-from lightx2v.stages.build import load_stage, open_device
+from lightx2v.stages.build import check_loras, load_stage, open_device
 from lightx2v.stages.interface import Control, Report, StageInputs, StageMethod, ignore
 from lightx2v.stages.order import Step, brought, steps
 from lightx2v.stages.stage import Stage
@@ -26,6 +28,9 @@ UNWATCHED = Control()
 """The control of a run that is never cancelled and reports to nobody."""
 
 
+log = logging.getLogger(__name__)
+
+
 class Pipeline:
     """Runs the stages of one request at a time, in turn. They share the device as the settings say."""
 
@@ -34,6 +39,8 @@ class Pipeline:
         self._settings = settings
         self._device = open_device("cuda" if cuda else "cpu", settings, f"process-{os.getpid()}")
         names = read_stages(settings)
+        if settings.strict_loras:
+            check_loras(settings)
         self._stages: dict[StageName, Stage[Any]] = {name: load_stage(name, settings, self._device) for name in names}
         self._steps = steps(names)
         self._shares = lru_cache(maxsize=8)(plans.shares)
@@ -55,11 +62,18 @@ class Pipeline:
         report: Report = ignore,
     ) -> Latents:
         """The final latents of `request`: all steps but the decoding."""
+        for notice in self.notices(request):
+            log.warning("%s", notice)
         values, (*before, _) = brought(references), self._steps
         for step in before:
             values[step.output] = self._follow(step, request, values, Control(report=report))
         latents: Latents = values[before[-1].output]
         return latents
+
+    def notices(self, request: GenerateRequest) -> tuple[Notice, ...]:
+        """The parts of `request` that have no effect."""
+        encode = self._stages["encode"]
+        return (*ignored(request, encode.component.spec), *encode.truncations(request))
 
     def decode(
         self, request: GenerateRequest, latents: Latents, references: Sequence[Reference] = ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,27 @@ class VideoSpec:
     multiple: int
     rate: int
 
+    def seconds_of(self, frames: int) -> float:
+        """The duration of `frames` frames in seconds. The first frame is at time 0 and adds nothing."""
+        return (frames - 1) / self.rate
+
+
+class ChosenLora(NamedTuple):
+    """A LoRA of the settings' `loras` by its name, and the factor of what it adds to the transformers."""
+
+    name: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A LoRA of one transformer. `path`: its file; None if it adds nothing to this transformer, or if it cannot be had,
+    for the reason in `refusal`. `scale`: the factor of what it adds, beside the request's."""
+
+    path: Path | None
+    scale: float = 1.0
+    refusal: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
@@ -64,9 +86,10 @@ class GenerateRequest:
     noise."""
     is_masked: bool = False
     """Whether only a part of the first reference is made anew; its mask travels beside the request."""
-    lora: str | None = None
-    """The name of a LoRA in the settings' `loras`; it is added to the denoiser, multiplied by `lora_scale`."""
-    lora_scale: float = 1.0
+    loras: tuple[ChosenLora, ...] = ()
+    """The LoRAs that are added to the denoiser."""
+    shift: float | None = None
+    """The shift of the noise schedule instead of the model's, or None."""
     frames: int = 1
     """The number of frames; more than one make a video."""
 

@@ -96,10 +96,12 @@ def server(checkpoint: Path, oil: Path) -> Iterator[Server]:
     arguments: dict[str, Any] = {
         "model": str(checkpoint),
         "name": "klein",
+        "aliases": ["gpt-image-1"],
+        "server": {"allowed_origins": ["https://example.com"]},
         "dtype": "float32",
         "max_queue": 8,
         "max_replicas": 1,
     }
-    arguments["loras"] = {"oil": str(oil)}
+    arguments["loras"] = {"oil": str(oil), "gone": str(oil.with_name("gone.safetensors"))}
     with serve(arguments) as running:
         yield running

@@ -20,7 +20,11 @@ STATUS: Mapping[type[LightError], int] = MappingProxyType(
     {
         errors.InvalidRequest: 400,
         errors.OriginNotAllowed: 403,
+        errors.TasksNotListed: 403,
         errors.ModelNotFound: 404,
+        errors.PictureNotFound: 404,
+        errors.TaskNotFound: 404,
+        errors.TaskNotReady: 404,
         errors.VideoNotFound: 404,
         errors.VideoNotReady: 409,
         errors.PayloadTooLarge: 413,

@@ -38,7 +38,9 @@ class Part:
         try:
             return self.data.decode()
         except UnicodeDecodeError:
-            raise InvalidRequest(f"{self.name[:80]}: must be text in UTF-8", self.name[:80]) from None
+            raise InvalidRequest(
+                f"{self.name[:80]}: must be text in UTF-8; no file is taken by this name", self.name[:80]
+            ) from None
 
 
 async def read_form(request: Request, limit: int, is_file: Callable[[str], bool]) -> list[Part]:

@@ -6,6 +6,7 @@ model (`ModelSpec`).
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from base64 import b64encode
@@ -14,15 +15,18 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from deployments.http.numbers import Real, Whole, whole
 from deployments.http.parsing import Body
+from deployments.http.synonyms import HINTS, PICTURE_NAMES
+from lightx2v.errors import InvalidRequest
 from lightx2v.limits import RANDOM, SEEDS, Limits
-from lightx2v.media.encode import FORMATS, PICTURE_FORMATS
-from lightx2v.models.request import check_request, complete
+from lightx2v.media.encode import PICTURE_FORMATS
+from lightx2v.models.request import check_request, choose_loras, choose_size, complete
 from lightx2v.models.spec import ModelSpec
-from lightx2v.types import GenerateRequest, Size
+from lightx2v.sizes import Aspect, parse_size
+from lightx2v.types import ChosenLora, GenerateRequest, Size
 
 MAX_PICTURES = 10
 """The most pictures of one request."""
@@ -35,19 +39,29 @@ def _text(text: str) -> str:
     return text
 
 
+class NamedLora(BaseModel):
+    """One of `loras`: a name of the settings and a scale."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    name: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)]
+    scale: Real = 1.0
+
+
+LORAS = TypeAdapter(list[NamedLora])
+
+
 def _prompt(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty")
     return _text(text)
 
 
-def _size(value: object) -> Size | None:
-    if value == "auto":
-        return None
-    match = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("must be WIDTHxHEIGHT in pixels, as in '1024x768', or 'auto'")
-    return Size(int(match[1]), int(match[2]))
+def picture_size(value: object) -> Size | Aspect | None:
+    """A size, an aspect, or None for the model's own size. Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError("must be a text such as '1024x768'")
+    return None if value.strip() in ("", "auto") else parse_size(value)
 
 
 def _seed(value: object) -> int | None:
@@ -60,55 +74,105 @@ def _seed(value: object) -> int | None:
     return seed
 
 
+def _loras(value: object) -> tuple[ChosenLora, ...]:
+    """A list of objects; in a form, its JSON."""
+    try:
+        read = LORAS.validate_json(value) if isinstance(value, str) else LORAS.validate_python(value)
+        return tuple(ChosenLora(one.name, one.scale) for one in read)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        raise ValueError(f'{where} {first["msg"]}; write [{{"name": "oil", "scale": 0.8}}]'.strip()) from error
+
+
 def _picture_format(name: str) -> str:
+    name = "jpeg" if name == "jpg" else name
     if name not in PICTURE_FORMATS:
         raise ValueError(f"must be one of {', '.join(PICTURE_FORMATS)}")
     return name
 
 
+def _whole_answer(value: object) -> Literal[False]:
+    """Refuses a stream; false has many spellings in forms."""
+    if str(value).strip().lower() not in ("false", "0", "no", "off", ""):
+        raise ValueError("answers are not streamed; leave it out or send false")
+    return False
+
+
+def _opaque(value: object) -> None:
+    """Refuses a transparent background; every other one means nothing to an open model."""
+    if isinstance(value, str) and value.strip().lower() == "transparent":
+        raise ValueError("pictures are opaque; leave it out or send 'opaque'")
+
+
 class GenerationBody(Body):
     """The fields that requests for pictures and for videos share."""
 
+    IGNORED = frozenset({"user", "safety_identifier", "quality", "metadata"})
+
     prompt: Annotated[str, AfterValidator(_prompt)]
     model: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)] | None = None
-    size: Annotated[Size | None, PlainValidator(_size)] = None
+    size: Annotated[Size | Aspect | None, PlainValidator(picture_size)] = None
+    width: Annotated[Whole, Field(ge=1, le=999_999)] | None = None
+    height: Annotated[Whole, Field(ge=1, le=999_999)] | None = None
     seed: Annotated[int | None, PlainValidator(_seed)] = None
     num_inference_steps: Annotated[Whole, Field(ge=1)] | None = None
     guidance_scale: Annotated[Real, Field(ge=0, le=100)] | None = None
     negative_prompt: Annotated[str, AfterValidator(_text)] = ""
     lora: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)] | None = None
-    lora_scale: Real = 1.0
+    lora_scale: Real | None = None
+    loras: Annotated[tuple[ChosenLora, ...] | None, PlainValidator(_loras)] = None
+    shift: Annotated[Real, Field(gt=0)] | None = None
+    stream: Annotated[Literal[False], PlainValidator(_whole_answer)] = False
+
+    @property
+    def wanted_size(self) -> Size | Aspect | None:
+        """What `size`, or `width` and `height`, ask for. Raises InvalidRequest if they do not agree."""
+        if self.width is None and self.height is None:
+            return self.size
+        if self.width is None or self.height is None:
+            given, missing = ("height", "width") if self.width is None else ("width", "height")
+            raise InvalidRequest(f"{given}: give {missing} too, or size", given)
+        sides = Size(self.width, self.height)
+        if self.size not in (None, sides):
+            raise InvalidRequest(f"width: {sides} is not the size {self.size}; give one of them", "width")
+        return sides
 
 
 class ImageRequest(GenerationBody):
     """The body of POST /v1/images/generations, and the text fields of POST /v1/images/edits."""
 
-    IGNORED = frozenset(
-        {"user", "safety_identifier", "quality", "style", "background", "moderation"}
-        | {"output_compression", "input_fidelity", "partial_images"}
+    IGNORED = GenerationBody.IGNORED | {
+        *("style", "moderation", "output_compression", "input_fidelity", "partial_images"),
+        *("complexity", "svg", "frame_count", "frame_duration_ms"),
+    }
+    HINTS = MappingProxyType(
+        {**HINTS, **dict.fromkeys(PICTURE_NAMES, "send pictures as image, and a mask as mask, to /v1/images/edits")}
     )
-    UNSUPPORTED = MappingProxyType({"mask": "is not supported", "stream": "is not supported"})
 
     n: Annotated[Whole, Field(ge=1, le=MAX_PICTURES)] = 1
     response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: Annotated[str, AfterValidator(_picture_format)] = "png"
     strength: Annotated[Real, Field(gt=0, le=1)] | None = None
+    background: Annotated[None, PlainValidator(_opaque)] = None
 
 
-def with_defaults(asked: GenerationBody, spec: ModelSpec, references: Sequence[Size], **fields: Any) -> GenerateRequest:
+def with_defaults(
+    asked: GenerationBody, spec: ModelSpec, limits: Limits, references: Sequence[Size], **fields: Any
+) -> GenerateRequest:
     """The request with the model's defaults where nothing was asked; not checked yet. `references`: sizes of the fitted
     reference pictures. `fields`: those that only pictures or only videos have."""
     return complete(
         asked.prompt,
         spec,
         references,
-        size=asked.size,
+        size=choose_size(asked.wanted_size, spec, limits),
         steps=asked.num_inference_steps,
         seed=asked.seed,
         guidance=asked.guidance_scale,
         negative_prompt=asked.negative_prompt,
-        lora=asked.lora,
-        lora_scale=asked.lora_scale,
+        loras=choose_loras(asked.lora, asked.lora_scale, asked.loras),
+        shift=asked.shift,
         **fields,
     )
 
@@ -118,39 +182,44 @@ def to_requests(
 ) -> tuple[GenerateRequest, ...]:
     """One frozen request per picture, with consecutive seeds. `references`: sizes of the fitted reference pictures.
     Raises InvalidRequest."""
-    first = with_defaults(asked, spec, references, strength=asked.strength, frames=1)
+    first = with_defaults(asked, spec, limits, references, strength=asked.strength, frames=1)
     check_request(first, spec, limits)
     seeds = ((first.seed + index) % SEEDS for index in range(asked.n))
     return tuple(replace(first, id=str(uuid.uuid4()), seed=seed) for seed in seeds)
 
 
 def images_body(
-    request: ImageRequest, made: Sequence[GenerateRequest], pictures: Sequence[bytes], created: int
+    output_format: str, made: Sequence[GenerateRequest], pictures: Sequence[bytes | str], created: int
 ) -> bytes:
-    """OpenAI's ImagesResponse in JSON. `seed` is an addition: it makes a picture reproducible.
+    """OpenAI's ImagesResponse in JSON. `pictures`: files, or their URLs. `seed` is an addition: it makes a picture
+    reproducible.
 
-    It is written by hand: nothing needs escaping, and a serialiser would scan and copy all of the base64 again.
+    It is written by hand: base64 needs no escaping, and a serialiser would scan and copy all of it again.
     """
-    return b"".join(_images_body(request, made, pictures, created))
+    return b"".join(_images_body(output_format, made, pictures, created))
 
 
 def _images_body(
-    request: ImageRequest, made: Sequence[GenerateRequest], pictures: Sequence[bytes], created: int
+    output_format: str, made: Sequence[GenerateRequest], pictures: Sequence[bytes | str], created: int
 ) -> Iterator[bytes]:
-    kind, size = request.output_format.encode(), str(made[0].size).encode()
-    media_type = FORMATS[request.output_format].media_type.encode()
-    key, prefix = (b"url", b"data:%b;base64," % media_type) if request.response_format == "url" else (b"b64_json", b"")
-    yield b'{"created":%d,"output_format":"%b","size":"%b","data":[' % (created, kind, size)
-    for index, (one, data) in enumerate(zip(made, pictures, strict=True)):
-        yield b'%b{"seed":%d,"%b":"%b' % (b"," if index else b"", one.seed, key, prefix)
-        yield b64encode(data)
-        yield b'"}'
+    size = str(made[0].size).encode()
+    yield b'{"created":%d,"output_format":"%b","size":"%b","data":[' % (created, output_format.encode(), size)
+    for index, (one, picture) in enumerate(zip(made, pictures, strict=True)):
+        yield b'%b{"seed":%d,' % (b"," if index else b"", one.seed)
+        if isinstance(picture, str):
+            yield b'"url":%b}' % json.dumps(picture).encode()
+        else:
+            yield b'"b64_json":"'
+            yield b64encode(picture)
+            yield b'"}'
     yield b"]}"
+
+
+def model_body(name: str, created: int) -> dict[str, Any]:
+    """OpenAI's Model object, the answer to GET /v1/models/{id}."""
+    return {"id": name, "object": "model", "created": created, "owned_by": "lightx2v"}
 
 
 def models_body(names: Iterable[str], created: int) -> dict[str, Any]:
     """The answer to GET /v1/models."""
-    return {
-        "object": "list",
-        "data": [{"id": name, "object": "model", "created": created, "owned_by": "lightx2v"} for name in names],
-    }
+    return {"object": "list", "data": [model_body(name, created) for name in names]}

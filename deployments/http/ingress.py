@@ -1,4 +1,4 @@
-"""The HTTP routes: OpenAI's images and videos APIs, the list of models, health, and memory residency."""
+"""The HTTP routes: OpenAI's images and videos APIs, LightX2V's tasks, the models, health, and memory residency."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -21,9 +20,13 @@ from starlette.routing import Route
 from deployments.card.lookup import reports
 from deployments.http.bodies import JSON, read_body
 from deployments.http.errors import error_response, with_error_responses
-from deployments.http.images import ImageRequest, images_body, models_body, to_requests
-from deployments.http.origins import OriginCheck
+from deployments.http.images import ImageRequest, images_body, model_body, models_body, to_requests
+from deployments.http.job_runner import JobRunner
+from deployments.http.notices import notice_headers
+from deployments.http.origins import origin_checks
 from deployments.http.parsing import parse, parse_json
+from deployments.http.picture_files import PictureFiles
+from deployments.http.tasks import Tasks
 from deployments.http.uploads import UploadNames, read_uploads
 from deployments.http.videos import Videos
 from deployments.logs import configure_logging
@@ -50,7 +53,10 @@ class Ingress:
     def __init__(self, served: Sequence[ModelDeployment[DeploymentHandle]], settings: ServerSettings) -> None:
         configure_logging()
         self._models = ServedModels(served, settings)
-        self._videos = Videos(self._models, settings)
+        self._jobs = JobRunner(self._models)
+        self._videos = Videos(self._models, self._jobs, settings)
+        self._tasks = Tasks(self._models, self._jobs, settings)
+        self._files = PictureFiles(settings.allowed_hosts)
         self._settings = settings
         self._encoders = Threads(ENCODERS)
         self._started = int(time.time())
@@ -60,20 +66,23 @@ class Ingress:
         routes = [
             Route("/v1/images/generations", with_error_responses(self.generations), methods=["POST"]),
             Route("/v1/images/edits", with_error_responses(self.edits), methods=["POST"]),
+            self._files.route(),
             *self._videos.routes(),
+            *self._tasks.routes(),
             Route("/v1/models", with_error_responses(self.models)),
+            Route("/v1/models/{id:path}", with_error_responses(self.model)),
             Route("/v1/residency", with_error_responses(self.residency)),
             Route("/health", with_error_responses(self.health)),
         ]
-        allowed = Middleware(OriginCheck, self._settings.allowed_hosts, self._settings.allowed_origins)
+        checks = origin_checks(self._settings.allowed_hosts, self._settings.allowed_origins)
         handlers = {HTTPException: _not_served}
-        return Starlette(routes=routes, middleware=[allowed], exception_handlers=handlers, lifespan=self._living)
+        return Starlette(routes=routes, middleware=checks, exception_handlers=handlers, lifespan=self._living)
 
     async def generations(self, request: Request) -> Response:
         """POST /v1/images/generations: text to image."""
         self._models.check_room()
         body = await read_body(request, self._settings.max_json_bytes)
-        return await self._images(parse_json(ImageRequest, body), ())
+        return await self._images(request, parse_json(ImageRequest, body), ())
 
     async def edits(self, request: Request) -> Response:
         """POST /v1/images/edits: reference pictures and a prompt to a new picture, from a form or from JSON."""
@@ -84,11 +93,15 @@ class Ingress:
             raise InvalidRequest("image is required: one or more pictures", "image")
         if uploads.mask is not None:
             raise InvalidRequest("mask: inpainting is not supported; leave the mask out", "mask")
-        return await self._images(parse(ImageRequest, fields), uploads.pictures)
+        return await self._images(request, parse(ImageRequest, fields), uploads.pictures)
 
     async def models(self, _: Request) -> Response:
         """GET /v1/models: the models that are served."""
-        return JSONResponse(models_body((model.id for model in self._models), self._started))
+        return JSONResponse(models_body(self._models.names, self._started))
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/{id}: one model; its id may be a hub id with a slash."""
+        return JSONResponse(model_body(self._models.find(request.path_params["id"]).id, self._started))
 
     async def residency(self, _: Request) -> Response:
         """GET /v1/residency: the memory that each stage holds on each card."""
@@ -105,7 +118,7 @@ class Ingress:
             return _unavailable("failed", str(error))
         return JSONResponse({"status": "ok"})
 
-    async def _images(self, asked: ImageRequest, files: Sequence[bytes]) -> Response:
+    async def _images(self, request: Request, asked: ImageRequest, files: Sequence[bytes]) -> Response:
         model = self._models.find(asked.model)
         deadline = Deadline.after(model.timeout_seconds)
         with model.admission.admitted():
@@ -113,19 +126,27 @@ class Ingress:
                 references = await self._models.fitted(model, files)
                 sizes = [reference.fitted.size for reference in references]
                 requests = to_requests(asked, model.spec, model.limits, sizes)
+                notices = await model.notices(requests[0])
                 made = await model.graph.generate(requests, references, deadline)
                 encoded = [await self._encoders.run(encode, picture, asked.output_format) for picture in made]
-                body = await self._encoders.run(images_body, asked, requests, encoded, int(time.time()))
+                results = self._results(request, asked, encoded)
+                body = await self._encoders.run(images_body, asked.output_format, requests, results, int(time.time()))
         log.info("request %s: %d pictures in %.3f s", requests[0].id, len(made), deadline.seconds - deadline.left)
-        return Response(body, media_type=JSON)
+        return Response(body, headers=notice_headers(notices), media_type=JSON)
+
+    def _results(self, request: Request, asked: ImageRequest, encoded: Sequence[bytes]) -> Sequence[bytes | str]:
+        """The files themselves, or URLs under which they are kept for a while."""
+        if asked.response_format == "b64_json":
+            return encoded
+        return [self._files.add(request, file, asked.output_format) for file in encoded]
 
     @asynccontextmanager
     async def _living(self, _: Starlette) -> AsyncIterator[None]:
-        """Starts the warm-ups with the replica, and ends its videos with it."""
+        """Starts the warm-ups with the replica, and ends its jobs with it."""
         for model in self._models:
             model.start()
         yield
-        await self._videos.close()
+        await self._jobs.close()
 
 
 async def _starting_or_failed() -> Response:

@@ -16,12 +16,35 @@ from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.http.errors import error_response
+from deployments.http.notices import NOTICE_HEADERS
 from lightx2v.errors import HostNotAllowed, LightError, OriginNotAllowed
 
 READING = ("GET", "HEAD", "OPTIONS")
+METHODS = ("GET", "POST", "DELETE")
+READABLE_HEADERS = (*NOTICE_HEADERS, "X-Should-Retry", "Retry-After")
+"""Headers that a page of an allowed origin can read, besides those that the Fetch standard always shows."""
+
+
+def origin_checks(hosts: Collection[str], origins: Collection[str]) -> list[Middleware]:
+    """The middleware of an application, the outermost first. Pages of `origins` may read every answer, errors too, and
+    send any header; there are no cookies to guard. Without `origins` no CORS header is sent."""
+    check = Middleware(OriginCheck, hosts, origins)
+    if not origins:
+        return [check]
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=METHODS,
+        allow_headers=("*",),
+        expose_headers=READABLE_HEADERS,
+        allow_private_network=True,
+    )
+    return [cors, check]
 
 
 class OriginCheck:

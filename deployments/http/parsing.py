@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deployments.http.numbers import from_digits
+from deployments.http.synonyms import HINTS, SYNONYMS
 from lightx2v.errors import InvalidRequest
 
 
@@ -22,8 +23,14 @@ class Body(BaseModel):
     IGNORED: ClassVar[frozenset[str]] = frozenset()
     """OpenAI's parameters that mean nothing to an open model; accepted so that stock clients work."""
 
+    HINTS: ClassVar[Mapping[str, str]] = HINTS
+    """Names that are refused, with the field that each may mean or a sentence on what to do."""
+
+    SYNONYMS: ClassVar[Mapping[str, str]] = SYNONYMS
+    """Names that are accepted, with the field that each means."""
+
     UNSUPPORTED: ClassVar[Mapping[str, str]] = {}
-    """OpenAI's parameters that are refused, with the reason; a value of `false` is accepted."""
+    """Parameters that are refused, with the reason; `false` and what is empty are accepted."""
 
 
 B = TypeVar("B", bound=Body)
@@ -65,10 +72,11 @@ def present(fields: Mapping[str, str]) -> dict[str, Any]:
 
 def parse(kind: type[B], values: Mapping[str, Any]) -> B:
     """The request in the fields that are present. Raises InvalidRequest."""
+    names = _named(kind, values)
     try:
-        return kind.model_validate(_known(kind, values))
+        return kind.model_validate({field: values[name] for field, name in names.items()})
     except ValidationError as error:
-        raise _first(error) from None
+        raise _first(error, names) from None
 
 
 def shown(value: object) -> str:
@@ -94,31 +102,41 @@ def _refuse_constant(name: str) -> NoReturn:
     raise InvalidRequest(f"{name} is not a number in JSON")
 
 
-def _known(kind: type[Body], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values without ignored ones. Raises InvalidRequest before pydantic, which would describe each of 10^5 unknown
-    keys."""
-    known: dict[str, Any] = {}
+def _named(kind: type[Body], values: Mapping[str, Any]) -> dict[str, str]:
+    """The fields that are given, each with the name that the client gives it.
+
+    Raises InvalidRequest for a field under two names, and for an unknown one before pydantic, which would describe each
+    of 10^5 unknown keys.
+    """
+    names: dict[str, str] = {}
     for key, value in values.items():
-        if key in kind.model_fields:
-            known[key] = value
-        elif key in kind.UNSUPPORTED and value not in (False, "false"):
+        field = kind.SYNONYMS.get(key, key)
+        if field in names:
+            raise InvalidRequest(f"{key}: give it or {names[field]}, not both", key)
+        if field in kind.model_fields:
+            names[field] = key
+        elif key in kind.UNSUPPORTED and value not in (False, "false", "", []):
             raise InvalidRequest(f"{key} {kind.UNSUPPORTED[key]}", key)
         elif key not in kind.IGNORED and key not in kind.UNSUPPORTED:
-            raise InvalidRequest(f"unknown parameter {shown(key)}; {_nearest(kind, key[:80])}", key[:80])
-    return known
+            raise InvalidRequest(f"unknown parameter {shown(key)}; {_hint(kind, key[:80])}", key[:80])
+    return names
 
 
-def _nearest(kind: type[Body], key: str) -> str:
+def _hint(kind: type[Body], key: str) -> str:
     fields = tuple(kind.model_fields)
+    hint = kind.HINTS.get(key.lower(), "")
+    if " " in hint:
+        return hint
     within = [field for field in fields if len(key) > 2 and key in field]
-    near = within or get_close_matches(key, fields, n=1)
+    near = [hint] if hint in fields else within or get_close_matches(key, fields, n=1)
     return f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
 
 
-def _first(error: ValidationError) -> InvalidRequest:
-    """The first complaint, with the value that caused it."""
+def _first(error: ValidationError, names: Mapping[str, str]) -> InvalidRequest:
+    """The first complaint, with the client's name of the field and the value that caused it."""
     first = error.errors(include_url=False)[0]
-    param = str(first["loc"][0])
+    field = str(first["loc"][0])
+    param = names.get(field, field)
     if first["type"] == "missing":
         return InvalidRequest(f"{param} is required", param)
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator
+from pydantic import AfterValidator, Field, PlainValidator
 
 from deployments.http.errors import error_body
 from deployments.http.images import GenerationBody, with_defaults
-from deployments.http.numbers import Whole
-from deployments.http.video_jobs import VideoJob
+from deployments.http.jobs import Job
+from deployments.http.numbers import Real, Whole
+from deployments.http.synonyms import HINTS, PICTURE_NAMES
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
 from lightx2v.models.request import check_request
@@ -29,11 +31,22 @@ def _seconds(value: object) -> float:
     return float(text)
 
 
+def _one(count: int) -> int:
+    if count != 1:
+        raise ValueError("a job makes one video")
+    return count
+
+
 class VideoRequest(GenerationBody):
     """The body of POST /v1/videos, or the text fields of its form."""
 
+    HINTS = MappingProxyType({**HINTS, **dict.fromkeys(PICTURE_NAMES, f"a picture is sent as {REFERENCE}")})
+
+    n: Annotated[Whole, AfterValidator(_one)] = 1
     seconds: Annotated[float | None, PlainValidator(_seconds)] = None
     num_frames: Annotated[Whole, Field(ge=1)] | None = None
+    fps: Real | None = None
+    guidance_scale_2: Annotated[Real, Field(ge=0, le=100)] | None = None
 
 
 def check_model(spec: ModelSpec, pictures: int) -> VideoSpec:
@@ -53,20 +66,19 @@ def to_request(
 ) -> GenerateRequest:
     """The frozen request of a video. `references`: sizes of the fitted reference pictures. Raises InvalidRequest."""
     video = check_model(spec, len(references))
-    request = with_defaults(asked, spec, references, frames=_frames(asked, video, limits))
+    if asked.fps not in (None, video.rate):
+        raise InvalidRequest(f"fps: this model makes {video.rate} frames a second, got {asked.fps:g}", "fps")
+    frames, refine = _frames(asked, video, limits), asked.guidance_scale_2
+    request = with_defaults(asked, spec, limits, references, frames=frames, refine_guidance=refine)
     check_request(request, spec, limits)
     if request.frames == 1:
         raise InvalidRequest("num_frames: a video has more than one; /v1/images/generations makes stills", "num_frames")
     return request
 
 
-def seconds_of(frames: int, video: VideoSpec) -> float:
-    """The duration of `frames` frames in seconds. The first frame is at time 0 and adds nothing."""
-    return (frames - 1) / video.rate
-
-
-def video_body(job: VideoJob) -> dict[str, Any]:
-    """OpenAI's Video object. `seed` and `num_frames` are additions: they make a video reproducible."""
+def video_body(job: Job) -> dict[str, Any]:
+    """OpenAI's Video object. `seed` and `num_frames` are additions: they make a video reproducible. So is
+    `warnings`: what had no effect."""
     return {
         "id": job.id,
         "object": "video",
@@ -77,10 +89,11 @@ def video_body(job: VideoJob) -> dict[str, Any]:
         "completed_at": int(job.ended_at) if job.ended_at is not None and job.status == "completed" else None,
         "expires_at": int(job.expires_at) if job.expires_at is not None else None,
         "size": str(job.request.size),
-        "seconds": f"{seconds_of(job.request.frames, job.video_spec):g}",
+        "seconds": f"{job.seconds:g}",
         "prompt": job.request.prompt,
         "seed": job.request.seed,
         "num_frames": job.request.frames,
+        "warnings": [str(notice) for notice in job.notices],
         "error": error_body(job.error) if job.error else None,
         "remixed_from_video_id": None,
     }
@@ -99,6 +112,6 @@ def _frames(asked: VideoRequest, video: VideoSpec, limits: Limits) -> int:
         raise InvalidRequest("seconds: give these or num_frames, not both", "seconds")
     frames = max(1, round(asked.seconds * video.rate / video.multiple)) * video.multiple + 1
     if frames > limits.max_frames:
-        longest = seconds_of(limits.max_frames, video)
+        longest = video.seconds_of(limits.max_frames)
         raise InvalidRequest(f"seconds: at most {longest:g} with this model, got {asked.seconds:g}", "seconds")
     return frames

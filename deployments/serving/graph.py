@@ -6,9 +6,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import isawaitable
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.exceptions import ObjectLostError, RayTaskError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
@@ -18,8 +18,11 @@ from deployments.remote import LOST, cause
 from deployments.serving.concurrency import first, gathered
 from deployments.serving.deadline import Deadline
 from lightx2v.errors import LightError, StageLost
+from lightx2v.models.notices import Notice
 from lightx2v.stages.order import Step, brought, steps
 from lightx2v.types import GenerateRequest, Picture, Reference, StageName, Video
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,12 @@ class Graph:
         except ExceptionGroup as group:
             raise first(group) from None
         return [task.result() for task in made]
+
+    async def truncations(self, request: GenerateRequest) -> tuple[Notice, ...]:
+        """The prompts of `request` that its model cuts. Raises StageLost, or an error of the stage."""
+        ask = self._stages["encode"].truncations.remote
+        notices: tuple[Notice, ...] = await _twice("encode", request, lambda: _result(ask(request)))
+        return notices
 
     async def ready(self) -> None:
         """Returns when every stage can serve; raises the error of one that cannot."""
@@ -117,20 +126,25 @@ class GraphRun:
         *_, last = arguments.values()
         if step.only_if is not None and not step.only_if(await _value(last)):
             return last
-        try:
-            return await self._attempt(step, request, arguments)
-        except LOST as error:
-            log.warning("request %s: the %s stage died, calling it again: %s", request.id, step.stage, error)
-        try:
-            return await self._attempt(step, request, arguments)
-        except LOST as error:
-            raise StageLost(f"the {step.stage} stage died under this request, and again") from error
+        return await _twice(step.stage, request, lambda: self._attempt(step, request, arguments))
 
     async def _attempt(self, step: Step, request: GenerateRequest, arguments: Mapping[str, Any]) -> DeploymentResponse:
         terms = Terms(self._admitted_at, self._deadline.left)
         response = self._stages[step.stage].call.remote(step.method, request, terms, **arguments)
         await _result(response)
         return response
+
+
+async def _twice(stage: StageName, request: GenerateRequest, attempt: Callable[[], Awaitable[T]]) -> T:
+    """The result of a call of a stage; it is called once more if its process dies. Raises StageLost."""
+    try:
+        return await attempt()
+    except LOST as error:
+        log.warning("request %s: the %s stage died, calling it again: %s", request.id, stage, error)
+    try:
+        return await attempt()
+    except LOST as error:
+        raise StageLost(f"the {stage} stage died under this request, and again") from error
 
 
 async def _value(made: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +20,13 @@ from deployments.settings import ModelSettings, ServerSettings
 from lightx2v.checkpoint import read_spec
 from lightx2v.errors import ModelNotFound, QueueFull, WarmUpFailed
 from lightx2v.limits import Limits
+from lightx2v.media.mask import decode_mask
 from lightx2v.media.picture import decode_picture
+from lightx2v.models.notices import Notice, ignored, may_be_cut
 from lightx2v.models.reference_image import make_reference
-from lightx2v.types import Reference, StageName
+from lightx2v.types import GenerateRequest, Reference, StageName
+
+log = logging.getLogger(__name__)
 
 DECODERS = 2
 """Uploaded pictures that are decoded at the same time."""
@@ -32,18 +37,23 @@ class Admission:
     is its advice when to retry."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._inside = 0
         self._seconds: deque[float] = deque([1.0], maxlen=16)
 
     @property
+    def free(self) -> int:
+        """How many more requests would be admitted now."""
+        return self.limit - self._inside
+
+    @property
     def is_full(self) -> bool:
-        return self._inside >= self._limit
+        return self.free <= 0
 
     def check(self) -> None:
         """Raises QueueFull if no request can be admitted now."""
         if self.is_full:
-            raise QueueFull(f"{self._limit} requests are waiting already; try again later", fmean(self._seconds))
+            raise QueueFull(f"{self.limit} requests are waiting already; try again later", fmean(self._seconds))
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -77,7 +87,11 @@ class Model:
     def __init__(self, served: ModelDeployment[DeploymentHandle], server: ServerSettings) -> None:
         self.id = served.settings.model_id
         self.spec = read_spec(served.settings)
-        self.limits = Limits(max_references=server.max_references, loras=tuple(served.settings.loras))
+        self.limits = Limits(
+            max_references=server.max_references,
+            loras=tuple(served.settings.loras),
+            size_policy=served.settings.size_policy,
+        )
         self.graph = Graph(served.stages)
         self.warm_up = WarmUp(self.spec, self.graph)
         self.is_warmed_up = served.is_warmed_up
@@ -95,9 +109,17 @@ class Model:
         if reason := await self.warm_up.over():
             raise WarmUpFailed(f"the first requests to {self.id} failed: {reason}")
 
-    def fit(self, data: bytes) -> Reference:
-        """An uploaded reference, decoded and fitted. Raises InvalidRequest."""
-        return make_reference(decode_picture(data), self.spec)
+    def fit(self, data: bytes, mask: bytes | None) -> Reference:
+        """An uploaded reference, decoded and fitted, with its mask if there is one. Raises InvalidRequest."""
+        return make_reference(decode_picture(data), self.spec, None if mask is None else decode_mask(mask))
+
+    async def notices(self, request: GenerateRequest) -> tuple[Notice, ...]:
+        """The parts of a request that have no effect; each is logged. The stage is asked only about long prompts."""
+        cut = await self.graph.truncations(request) if may_be_cut(request, self.spec) else ()
+        notices = (*ignored(request, self.spec), *cut)
+        for notice in notices:
+            log.warning("request %s: %s", request.id, notice)
+        return notices
 
 
 class ServedModels:
@@ -105,16 +127,20 @@ class ServedModels:
 
     def __init__(self, served: Sequence[ModelDeployment[DeploymentHandle]], server: ServerSettings) -> None:
         self._models = {one.settings.model_id: Model(one, server) for one in served}
+        aliases = {alias: self._models[one.settings.model_id] for one in served for alias in one.settings.aliases}
+        self.names = (*self._models, *aliases)
+        """The models' ids, then their aliases."""
+        self._by_name = _by_hub_id(served, self._models) | aliases | self._models
         self._decoders = Threads(DECODERS)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
 
     def find(self, name: str | None) -> Model:
-        """The model of this name, or the first for None. Raises ModelNotFound."""
-        model = next(iter(self)) if name is None else self._models.get(name)
+        """The model of this id, alias or hub id, or the first for None. Raises ModelNotFound."""
+        model = next(iter(self)) if name is None else self._by_name.get(name)
         if model is None:
-            raise ModelNotFound(f"the model {name!r} is not served here; served are {', '.join(self._models)}")
+            raise ModelNotFound(f"the model {name!r} is not served here; served are {', '.join(self.names)}")
         return model
 
     def check_room(self) -> None:
@@ -123,7 +149,18 @@ class ServedModels:
         if all(other.is_full for other in others):
             first.check()
 
-    async def fitted(self, model: Model, files: Sequence[bytes]) -> list[Reference]:
-        """The uploaded references, decoded and fitted; few at a time, since each may take 1 GB for a while. Raises
-        InvalidRequest."""
-        return await gathered(self._decoders.run(model.fit, data) for data in files)
+    async def fitted(self, model: Model, files: Sequence[bytes], mask: bytes | None = None) -> list[Reference]:
+        """The uploaded references, decoded and fitted; few at a time, since each may take 1 GB for a while. `mask`: of
+        the first one. Raises InvalidRequest."""
+        masks = (None if index else mask for index in range(len(files)))
+        return await gathered(self._decoders.run(model.fit, *one) for one in zip(files, masks, strict=True))
+
+
+def _by_hub_id(served: Sequence[ModelDeployment[DeploymentHandle]], models: Mapping[str, Model]) -> dict[str, Model]:
+    """The models by hub ids; one that two models share, with other settings, names neither."""
+    hub_ids = [one.settings.hub_id for one in served]
+    return {
+        hub_id: model
+        for hub_id, model in zip(hub_ids, models.values(), strict=True)
+        if hub_id and hub_ids.count(hub_id) == 1
+    }

@@ -36,6 +36,7 @@ from deployments.stage.weights import StageWeights
 from deployments.stage.wire import pack, unpack
 from lightx2v.config import EngineSettings
 from lightx2v.errors import DeadlineExceeded, OutOfMemory
+from lightx2v.models.notices import Notice
 from lightx2v.residency.lease import Grant, Holder
 from lightx2v.stages.build import load_stage, open_device
 from lightx2v.stages.interface import Control, StageInputs, StageMethod
@@ -104,6 +105,11 @@ class StageServer:
         except asyncio.CancelledError:
             running.cancel()
             raise
+
+    async def truncations(self, request: GenerateRequest) -> tuple[Notice, ...]:
+        """The prompts of a request that this stage would cut. It takes no lease, but a turn in the stage's thread."""
+        notices: tuple[Notice, ...] = await self._in_thread(self._stage.truncations, request)
+        return notices
 
     async def ready(self) -> None:
         """Returns if this stage can serve a request. Raises OutOfMemory if the budget is too small for its model."""
@@ -178,10 +184,9 @@ class StageServer:
         self._loop.call_soon_threadsafe(_resolve, answer, pack(output))
 
     def _report(self, request: GenerateRequest, progress: Progress) -> None:
-        """Reports the progress of a video. For a picture nobody can ask: it is the answer to its request."""
+        """Reports the progress of a run to whoever asks for that of its job."""
         log.debug("request %s: step %d of %d", request.id, progress.step, progress.total)
-        if request.frames > 1:
-            self._loop.call_soon_threadsafe(self._client.advance, request.id, progress)
+        self._loop.call_soon_threadsafe(self._client.advance, request.id, progress)
 
     async def _in_thread(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)

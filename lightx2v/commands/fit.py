@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", help="a folder in the diffusers layout, or a hub id, of which only headers are read")
     parser.add_argument("--gpu", dest="gpu_budget", help="device memory for all stages, as 24GiB (each card's own)")
     parser.add_argument("--host", help="host memory that there is, as 64GiB (not compared)")
-    parser.add_argument("--size", help="WIDTHxHEIGHT (the model's)")
+    parser.add_argument("--size", help="WIDTHxHEIGHT, or an aspect as in 16:9 (the model's)")
     parser.add_argument("--frames", type=int, help="frames of a video (the model's)")
     parser.add_argument("--steps", type=int, help="denoising steps (the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (the model's)")
@@ -59,16 +59,17 @@ def _parser() -> argparse.ArgumentParser:
 def _request(options: argparse.Namespace, settings: EngineSettings) -> GenerateRequest:
     spec = read_spec(settings)
     count = spec.min_references if options.references is None else options.references
+    limits = Limits()
     request = complete(
         "a prompt",
         spec,
         (spec.size,) * count,
-        size=size_of(options.size),
+        size=size_of(options.size, spec, limits),
         steps=options.steps,
         guidance=options.guidance,
         frames=options.frames,
     )
-    check_request(request, spec, Limits())
+    check_request(request, spec, limits)
     return request
 
 

@@ -7,6 +7,10 @@ from collections.abc import Collection
 
 from lightx2v.config import ENVIRONMENT, EngineSettings, parse_settings
 from lightx2v.errors import InvalidRequest
+from lightx2v.limits import Limits
+from lightx2v.models.request import choose_size
+from lightx2v.models.spec import ModelSpec
+from lightx2v.sizes import parse_size
 from lightx2v.types import Size
 
 
@@ -41,11 +45,11 @@ def settings_of(options: argparse.Namespace, **defaults: object) -> EngineSettin
     return parse_settings(EngineSettings, defaults | flags, variables)
 
 
-def size_of(text: str | None) -> Size | None:
-    """The size in `text`, WIDTHxHEIGHT. Raises InvalidRequest."""
+def size_of(text: str | None, spec: ModelSpec, limits: Limits) -> Size | None:
+    """The size in `text`: WIDTHxHEIGHT, or an aspect at the model's usual area. Raises InvalidRequest."""
     if text is None:
         return None
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise InvalidRequest(f"--size {text}: write WIDTHxHEIGHT in pixels, as in 1024x768", "size")
-    return Size(int(width), int(height))
+    try:
+        return choose_size(parse_size(text), spec, limits)
+    except ValueError as error:
+        raise InvalidRequest(f"--size {text}: {error}", "size") from None

@@ -4,11 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
+from lightx2v.errors import InvalidRequest
+from lightx2v.media.picture import decode_alpha, decode_picture
 from lightx2v.types import Mask
+
+EDITED = 128
+"""The least grey of a mask that counts as edited."""
+
+MAX_TINT = 64
+"""How far the colours of a grey pixel may be apart, as in a photo of low quality."""
 
 FEATHER = 8
 """Pixels from the edge of the mask inwards over which the new picture comes in, so that no seam is seen."""
+
+
+def decode_mask(data: bytes, param: str = "mask") -> Image.Image:
+    """An uploaded mask in greys, 255 where the picture is made anew.
+
+    As OpenAI defines it, that is where the mask is transparent. If no pixel is, it is where the mask is white, as in
+    diffusers. Raises InvalidRequest as `decode_picture` does, and for a mask in colours, which is probably a picture
+    sent by mistake.
+    """
+    alpha = decode_alpha(data, param)
+    if alpha is not None and 255 - alpha.min() >= EDITED:
+        return Image.fromarray(255 - alpha)
+    colours = decode_picture(data, param)
+    if np.ptp(np.asarray(colours), axis=2).max() > MAX_TINT:
+        raise InvalidRequest(f"{param}: must be transparent where the picture is to change, or black and white", param)
+    return colours.convert("L")
 
 
 def token_shares(mask: Mask, rows: int, columns: int) -> npt.NDArray[np.float32]:

@@ -56,10 +56,20 @@ class Component(ABC):
         """Paths of the submodules that can come and go one by one, in order of use."""
         return self.weights.blocks
 
+    def block_layers(self) -> Iterator[tuple[str, nn.Linear]]:
+        """Yields the linear layers in the blocks that may be kept in another form, by path: not those that stay on the
+        host or have to be precise."""
+        exact = self.weights.host_tensors | self.weights.precise
+        for block in self.blocks:
+            for path, layer in self.module.get_submodule(block).named_modules(prefix=block):
+                if isinstance(layer, nn.Linear) and f"{path}.weight" not in exact:
+                    yield path, layer
+
     def workspace(self, request: GenerateRequest) -> int:
         """Device bytes that a run needs beside weights, in the precision that the layers are kept in."""
         nbytes = self.activation_bytes(request)
-        return int(FP8_WORKSPACE * nbytes) if self.weights.fp8_layers else nbytes
+        kept = int(FP8_WORKSPACE * nbytes) if self.weights.fp8_layers else nbytes
+        return kept + self.weights.unpacked_bytes
 
     def flops(self, request: GenerateRequest) -> float:
         """Operations of one use of all blocks, as the number of bf16 operations that take the same time. Weights can
@@ -88,6 +98,14 @@ class TextEncoder(Component):
     sees: bool = False
     """Whether it looks at reference pictures."""
 
+    max_tokens: int
+    """The tokens to which a prompt is cut, those of its template included."""
+
+    @abstractmethod
+    def count_tokens(self, prompt: str, pictures: int) -> int:
+        """How many tokens a prompt has before it is cut, those of its template included. `pictures`: how many are seen
+        together with it."""
+
     @abstractmethod
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
         """The conditioning for `prompt`: [tokens, features] on `device`, where the blocks are. `pictures`: the
@@ -112,6 +130,9 @@ class Denoiser(Component, Generic[C]):
     guided step is the same for all."""
 
     folder = "transformer"
+
+    host_loras: frozenset[str] = frozenset()
+    """The names of the LoRAs that change layers which stay on the host. The stage sets it once."""
 
     def num_steps(self, request: GenerateRequest) -> int:
         """How many steps this transformer takes: all that are asked for, unless the steps start from a picture or

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeVar
 
@@ -17,19 +16,11 @@ C = TypeVar("C", bound=Component)
 def keep_in_fp8(component: C) -> C:
     """Replaces the linear layers in the blocks of `component`, and returns it. A layer remains as it is if it stays on
     the host, has to be precise, or has a width that the products do not take."""
-    layers = dict(_eligible(component))
+    layers = {path: Fp8Linear(layer) for path, layer in component.block_layers() if _fits(layer)}
     for path, layer in layers.items():
-        component.module.set_submodule(path, Fp8Linear(layer))
+        component.module.set_submodule(path, layer)
     component.weights = replace(component.weights, fp8_layers=frozenset(layers))
     return component
-
-
-def _eligible(component: Component) -> Iterator[tuple[str, nn.Linear]]:
-    exact = component.weights.host_tensors | component.weights.precise
-    for block in component.blocks:
-        for name, layer in component.module.get_submodule(block).named_modules(prefix=block):
-            if isinstance(layer, nn.Linear) and _fits(layer) and f"{name}.weight" not in exact:
-                yield name, layer
 
 
 def _fits(layer: nn.Linear) -> bool:

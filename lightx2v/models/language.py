@@ -162,6 +162,11 @@ def chat(tokenizer: Any, prompt: str, *, thinking: bool) -> str:
     return text
 
 
+def count(tokenizer: Any, text: str) -> int:
+    """How many tokens a text has, uncut."""
+    return len(tokenizer(text, verbose=False)["input_ids"])
+
+
 def read_tokenizer(checkpoint: Path) -> Any:
     """The checkpoint's tokenizer. Raises InvalidCheckpoint, naming the folder, if there is none."""
     folder = checkpoint / "tokenizer"

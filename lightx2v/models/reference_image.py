@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightx2v.errors import InvalidRequest
+from lightx2v.media.mask import EDITED
 from lightx2v.types import Mask, Picture, Reference, Size
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 REFERENCE_MIN_SIDE = 64
 REFERENCE_MAX_ASPECT = 8
-EDITED = 128
-"""The least grey of a fitted mask that counts as edited."""
 
 
 def make_reference(image: Image.Image, spec: ModelSpec, mask: Image.Image | None = None) -> Reference:

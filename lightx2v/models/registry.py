@@ -4,19 +4,18 @@ a model is asked for."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.models.configuration import has_part, read_configuration, require
+from lightx2v.models.spec import ModelSpec, read_prompt_tokens
 from lightx2v.types import STAGES, StageName
 
 if TYPE_CHECKING:
     import torch
-
-    from lightx2v.models.spec import ModelSpec
 
 INDEX, SECOND = "model_index.json", "transformer_2"
 
@@ -51,7 +50,7 @@ class Family:
     def spec(self, checkpoint: Path) -> ModelSpec:
         """The defaults and abilities of one checkpoint of the family."""
         read: Callable[[Path], ModelSpec] = _load(self.reader)
-        return read(checkpoint)
+        return replace(read(checkpoint), prompt_tokens=read_prompt_tokens(checkpoint))
 
     def build(self, stage: StageName, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> Any:
         """A stage's component, its module on the meta device. `spec`: that of `checkpoint`.

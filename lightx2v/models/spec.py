@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     from PIL import Image
 
 OVERRIDES = "generation_config.json"
+PROMPT_TOKENS = 512
+"""No family cuts prompts to fewer tokens, unless the checkpoint's tokenizer does."""
+TOKENIZER = "tokenizer/tokenizer_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a LoRA was made for: the defaults of the requests that choose it. None: the model's own."""
+
+    steps: int | None = None
+    guidance: float | None = None
+    shift: float | None = None
+    """The shift of the noise schedule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +54,22 @@ class ModelSpec:
     """Whether the steps begin at a reference, so that a request has a strength."""
     takes_mask: bool = False
     """Whether a request may change only a part of its first reference."""
+    prompt_tokens: int = PROMPT_TOKENS
+    """The encoder reads at least so many tokens of a prompt, those of its template included."""
+    takes_shift: bool = False
+    """Whether a request may shift the noise schedule: sigma = shift s / (1 + (shift - 1) s)."""
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    """The recipes of the LoRAs in the settings, by name."""
+
+    @property
+    def follows_guidance(self) -> bool:
+        """Whether any guidance scale changes a picture."""
+        return True
+
+    @property
+    def has_refiner(self) -> bool:
+        """Whether a second transformer takes the last steps."""
+        return False
 
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts."""
@@ -85,6 +114,12 @@ def override(spec: S, checkpoint: Path) -> S:
     if size is None or int(size[1]) % spec.multiple or int(size[2]) % spec.multiple:
         raise InvalidCheckpoint(f'{file}: size must be like "256x256", in multiples of {spec.multiple}')
     return replace(spec, steps=steps, guidance=float(guidance), size=Size(int(size[1]), int(size[2])))
+
+
+def read_prompt_tokens(checkpoint: Path) -> int:
+    """How many tokens of a prompt are read at least, with this checkpoint's tokenizer."""
+    values = read_configuration(checkpoint, TOKENIZER) if (checkpoint / TOKENIZER).exists() else {}
+    return int(min(PROMPT_TOKENS, values.get("model_max_length") or PROMPT_TOKENS))
 
 
 def read_grid(checkpoint: Path) -> tuple[Size, int]:

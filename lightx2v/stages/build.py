@@ -19,6 +19,7 @@ from lightx2v.stages.denoise import DenoiseStage, RefineStage, StepStage
 from lightx2v.stages.encode import EncodeStage
 from lightx2v.stages.stage import Stage
 from lightx2v.types import StageName
+from lightx2v.weights.adapters import read_usable
 from lightx2v.weights.device import CpuDevice, CudaDevice, Device
 from lightx2v.weights.emulated_card import EmulatedCard
 
@@ -43,9 +44,22 @@ def load_stage(name: StageName, settings: EngineSettings, device: Device) -> Sta
     if settings.fp8 and name != "decode":
         keep_in_fp8(component)
     stage = STAGES[name]
-    loras = (resolve_loras(settings),) if issubclass(stage, StepStage) else ()
+    loras = (resolve_loras(settings, name),) if issubclass(stage, StepStage) else ()
     places = resolve_parts(settings, checkpoint, component.weights.folders)
     return stage(component, places, settings, device, planning_request(spec), *loras)
+
+
+def check_loras(settings: EngineSettings) -> None:
+    """Raises InvalidCheckpoint for the first of the settings' LoRAs that cannot be used. Reads no weights."""
+    checkpoint = resolve(settings)
+    family = find_family(checkpoint)
+    for name in ("denoise", "refine"):
+        if name in family.stages(checkpoint):
+            component = family.build(name, checkpoint, torch.float32, family.spec(checkpoint))
+            if settings.fp8:
+                keep_in_fp8(component)
+            for lora in resolve_loras(settings, name).values():
+                read_usable(lora, component)
 
 
 def open_device(kind: Literal["cuda", "cpu"], settings: EngineSettings, card: str) -> Device:

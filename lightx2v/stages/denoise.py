@@ -14,7 +14,7 @@ from lightx2v.errors import NonFinite
 from lightx2v.models.component import Denoiser, Refiner
 from lightx2v.stages.interface import Control, StageInputs, need
 from lightx2v.stages.stage import Stage
-from lightx2v.types import GenerateRequest, Latents, Progress, StageName
+from lightx2v.types import GenerateRequest, Latents, LoraFile, Progress, StageName
 from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import Device
 
@@ -31,10 +31,11 @@ class StepStage(Stage[D]):
         settings: EngineSettings,
         device: Device,
         planned: GenerateRequest,
-        loras: Mapping[str, Path],
+        loras: Mapping[str, LoraFile],
     ) -> None:
         super().__init__(component, places, settings, device, planned)
         self._adapters = Adapters(component, loras, device, settings.lazy_load)
+        component.host_loras = self._adapters.on_host
 
     def activation_bytes(self, request: GenerateRequest) -> int:
         return super().activation_bytes(request) + self._adapters.workspace(request)

@@ -10,6 +10,7 @@ import torch
 
 from lightx2v.config import EngineSettings
 from lightx2v.models.component import TextEncoder
+from lightx2v.models.notices import Notice, NoticeKind, truncated
 from lightx2v.stages.conditioning_cache import ConditioningCache
 from lightx2v.stages.interface import Control, StageInputs
 from lightx2v.stages.stage import Stage
@@ -57,6 +58,16 @@ class EncodeStage(Stage[TextEncoder]):
         beside = pictures if seen is None else ()
         made = Conditioning(*(self._encode(prompt, beside, control) for prompt in self._prompts(request)))
         return made if seen is None else replace(made, image_features=seen.cpu())
+
+    def truncations(self, request: GenerateRequest) -> tuple[Notice, ...]:
+        cut = self._truncation("prompt_truncated", request.prompt, request)
+        if not (request.negative_prompt and self.component.is_guided(request)):
+            return cut
+        return cut + self._truncation("negative_prompt_truncated", request.negative_prompt, request)
+
+    def _truncation(self, kind: NoticeKind, prompt: str, request: GenerateRequest) -> tuple[Notice, ...]:
+        tokens = self.component.count_tokens(prompt, len(request.references))
+        return truncated(kind, tokens, self.component.max_tokens)
 
     def _looks(self, request: GenerateRequest) -> bool:
         """Whether the conditioning depends on pictures too, and so is never cached."""

@@ -16,6 +16,8 @@ from torch import nn
 from lightx2v.config import EngineSettings
 from lightx2v.errors import OutOfMemory
 from lightx2v.models.component import Component
+from lightx2v.models.notices import Notice
+from lightx2v.models.packed import keep_packed
 from lightx2v.residency.lease import Grant
 from lightx2v.residency.plan import StageSize
 from lightx2v.stages.interface import Control, StageInputs, StageMethod, StageRun
@@ -55,10 +57,12 @@ class Stage(ABC, Generic[C]):
         self.component = component
         self.device = device
         self.planned = planned
+        index = read_weights(component, places)
+        keep_packed(component, index)
         blocks = _phases(component) if settings.by_phase else component.blocks
         if settings.compiles(cuda=device.torch_device.type == "cuda"):
             component.compile()
-        layout = make_layout(component, read_weights(component, places), blocks)
+        layout = make_layout(component, index, blocks)
         self.host_bytes = layout.host.nbytes if settings.lazy_load else layout.nbytes
         """Host bytes of the weights: all of them, or with `lazy_load` only those that never leave the host."""
         source = device.host_source(layout, settings.lazy_load)
@@ -122,6 +126,10 @@ class Stage(ABC, Generic[C]):
     def recall(self, request: GenerateRequest) -> Any:
         """The output of `run` if it is cached, so that it takes no run and no memory; else None."""
         return None
+
+    def truncations(self, request: GenerateRequest) -> tuple[Notice, ...]:
+        """The prompts of which this stage reads only a part. It needs no memory, but one thread at a time."""
+        return ()
 
     def drop(self, nbytes: int) -> int:
         """Keeps at most `nbytes` of weights resident; returns the resident bytes."""

@@ -1,31 +1,29 @@
-"""LoRAs of a component's linear layers, one at a time and for one run.
+"""The LoRAs of a component, added for one run.
 
 No LoRA is merged into weights: these are shared by the node's processes, and a run without a LoRA must find them
-unchanged. The low-rank product is added to a layer's output in place, so it takes no memory of the output's size.
+unchanged. Products are added to a layer's output in place, so they take no memory of the output's size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
+from lightx2v.errors import InvalidCheckpoint, InvalidRequest
 from lightx2v.limits import check_lora
-from lightx2v.types import GenerateRequest
+from lightx2v.types import GenerateRequest, LoraFile
 from lightx2v.weights.device import Device
 from lightx2v.weights.host_copy import Source
 from lightx2v.weights.layout import HOST, Layout, Unit, view
-from lightx2v.weights.lora import Adaptable, Lora, read_lora
+from lightx2v.weights.lora import Lora, read_lora
+from lightx2v.weights.lora_keys import Adaptable
+from lightx2v.weights.lora_shifts import shifted
 
-ROWS = 4096
-"""Tokens that are multiplied at a time: enough to fill a GPU, few enough to keep the products small."""
-
-Hook = Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,53 +31,81 @@ class Adapter:
     """A LoRA and its bytes on the host."""
 
     lora: Lora
+    scale: float
+    """The factor of what it adds, beside the request's."""
     source: Source
 
 
 class Adapters:
-    """The LoRAs of `component`, read from `files` by name. Raises InvalidCheckpoint if one does not fit it.
+    """The LoRAs of `component`, read from `files` by name. One that cannot be used is refused, with its reason, to
+    those who ask for it.
 
     `lazy`: whether a LoRA is read from disk for every run instead of kept on the host.
     """
 
-    def __init__(self, component: Adaptable, files: Mapping[str, Path], device: Device, lazy: bool) -> None:
+    def __init__(self, component: Adaptable, files: Mapping[str, LoraFile], device: Device, lazy: bool) -> None:
         self._module, self._device, self._itemsize = component.module, device, component.dtype.itemsize
-        loras = {name: read_lora(file, component) for name, file in files.items()}
-        self._known = {name: Adapter(lora, self._source(lora.unit, lazy)) for name, lora in loras.items()}
+        self._known: dict[str, Adapter | None] = {}
+        self._refused: dict[str, str] = {}
+        for name, file in files.items():
+            try:
+                lora = read_usable(file, component)
+                self._known[name] = Adapter(lora, file.scale, self._source(lora.unit, lazy)) if lora else None
+            except InvalidCheckpoint as error:
+                log.error("the LoRA %s cannot be used: %s", name, error)
+                self._refused[name] = str(error)
+        self.on_host = frozenset(_of_layers(self._known, component.weights.host_tensors))
+        """The names of the LoRAs that change layers which stay on the host."""
 
     def workspace(self, request: GenerateRequest) -> int:
-        """Device bytes that the request's LoRA takes during a run. Raises InvalidRequest if its name is unknown."""
-        if request.lora is None:
-            return 0
-        lora = self._find(request.lora).lora
-        return self._device.cost(lora.unit.nbytes) + ROWS * lora.rank * self._itemsize
+        """Device bytes that the request's LoRAs take during a run. Raises InvalidRequest if one is unknown, or cannot
+        be used."""
+        return sum(
+            self._device.cost(adapter.lora.unit.nbytes) + adapter.lora.scratch(self._itemsize)
+            for adapter, _ in self._chosen(request)
+        )
 
     @contextmanager
     def activate(self, request: GenerateRequest) -> Iterator[None]:
-        """Lets the module compute with the request's LoRA. Raises InvalidRequest if its name is unknown.
+        """Lets the module compute with the request's LoRAs. Raises InvalidRequest if one is unknown, or cannot be used.
 
         The module runs uncompiled meanwhile: compiled code ignores hooks that are registered later."""
-        if request.lora is None:
+        chosen = list(self._chosen(request))
+        if not chosen:
             yield
             return
-        adapter = self._find(request.lora)
-        states = self._arrived(adapter)
-        with torch.compiler.set_stance("force_eager"), ExitStack() as hooks:
-            for branch in adapter.lora.branches:
-                up = states[branch.up.name][branch.first : branch.last]
-                hook = _adding(states[branch.down.name], up, branch.start, branch.scale * request.lora_scale)
-                layer = self._module.get_submodule(branch.path)
-                hooks.callback(layer.register_forward_hook(hook).remove)
+        with torch.compiler.set_stance("force_eager"), ExitStack() as stack:
+            for adapter, scale in chosen:
+                self._add(adapter, scale, stack)
             yield
 
     def close(self) -> None:
         """Gives up host memory."""
         for adapter in self._known.values():
-            adapter.source.close()
+            if adapter is not None:
+                adapter.source.close()
 
-    def _find(self, name: str) -> Adapter:
-        check_lora(name, self._known)
-        return self._known[name]
+    def _add(self, adapter: Adapter, scale: float, stack: ExitStack) -> None:
+        """Adds `scale` times a LoRA until `stack` is closed.
+
+        Hooks come before those of the residency, which take the layer's weights away."""
+        states = self._arrived(adapter)
+        for branch in adapter.lora.branches:
+            hook = branch.product.hook(states, branch.strip, branch.scale * scale)
+            layer = self._module.get_submodule(branch.path)
+            stack.callback(layer.register_forward_hook(hook, prepend=True).remove)
+        for shift in adapter.lora.shifts:
+            stack.enter_context(shifted(self._module, shift.state, states[shift.by.name], scale))
+
+    def _chosen(self, request: GenerateRequest) -> Iterator[tuple[Adapter, float]]:
+        """The LoRAs of a request that add anything to this transformer, each with its scale."""
+        for name, scale in request.loras:
+            if name in self._refused:
+                raise InvalidRequest(f"lora: {name!r} cannot be used: {self._refused[name]}", "lora")
+            check_lora(name, self._known)
+            adapter = self._known[name]
+            if adapter is not None and scale * adapter.scale:
+                yield adapter, scale * adapter.scale
 
     def _source(self, unit: Unit, lazy: bool) -> Source:
         layout = Layout(unit, (), Unit(HOST, unit.nbytes, 0, ()))
@@ -92,14 +118,15 @@ class Adapters:
         return {entry.name: view(slab, entry) for entry in unit.entries}
 
 
-def _adding(down: torch.Tensor, up: torch.Tensor, start: int, scale: float) -> Hook:
-    """A hook that adds scale * up (down x) to a linear layer's output from column `start` on. It adds in place: nothing
-    else refers to the output."""
-    stop = start + up.shape[0]
+def read_usable(file: LoraFile, component: Adaptable) -> Lora | None:
+    """What a LoRA adds to `component`, if anything. Raises InvalidCheckpoint if it cannot be used."""
+    if file.refusal:
+        raise InvalidCheckpoint(file.refusal)
+    return None if file.path is None else read_lora(file.path, component)
 
-    def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        entering, leaving = inputs[0].reshape(-1, down.shape[1]), output.view(-1, output.shape[-1])[:, start:stop]
-        for states, sums in zip(entering.split(ROWS), leaving.split(ROWS), strict=True):
-            sums.addmm_(F.linear(states, down), up.t(), alpha=scale)
 
-    return hook
+def _of_layers(known: Mapping[str, Adapter | None], states: Collection[str]) -> Iterator[str]:
+    """The names of those that change a layer with one of these weights."""
+    for name, adapter in known.items():
+        if adapter and any(f"{branch.path}.weight" in states for branch in adapter.lora.branches):
+            yield name

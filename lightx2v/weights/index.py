@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lightx2v.errors import InvalidCheckpoint
-from lightx2v.weights.scales import check_formats, with_scales
+from lightx2v.weights.gguf_file import read_gguf
+from lightx2v.weights.scales import with_scales
+from lightx2v.weights.schemes import check_configuration, check_formats
 from lightx2v.weights.tensor_ref import Span, TensorRef
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -30,6 +33,10 @@ DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
 }
 
+SHARD = r"(?:-\d+-of-\d+)?"
+VARIANT = re.compile(rf"(.+?){SHARD}\.\w+{SHARD}")
+"""The stem of a variant, or of one of its shards: that of the usual file, and a name."""
+
 
 def read_index(*folders: Path) -> dict[str, TensorRef]:
     """All tensors of a component's folders, single file or sharded, or of files themselves, by name.
@@ -39,7 +46,8 @@ def read_index(*folders: Path) -> dict[str, TensorRef]:
     """
     refs: dict[str, TensorRef] = {}
     for folder in folders:
-        found = with_scales({name: ref for file in weight_files(folder) for name, ref in read_header(file).items()})
+        check_configuration(folder)
+        found = with_scales({name: ref for file in weight_files(folder) for name, ref in read_tensors(file).items()})
         if both := refs.keys() & found.keys():
             raise InvalidCheckpoint(f"{folder}: the tensor {min(both)} is in another folder of the same part too")
         refs |= found
@@ -47,18 +55,38 @@ def read_index(*folders: Path) -> dict[str, TensorRef]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The shards that `*.safetensors.index.json` lists, or the folder's only safetensors file. A file is itself."""
+    """The shards that `*.safetensors.index.json` lists, or the only weight file of the folder, safetensors or GGUF. A
+    file is itself.
+
+    Variants (`model.fp16.safetensors`) are not read beside the usual file (`model.safetensors`), but in its place.
+    """
     if folder.is_file():
         return [folder]
+    packed, stored = sorted(folder.glob("*.gguf")), sorted(folder.glob("*.safetensors"))
     indexes = sorted(folder.glob("*.safetensors.index.json"))
-    if indexes:
-        return [folder / name for name in sorted(set(_weight_map(indexes[0]).values()))]
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) != 1:
-        raise InvalidCheckpoint(
-            f"{folder}: expected one safetensors file or an index of shards, found {len(files)} files"
-        )
-    return files
+    if indexes and not packed:
+        return _shards(indexes[0])
+    files = [*packed, *(file for file in stored if not _is_variant(file))]
+    if len(files) == 1:
+        return files
+    variants = sorted(folder.glob("*.safetensors.index.*.json"))
+    if len(variants) == 1 and not packed:
+        return _shards(variants[0])
+    names = ", ".join(file.name for file in (*indexes, *files)) or "none"
+    raise InvalidCheckpoint(
+        f"{folder}: expected one safetensors or GGUF file, or an index of safetensors shards; found {names}"
+    )
+
+
+def _is_variant(file: Path) -> bool:
+    """Whether the usual file lies beside it."""
+    match = VARIANT.fullmatch(file.stem)
+    return match is not None and file.with_name(f"{match[1]}{file.suffix}").is_file()
+
+
+def read_tensors(file: Path) -> dict[str, TensorRef]:
+    """The tensors of one file, GGUF by its name or else safetensors."""
+    return read_gguf(file) if file.suffix == ".gguf" else read_header(file)
 
 
 def read_header(file: Path) -> dict[str, TensorRef]:
@@ -85,11 +113,12 @@ def _ref(file: Path, start: int, name: str, entry: dict[str, Any]) -> TensorRef:
     return TensorRef(file, (Span(start + begin, end - begin),), DTYPES[entry["dtype"]], tuple(entry["shape"]))
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def _shards(index: Path) -> list[Path]:
     try:
         weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
     except (ValueError, KeyError, OSError) as error:
         raise InvalidCheckpoint(f"{index}: not a readable index of shards ({error!r})") from error
-    if bad := [name for name in weight_map.values() if Path(name).name != name]:
+    names = sorted(set(weight_map.values()))
+    if bad := [name for name in names if Path(name).name != name]:
         raise InvalidCheckpoint(f"{index}: names a file outside its folder: {bad[0]!r}")
-    return weight_map
+    return [index.parent / name for name in names]

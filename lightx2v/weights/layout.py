@@ -19,10 +19,10 @@ ALIGNMENT = 256
 
 REST, HOST = "rest", "host"
 
-Part = Literal["weight", "scale"]
-"""The two tensors that an fp8 layer keeps for one stored weight: the e4m3 codes (as int8), and the fp32 scale of each
-row."""
-PARTS: tuple[Part, ...] = ("weight", "scale")
+Part = Literal["weight", "scale", "packed"]
+"""What a layer keeps of a stored weight: in fp8 the e4m3 codes (as int8) and the fp32 scale of each row, or the packed
+bytes (as int8)."""
+FP8_PARTS: tuple[Part, ...] = ("weight", "scale")
 
 
 def same_name(name: str) -> str:
@@ -48,6 +48,10 @@ class WeightMap:
     """States that are fp32 whatever the component's dtype is."""
     fp8_layers: frozenset[str] = frozenset()
     """Paths of linear layers that are kept in fp8. Each makes two states of one stored tensor."""
+    packed_layers: frozenset[str] = frozenset()
+    """Paths of linear layers whose weights are packed."""
+    unpacked_bytes: int = 0
+    """Device bytes of the largest packed layer's weight while it is used."""
     source: Callable[[str], str] = same_name
     """The checkpoint's name of a state."""
     unread: tuple[str, ...] = ()
@@ -66,8 +70,8 @@ class Loadable(Protocol):
 class Entry:
     """One state of a module: what it is made of on disk, and its place in its unit.
 
-    With `last_of`, it is the last slice of the stored tensor along that dimension. With `part`, it is that part of an
-    fp8 layer.
+    With `last_of`, it is the last slice of the stored tensor along that dimension. With `part`, it is what an fp8 layer
+    or a packed one keeps of it.
     """
 
     name: str
@@ -88,6 +92,8 @@ class Entry:
         stored = self.ref.shape
         if self.part == "scale":
             return (*stored[:-1], 1)
+        if self.part == "packed":
+            return (stored[0], self.ref.pitch)
         return stored if self.last_of is None else stored[: self.last_of] + stored[self.last_of + 1 :]
 
     @property
@@ -178,7 +184,7 @@ def make_unit(name: str, start: int, entries: Iterable[Entry]) -> Unit:
 
 def _find(component: Loadable, index: dict[str, TensorRef], name: str, meta: torch.Tensor) -> Entry:
     part = _part(component, name)
-    source = component.weights.source(f"{name.removesuffix(part)}weight" if part else name)
+    source = component.weights.source(f"{name.rpartition('.')[0]}.weight" if part else name)
     if source not in index:
         raise InvalidCheckpoint(f"{component.weights.folders[0]}: the weights lack the tensor {source}")
     dtype = meta.dtype if part else torch.float32 if name in component.weights.precise else component.dtype
@@ -195,7 +201,11 @@ def _find(component: Loadable, index: dict[str, TensorRef], name: str, meta: tor
 
 def _part(component: Loadable, name: str) -> Part | None:
     path, _, attribute = name.rpartition(".")
-    return next((part for part in PARTS if part == attribute), None) if path in component.weights.fp8_layers else None
+    if path in component.weights.packed_layers and attribute == "weight":
+        return "packed"
+    if path in component.weights.fp8_layers:
+        return next((part for part in FP8_PARTS if part == attribute), None)
+    return None
 
 
 def _owner(name: str, owner: dict[str, str]) -> str:

@@ -1,56 +1,54 @@
-"""LoRA files: which low-rank products they add to which linear layers. Reads headers, and the scalars in them.
-
-A key is `<prefix><layer><part>`. Layers are called as in the checkpoint, or as the component's table of names says; in
-Kohya's files with underscores for dots.
-"""
+"""LoRA files: what they add to which layers. Reads headers, and the scalars in them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import nn
 
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.weights.index import read_header
-from lightx2v.weights.layout import Entry, Loadable, Unit, make_unit
+from lightx2v.weights.layout import Entry, Unit, make_unit
+from lightx2v.weights.lora_keys import Adaptable, Layers, Part, sort_keys, warn_of
+from lightx2v.weights.lora_parts import Parts, make_products
+from lightx2v.weights.lora_products import (
+    Decomposed,
+    LowRank,
+    Offset,
+    Product,
+    Strip,
+    Whole,
+    require,
+    scratch_bytes,
+)
 from lightx2v.weights.lora_scale import lora_scale, read_configuration
-from lightx2v.weights.names import Rows, Table, expand, row
 from lightx2v.weights.tensor_ref import TensorRef
 
-PREFIXES = ("transformer.", "diffusion_model.", "base_model.model.", "lora_unet_", "")
-DOWN, UP, ALPHA = "down", "up", "alpha"
-PARTS: Mapping[str, str] = {
-    ".lora_A.weight": DOWN,
-    ".lora_down.weight": DOWN,
-    ".lora_B.weight": UP,
-    ".lora_up.weight": UP,
-    ".alpha": ALPHA,
-}
+Keys = Mapping[Part, str]
 
-
-class Adaptable(Loadable, Protocol):
-    """A component whose linear layers other makers know by other names."""
-
-    @property
-    def names(self) -> Table: ...
+STATES: Mapping[Part, str] = {"diff": "weight", "diff_b": "bias", "diff_m": ""}
+"""The state of a layer to which a difference is added."""
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Beside the linear layer at `path`: `scale` times rows `first` to `last` of `up`, times `down`, from the layer's
-    row `start` on."""
+    """Beside the linear layer at `path`: `scale` times a strip of `product`."""
 
     path: str
-    down: Entry
-    up: Entry
-    first: int
-    last: int
-    start: int
+    product: Product
+    strip: Strip
     scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """A difference of a state that belongs to no linear layer, such as a norm's weight."""
+
+    state: str
+    by: Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,104 +57,97 @@ class Lora:
 
     unit: Unit
     branches: tuple[Branch, ...]
+    shifts: tuple[Shift, ...] = ()
 
-    @property
-    def rank(self) -> int:
-        """The largest."""
-        return max(branch.down.shape[0] for branch in self.branches)
+    def scratch(self, itemsize: int) -> int:
+        """Device bytes that a run needs beside `unit`, where activations have `itemsize` bytes."""
+        shifted = sum(shift.by.nbytes for shift in self.shifts)
+        return scratch_bytes([branch.product for branch in self.branches], itemsize) + shifted
 
 
 def read_lora(file: Path, component: Adaptable) -> Lora:
     """What `file` adds to `component`. Raises InvalidCheckpoint, naming the file and the first key that is wrong."""
     refs = read_header(file)
-    layers = _sorted_by_layer(file, refs, _layers(component))
-    if not layers:
-        raise InvalidCheckpoint(f"{file}: there is nothing in it")
-    _require_device(file, layers, component)
-    unit = make_unit(f"lora {file}", 0, _states(refs, layers, component))
-    entries = {entry.name: entry for entry in unit.entries}
-    configuration = read_configuration(file)
-    branches: list[Branch] = []
-    for paths, keys in layers.items():
-        down, up = (entries[_pair(file, keys, part)] for part in (DOWN, UP))
-        _check(component.module, file, paths, down, up)
-        scale = lora_scale(file, configuration, keys.get(ALPHA), paths[0].path, down.shape[0])
-        branches += _branches(component.module, paths, down, up, scale)
-    return Lora(unit, tuple(branches))
+    found = sort_keys(file, refs, component)
+    if not found:
+        raise InvalidCheckpoint(f"{file}: there is nothing in it for the transformer")
+    reader = _Reader(file, refs, component)
+    branches, shifts, taken = list[Branch](), list[Shift](), set[str]()
+    for layers in sorted(found, key=len):
+        paths = {layer.path for layer in layers}
+        if again := paths & taken:
+            warn_of(file, list(found[layers].values()), f"say again what other keys say of {min(again)}, and give way")
+        branches += [branch for branch in reader.branches(layers, found[layers]) if branch.path not in taken]
+        shifts += reader.shifts(layers, found[layers])
+        taken |= paths
+    used = [entry for branch in branches for entry in branch.product.entries] + [shift.by for shift in shifts]
+    return Lora(make_unit(f"lora {file}", 0, dict.fromkeys(used)), tuple(branches), tuple(shifts))
 
 
-def _require_device(file: Path, layers: Mapping[tuple[Rows, ...], Mapping[str, str]], component: Adaptable) -> None:
-    for paths, keys in layers.items():
-        if f"{paths[0].path}.weight" in component.weights.host_tensors:
-            key = next(iter(keys.values()))
+class _Reader:
+    """Makes products of the keys of one file."""
+
+    def __init__(self, file: Path, refs: Mapping[str, TensorRef], component: Adaptable) -> None:
+        self._file, self._refs, self._component = file, refs, component
+        self._configuration = read_configuration(file)
+        self._states = component.module.state_dict()
+        modules = component.module.named_modules()
+        self._linear = {path: layer for path, layer in modules if isinstance(layer, nn.Linear)}
+
+    def branches(self, layers: Layers, keys: Keys) -> Iterator[Branch]:
+        """What the parts in `keys` add to linear layers that have one name in common."""
+        linear = [layer for rows in layers if (layer := self._linear.get(rows.path)) is not None]
+        if not linear:
+            return
+        heights = [layer.out_features // rows.parts for layer, rows in zip(linear, layers, strict=True)]
+        for product in self._products(layers, keys):
+            product.check(sum(heights), linear[0].in_features)
+            scale, first = self._scale(product, layers[0].path, keys.get("alpha")), 0
+            for rows, height in zip(layers, heights, strict=True):
+                strip = Strip(first, first + height, rows.part * height)
+                yield Branch(rows.path, product, strip, scale)
+                first += height
+
+    def shifts(self, layers: Layers, keys: Keys) -> Iterator[Shift]:
+        """What the parts in `keys` add to states that belong to no linear layer."""
+        path, states = layers[0].path, self._states
+        if path in self._linear:
+            return
+        for part, key in keys.items():
+            names = {path, f"{path}.{STATES[part]}"} & states.keys() if part in STATES else set()
+            if len(layers) > 1 or not names:
+                raise InvalidCheckpoint(f"{self._file}: {key} belongs to no linear layer of this model")
+            (state,) = names
+            entry = self._entry(key, state)
+            require(entry, *states[state].shape)
+            yield Shift(state, entry)
+
+    def _products(self, layers: Layers, keys: Keys) -> Iterator[Product]:
+        path = layers[0].path
+        state = f"{path}.weight"
+        parts: Parts = {part: self._entry(key, state) for part, key in keys.items() if part != "alpha"}
+        if not parts:
+            raise InvalidCheckpoint(f"{self._file}: {keys['alpha']} has no down part beside it")
+        for product in make_products(self._file, parts):
+            self._check_norms(product, path)
+            yield product
+
+    def _scale(self, product: Product, path: str, alpha: str | None) -> float:
+        if isinstance(product, Whole | Offset):
+            return 1.0
+        return lora_scale(self._file, self._configuration, alpha, path, product.rank)
+
+    def _check_norms(self, product: Product, path: str) -> None:
+        weight = self._component.module.get_parameter(f"{path}.weight")
+        if isinstance(product, Decomposed) and not weight.dtype.is_floating_point:
             raise InvalidCheckpoint(
-                f"{file}: {key} belongs to a layer that stays on the host; nothing is added to those"
+                f"{product.magnitude.ref.file}: {product.magnitude.name} needs the norms of weights that are kept "
+                "quantised here; DoRA works with layers in full precision only"
             )
+        if self._configuration.use_dora and isinstance(product, LowRank) and not isinstance(product, Decomposed):
+            raise InvalidCheckpoint(f"{self._file}: use_dora: {product.down.name} has no magnitudes beside it")
 
-
-def _states(
-    refs: Mapping[str, TensorRef], layers: Mapping[tuple[Rows, ...], Mapping[str, str]], component: Adaptable
-) -> Iterator[Entry]:
-    """In the type of what enters the layer."""
-    for paths, keys in layers.items():
-        dtype = torch.float32 if f"{paths[0].path}.weight" in component.weights.precise else component.dtype
-        yield from (Entry(key, refs[key], dtype) for part, key in keys.items() if part != ALPHA)
-
-
-def _layers(component: Adaptable) -> dict[str, tuple[Rows, ...]]:
-    """The linear layers behind every name that a file may have for them."""
-    linear = [path for path, module in component.module.named_modules() if isinstance(module, nn.Linear)]
-    own = {component.weights.source(f"{path}.weight").removesuffix(".weight"): row(path) for path in linear}
-    dotted = expand(component.names, linear) | own
-    return {name.replace(".", "_"): layers for name, layers in dotted.items()} | dotted
-
-
-def _sorted_by_layer(
-    file: Path, refs: Mapping[str, TensorRef], layers: Mapping[str, tuple[Rows, ...]]
-) -> dict[tuple[Rows, ...], dict[str, str]]:
-    """For every layer, or layers with one name in common, the keys of its parts."""
-    found: dict[tuple[Rows, ...], dict[str, str]] = {}
-    for key in refs:
-        stem, part = next(((key.removesuffix(end), part) for end, part in PARTS.items() if key.endswith(end)), ("", ""))
-        names = (stem.removeprefix(prefix) for prefix in PREFIXES if stem.startswith(prefix))
-        paths = next((layers[name] for name in names if name in layers), None)
-        if not part:
-            raise InvalidCheckpoint(f"{file}: {key} is no part of a LoRA as it is understood here ({', '.join(PARTS)})")
-        if paths is None:
-            raise InvalidCheckpoint(f"{file}: {key} belongs to no linear layer of this model; is it for another one?")
-        if part in found.setdefault(paths, {}):
-            raise InvalidCheckpoint(f"{file}: {key} is there a second time, as {found[paths][part]}")
-        found[paths][part] = key
-    return found
-
-
-def _pair(file: Path, keys: Mapping[str, str], part: str) -> str:
-    if part not in keys:
-        raise InvalidCheckpoint(f"{file}: {next(iter(keys.values()))} has no {part} part beside it")
-    return keys[part]
-
-
-def _check(module: nn.Module, file: Path, layers: tuple[Rows, ...], down: Entry, up: Entry) -> None:
-    entering, leaving = _widths(module, layers)
-    rank = down.shape[0] if down.shape else 0
-    for entry, wanted in ((down, (max(1, rank), entering)), (up, (leaving, rank))):
-        if entry.shape != wanted:
-            raise InvalidCheckpoint(
-                f"{file}: {entry.name} has shape {list(entry.shape)}, the model has room for {list(wanted)}"
-            )
-        if not entry.dtype.is_floating_point:
-            raise InvalidCheckpoint(f"{file}: {entry.name} holds {entry.dtype}, which is no weight")
-
-
-def _branches(module: nn.Module, layers: tuple[Rows, ...], down: Entry, up: Entry, scale: float) -> Iterator[Branch]:
-    first = 0
-    for layer in layers:
-        height = _widths(module, (layer,))[1]
-        yield Branch(layer.path, down, up, first, first + height, layer.part * height, scale)
-        first += height
-
-
-def _widths(module: nn.Module, layers: tuple[Rows, ...]) -> tuple[int, int]:
-    """What enters each of the layers, and what leaves all of them."""
-    shapes = [module.get_parameter(f"{layer.path}.weight").shape for layer in layers]
-    return shapes[0][1], sum(shape[0] // layer.parts for shape, layer in zip(shapes, layers, strict=True))
+    def _entry(self, key: str, state: str) -> Entry:
+        """In the type of what enters the layer, or of the state."""
+        is_precise = state in self._component.weights.precise
+        return Entry(key, self._refs[key], torch.float32 if is_precise else self._component.dtype)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FiniteFloat, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic_core import from_json
 from safetensors import safe_open
 
@@ -35,34 +35,39 @@ class LoraConfiguration(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
     lora_alpha: FiniteFloat | None = None
+    alpha: FiniteFloat | None = None
+    """The alpha of LoKr and LoHa."""
+    r: Annotated[int, Field(gt=0)] | None = None
     alpha_pattern: dict[Annotated[re.Pattern[str], BeforeValidator(_compile_path)], FiniteFloat] | None = None
     """Alphas of single layers, by path; the first that fits counts."""
     use_rslora: bool | None = None
     """Whether products are scaled by alpha / sqrt(rank)."""
     use_dora: bool | None = None
 
-    def alpha(self, path: str) -> float | None:
+    def alpha_of(self, path: str) -> float | None:
         """The alpha of the layer at `path`, if one is stated."""
         fitting = (alpha for pattern, alpha in (self.alpha_pattern or {}).items() if pattern.fullmatch(path))
-        return next(fitting, self.lora_alpha)
+        return next(fitting, self.alpha if self.lora_alpha is None else self.lora_alpha)
 
 
 def read_configuration(file: Path) -> LoraConfiguration:
     """The configuration of a LoRA file: from its header as diffusers writes it, or from the file that PEFT writes
-    beside it. Raises InvalidCheckpoint, naming `file`, if it cannot be read or asks for DoRA."""
+    beside it. Raises InvalidCheckpoint, naming `file`, if it cannot be read."""
     try:
-        configuration = LoraConfiguration.model_validate(_stated(file))
+        return LoraConfiguration.model_validate(_stated(file))
     except (ValueError, OSError) as error:
         raise InvalidCheckpoint(f"{file}: its LoRA configuration cannot be read ({_reason(error)})") from error
-    if configuration.use_dora:
-        raise InvalidCheckpoint(f"{file}: use_dora: DoRA also changes the weights' norms, which is not supported")
-    return configuration
 
 
-def lora_scale(file: Path, configuration: LoraConfiguration, key: str | None, path: str, rank: int) -> float:
+def lora_scale(file: Path, configuration: LoraConfiguration, key: str | None, path: str, rank: int | None) -> float:
     """The factor for the layer at `path`: 1 where no alpha is stated. `key`: the tensor that holds the layer's alpha,
-    which overrides the configuration. Raises InvalidCheckpoint if the tensor is no finite number."""
-    alpha = configuration.alpha(path) if key is None else _read(file, key)
+    which overrides the configuration. `rank`: None for a product of whole matrices, which only PEFT scales. Raises
+    InvalidCheckpoint if the tensor is no finite number."""
+    if rank is None:
+        rank = configuration.r if key is None else None
+        if rank is None:
+            return 1.0
+    alpha = configuration.alpha_of(path) if key is None else _read(file, key)
     return (rank if alpha is None else alpha) / (math.sqrt(rank) if configuration.use_rslora else rank)
 
 

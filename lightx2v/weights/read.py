@@ -14,7 +14,8 @@ import torch
 
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.fp8 import quantise
-from lightx2v.weights.layout import Entry, Part, Unit, part, view
+from lightx2v.packing import Unpack
+from lightx2v.weights.layout import FP8_PARTS, Entry, Part, Unit, part, view
 from lightx2v.weights.tensor_ref import Span, TensorRef
 
 READERS = 8
@@ -46,7 +47,7 @@ def _readers() -> Iterator[ThreadPoolExecutor]:
 
 
 def _fill(unit: Unit, slab: torch.Tensor, readers: ThreadPoolExecutor) -> None:
-    loads = [readers.submit(_load, entry, view(slab, entry)) for entry in unit.entries if entry.part is None]
+    loads = [readers.submit(_load, entry, view(slab, entry)) for entry in unit.entries if entry.part not in FP8_PARTS]
     loads += [readers.submit(_keep_in_fp8, ref, parts) for ref, parts in _parts(unit, slab).items()]
     for load in loads:
         load.result()
@@ -56,17 +57,18 @@ def _parts(unit: Unit, slab: torch.Tensor) -> dict[TensorRef, dict[Part, torch.T
     """The places of the fp8 parts, grouped by stored tensor, so that each tensor is read once."""
     parts: dict[TensorRef, dict[Part, torch.Tensor]] = {}
     for entry in unit.entries:
-        if entry.part is not None:
+        if entry.part is not None and entry.part in FP8_PARTS:
             parts.setdefault(entry.ref, {})[entry.part] = view(slab, entry)
     return parts
 
 
 def _load(entry: Entry, into: torch.Tensor) -> None:
     ref = entry.ref
-    if ref.dtype == entry.dtype and entry.last_of is None and not ref.is_scaled:
+    as_stored = ref.dtype == entry.dtype and entry.last_of is None and not ref.is_encoded
+    if as_stored or entry.part == "packed":
         _pread(ref, into)
         return
-    stored = _numbers(ref, entry.dtype) if ref.is_scaled else _stored(ref)
+    stored = _numbers(ref, entry.dtype) if ref.is_encoded else _stored(ref)
     into.copy_(stored if entry.last_of is None else stored.select(entry.last_of, -1))
 
 
@@ -94,9 +96,22 @@ def _numbers(ref: TensorRef, dtype: torch.dtype) -> torch.Tensor:
 
 def _decoded(ref: TensorRef) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yields some rows of a matrix at a time: which, and fp32 [rows, columns], what they stand for."""
+    if ref.packing is not None:
+        yield from _unpacked(ref, ref.packing.unpacker())
+        return
     matrix = _stored(ref).view(ref.shape[0], -1)
     for rows, factors in _factors(ref):
         yield rows, matrix[rows].float() * factors
+
+
+def _unpacked(ref: TensorRef, unpack: Unpack) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The same for a packed tensor. All of it at once if its blocks lie across rows: such tensors are small."""
+    height, step = ref.shape[0], ROWS if ref.has_whole_rows else ref.shape[0]
+    stored = _stored(ref)
+    for first in range(0, height, step):
+        last = min(first + step, height)
+        packed = stored[first * ref.pitch : last * ref.pitch] if ref.has_whole_rows else stored
+        yield slice(first, last), unpack(packed[None]).view(last - first, -1)
 
 
 def _factors(ref: TensorRef) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -112,8 +127,8 @@ def _factors(ref: TensorRef) -> Iterator[tuple[slice, torch.Tensor]]:
 
 
 def _stored(ref: TensorRef) -> torch.Tensor:
-    """The tensor as it is stored."""
-    stored = torch.empty(ref.shape, dtype=ref.dtype)
+    """The tensor as it is stored: bytes if it is packed."""
+    stored = torch.empty(ref.nbytes if ref.packing else ref.shape, dtype=ref.dtype)
     _pread(ref, stored)
     return stored
 

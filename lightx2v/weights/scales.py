@@ -1,19 +1,18 @@
-"""The scales that a file of 8-bit weights keeps beside them, and the schemes that are not understood.
+"""The scales that a file of 8-bit weights keeps beside them.
 
 The names are those of ComfyUI, of transformers (and so DeepSeek) and of LightX2V.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from lightx2v.errors import InvalidCheckpoint
+from lightx2v.weights.schemes import check_names
 from lightx2v.weights.tensor_ref import Scale, TensorRef
 
 SCALES = ("scale_weight", "weight_scale", "weight_scale_inv", "scale")
@@ -22,26 +21,6 @@ them are factors: the inverse in `weight_scale_inv` is that of the factor which 
 
 SILENT = ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")
 """The last parts of names that no weight depends on. Inputs are rounded token by token here, without a stored scale."""
-
-UNKNOWN: Mapping[str, str] = {
-    "weight_scale_2": "NVFP4",
-    "weight_scalar": "MXFP8",
-    "weight_s_rel": "int4 with groups",
-    "weight_zeros": "int4 with zero points",
-    "weight_zero_point": "numbers with zero points",
-    "weight_packed": "compressed-tensors in 4 bits",
-    "pre_quant_scale": "ModelOpt's or AWQ's",
-    "absmax": "bitsandbytes'",
-    "quant_map": "bitsandbytes'",
-    "SCB": "bitsandbytes'",
-    "qweight": "GPTQ's, AWQ's or Nunchaku's",
-    "wscales": "Nunchaku's",
-    "_data": "quanto's",
-}
-"""What the last parts of some names belong to."""
-
-FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
-"""ComfyUI's names of the formats that are understood."""
 
 BITS_8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8)
 FACTORS = (torch.float32, torch.float16, torch.bfloat16)
@@ -53,7 +32,7 @@ def with_scales(refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
 
     Raises InvalidCheckpoint for a scheme that is not understood, and for a scale that fits no weight.
     """
-    _refuse_unknown(refs)
+    check_names(refs)
     found = {name: ref for name, ref in refs.items() if not _is_silent(name)}
     for name, ref in refs.items():
         stem, _, last = name.rpartition(".")
@@ -65,42 +44,8 @@ def with_scales(refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
     return found
 
 
-def check_formats(where: str, layers: Mapping[str, Any]) -> None:
-    """Raises InvalidCheckpoint unless all of `layers`, ComfyUI's descriptions of stored weights, are understood."""
-    for layer, values in layers.items():
-        values = values if isinstance(values, dict) else {"format": values}
-        rotated = values.get("convrot") or dict(values.get("params", {})).get("convrot")
-        if values.get("format") not in FORMATS or rotated:
-            scheme = f"{values.get('format')}{', rotated' if rotated else ''}"
-            raise InvalidCheckpoint(
-                f"{where}: {layer} is stored as {scheme}, which is not supported; supported are {', '.join(FORMATS)}"
-            )
-
-
-def _refuse_unknown(refs: Mapping[str, TensorRef]) -> None:
-    for name, ref in refs.items():
-        last = name.rpartition(".")[2]
-        if last == "comfy_quant":
-            check_formats(str(ref.file), {name.removesuffix(".comfy_quant"): _read_json(name, ref)})
-        elif scheme := UNKNOWN.get(last):
-            raise InvalidCheckpoint(
-                f"{ref.file}: {name} belongs to a scheme that is not supported ({scheme}); take a file in bf16, fp8, "
-                "int8 with scales, or GGUF"
-            )
-
-
 def _is_silent(name: str) -> bool:
     return name.rpartition(".")[2] in SILENT
-
-
-def _read_json(name: str, ref: TensorRef) -> Any:
-    with ref.file.open("rb") as stream:
-        stream.seek(ref.spans[0].offset)
-        text = stream.read(ref.nbytes)
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InvalidCheckpoint(f"{ref.file}: {name} is not JSON ({error})") from error
 
 
 def _scaled(name: str, weight: TensorRef, scale_name: str, scale: TensorRef) -> TensorRef:

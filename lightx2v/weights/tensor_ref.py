@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from lightx2v.errors import InvalidCheckpoint
+from lightx2v.packing import Packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,10 @@ class TensorRef:
     file: Path
     spans: tuple[Span, ...]
     dtype: torch.dtype
+    """Of what is stored: uint8 if it is packed."""
     shape: tuple[int, ...]
+    """Of what it stands for."""
+    packing: Packing | None = None
 
     @property
     def nbytes(self) -> int:
@@ -41,6 +45,11 @@ class TensorRef:
         return frozenset({self.file, *(span.scale.ref.file for span in self.spans if span.scale)})
 
     @property
+    def is_encoded(self) -> bool:
+        """Whether the stored numbers stand for others."""
+        return self.packing is not None or self.is_scaled
+
+    @property
     def is_scaled(self) -> bool:
         """Whether any of the stored numbers has a factor."""
         return any(span.scale for span in self.spans)
@@ -48,12 +57,17 @@ class TensorRef:
     @property
     def is_floating_point(self) -> bool:
         """Whether it stands for floating-point numbers, which are kept in the component's type."""
-        return self.dtype.is_floating_point or self.is_scaled
+        return self.dtype.is_floating_point or self.is_encoded
 
     @property
     def pitch(self) -> int:
         """Bytes of a row."""
         return self.nbytes // self.shape[0]
+
+    @property
+    def has_whole_rows(self) -> bool:
+        """Whether no block of packed numbers lies in two rows."""
+        return self.packing is None or self.packing.divides(math.prod(self.row_shape))
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -64,8 +78,11 @@ class TensorRef:
         return self.rows(index * self.shape[0] // parts, (index + 1) * self.shape[0] // parts)
 
     def rows(self, first: int, last: int) -> TensorRef:
-        """The rows from `first` up to `last` of a tensor that is stored in one span."""
+        """The rows from `first` up to `last` of a tensor that is stored in one span. Raises InvalidCheckpoint if that
+        would cut a block of packed numbers, or a scale's tile."""
         (span,) = self.spans
+        if not self.has_whole_rows:
+            raise InvalidCheckpoint(f"{self.file}: a tensor of {list(self.shape)} is packed across its rows")
         offset, nbytes = span.offset + first * self.pitch, (last - first) * self.pitch
         taken = Span(offset, nbytes, span.scale.rows(first, last) if span.scale else None)
         return replace(self, spans=(taken,), shape=(last - first, *self.row_shape))
@@ -99,6 +116,8 @@ class Scale:
 
 def joined(refs: Sequence[TensorRef]) -> TensorRef:
     """The rows of `refs`, parts of one file and alike in all but their number of rows and their scales, one after the
-    other."""
+    other. Raises InvalidCheckpoint if they are stored in several types."""
     first, height = refs[0], sum(ref.shape[0] for ref in refs)
+    if any((ref.dtype, ref.packing) != (first.dtype, first.packing) for ref in refs):
+        raise InvalidCheckpoint(f"{first.file}: parts of one layer are stored in several types; take another file")
     return replace(first, spans=tuple(span for ref in refs for span in ref.spans), shape=(height, *first.row_shape))

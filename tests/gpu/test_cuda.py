@@ -12,16 +12,20 @@ import pytest
 import torch
 
 from benchmarks.pictures import asked, noise
-from lightx2v.config import EngineSettings
+from lightx2v.config import EngineSettings, LoraSettings
 from lightx2v.errors import OutOfMemory
 from lightx2v.layers.attention import exact_masks
+from lightx2v.layers.packed import PackedLinear
+from lightx2v.packing import PACKINGS, find_packing
 from lightx2v.pipeline import CONTEXT, Pipeline
-from lightx2v.types import Picture, Reference, Size, Video
+from lightx2v.types import ChosenLora, Picture, Reference, Size, Video
 from lightx2v.weights.device import CudaDevice
 from lightx2v.weights.host_copy import HostCopy
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
 from tests.checkpoints import lora
+from tests.checkpoints.packed import random_blocks
+from tests.checkpoints.quantised import write_packed
 from tests.e4m3 import kept_in_fp8
 from tests.unit.toy import Toy, load_toy, write_toy
 
@@ -74,12 +78,12 @@ def test_same_bits_under_every_setting(model: Path, settings: dict[str, Any]) ->
 def test_a_lora_gives_the_same_bits_and_leaves_nothing(
     checkpoint: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    loras = {"oil": str(lora.write(tmp_path / "oil.safetensors", lora.peft()))}
+    loras = {"oil": LoraSettings(path=str(lora.write(tmp_path / "oil.safetensors", lora.peft())))}
     made = []
     for offload in ({"cpu_offload": False}, settings):
         pipeline = Pipeline(EngineSettings(model=str(checkpoint), device="cuda", loras=loras, **offload))
         plain = asked("a red circle", SIZES[0], 1)
-        requests = (plain, replace(plain, lora="oil"), plain)
+        requests = (plain, replace(plain, loras=(ChosenLora("oil"),)), plain)
         made.append([pipeline.generate(request).pixels for request in requests])
         pipeline.close()
     (before, painted, after), streamed = made
@@ -104,6 +108,17 @@ def test_same_bits_in_fp8_under_every_setting(model: Path, settings: dict[str, A
     assert not np.array_equal(make(model)[0].pixels, expected[0].pixels), "or nothing was in fp8"
 
 
+@pytest.mark.parametrize(
+    "settings", [{"cpu_offload": True}, {"cpu_offload": True, "lazy_load": True}, {"gpu_budget": CONTEXT + (40 << 20)}]
+)
+def test_same_bits_of_packed_weights_under_every_setting(
+    distilled: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    packed, _ = write_packed(distilled, tmp_path)
+    for picture, other in zip(make(packed, **settings), make(packed), strict=True):
+        assert np.array_equal(picture.pixels, other.pixels)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16])
 @pytest.mark.parametrize("tokens", [1, 7, 512, 4608])
@@ -123,6 +138,41 @@ def test_a_product_in_fp8_compiles_in_one_graph() -> None:
     states = torch.randn(2, 100, 256, dtype=torch.bfloat16, device="cuda")
     compiled: Any = torch.compile(kept.forward, fullgraph=True)
     torch.testing.assert_close(compiled(states), kept(states), rtol=2**-4, atol=2**-4)
+
+
+def packed_layer(kind: str) -> PackedLinear:
+    """On the CPU, with more numbers than are unpacked at a time."""
+    layer = PackedLinear(torch.nn.Linear(1024, 4096 + 512, bias=False, device="meta"), find_packing(kind))
+    stored = torch.from_numpy(random_blocks(kind, 4096 + 512, 1024, factor=1e-3))
+    layer.weight = torch.nn.Parameter(stored.view(torch.int8), requires_grad=False)
+    return layer
+
+
+@pytest.mark.parametrize("kind", PACKINGS)
+def test_packed_numbers_are_those_of_the_cpu(kind: str) -> None:
+    """To the bit in both, and compiled within the last bit of the sums."""
+    layer = packed_layer(kind)
+    expected = layer._unpacked(torch.float32)
+    layer = layer.cuda()
+    assert torch.equal(layer._unpacked(torch.float32).cpu(), expected)
+    compiled: Any = torch.compile(layer._unpacked, fullgraph=True)
+    torch.testing.assert_close(compiled(torch.float32).cpu(), expected, rtol=2**-20, atol=2**-20)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_packed_product_takes_the_bytes_that_it_says(compiled: bool) -> None:
+    """In bf16, beside its input and output."""
+    layer = packed_layer("Q4_K").cuda()
+    forward: Any = torch.compile(layer.forward, fullgraph=True, dynamic=True) if compiled else layer.forward
+    states = torch.randn(1, 512, 1024, dtype=torch.bfloat16, device="cuda")
+    with torch.inference_mode():
+        forward(states)
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        made = forward(states)
+    assert torch.cuda.max_memory_allocated() - before - made.nbytes <= layer.unpacked_bytes(torch.bfloat16)
+    expected = torch.nn.functional.linear(states, layer._unpacked(torch.bfloat16))
+    torch.testing.assert_close(made, expected, rtol=2**-7, atol=2**-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

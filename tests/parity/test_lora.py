@@ -19,10 +19,10 @@ from lightx2v.config import EngineSettings
 from lightx2v.errors import InvalidRequest
 from lightx2v.pipeline import Pipeline
 from lightx2v.stages.denoise import DenoiseStage
-from lightx2v.types import GenerateRequest, Latents
-from lightx2v.weights.adapters import ROWS
+from lightx2v.types import ChosenLora, GenerateRequest, Latents
 from lightx2v.weights.device import Moment
 from lightx2v.weights.layout import ALIGNMENT
+from lightx2v.weights.lora_products import TOKENS as ROWS
 from tests.checkpoints import lora
 from tests.parity.reference import LATENTS, PIXELS, load_reference, make_request, reference_generate
 
@@ -48,7 +48,7 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def open_pipeline(checkpoint: Path, loras: dict[str, str], **settings: Any) -> Pipeline:
     engine: dict[str, Any] = {"dtype": "float32", "device": "cpu", "cpu_offload": False} | settings
-    return Pipeline(EngineSettings(model=str(checkpoint), loras=loras, **engine))
+    return Pipeline(EngineSettings.model_validate({"model": str(checkpoint), "loras": loras} | engine))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def denoiser(pipeline: Pipeline) -> DenoiseStage:
 
 
 def with_lora(name: str | None, scale: float = 1.0) -> GenerateRequest:
-    return make_request(steps=2, lora=name, lora_scale=scale)
+    return make_request(steps=2, loras=(ChosenLora(name, scale),) if name else ())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,7 +92,7 @@ def test_like_diffusers(engine: Pipeline, oracle: DiffusionPipeline, name: str, 
 
 def test_a_guided_request_with_references_of_the_other_family(dev: Path, loras: dict[str, str]) -> None:
     """Both streams of tokens, batched and cut: what enters a layer does not always lie in one piece."""
-    request = make_request(80, 48, steps=2, guidance=4.0, lora="peft", lora_scale=0.7)
+    request = make_request(80, 48, steps=2, guidance=4.0, loras=(ChosenLora("peft", 0.7),))
     reference = load_reference(dev)
     reference.load_lora_weights(loras["peft"], adapter_name="peft")
     reference.set_adapters("peft", 0.7)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from torch._dynamo.testing import CompileCounter
 
-from lightx2v.config import EngineSettings
+from lightx2v.config import EngineSettings, LoraSettings
 from lightx2v.pipeline import Pipeline
+from lightx2v.types import ChosenLora
 from tests.checkpoints import lora
 from tests.checkpoints.variants import BUDGETS
 from tests.parity.reference import make_request, make_with_all
@@ -57,13 +58,15 @@ def test_blocks_are_traced_whole_and_once_for_all_sizes(
 
 
 def test_a_lora_is_seen_beside_compiled_blocks(distilled: Path, tmp_path: Path, traced: CompileCounter) -> None:
-    loras = {"oil": str(lora.write(tmp_path / "oil.safetensors", lora.peft()))}
+    loras = {"oil": LoraSettings(path=str(lora.write(tmp_path / "oil.safetensors", lora.peft())))}
     engine = EngineSettings(model=str(distilled), dtype="float32", device="cpu", loras=loras)
     made = []
     for compiles in (False, True):
         with closing(Pipeline(engine.model_copy(update={"compile": compiles}))) as pipeline:
             plain = make_request(64, 48)
-            made.append([pipeline.generate(one).pixels for one in (plain, replace(plain, lora="oil"), plain)])
+            made.append(
+                [pipeline.generate(one).pixels for one in (plain, replace(plain, loras=(ChosenLora("oil"),)), plain)]
+            )
     (before, painted, after), compiled = made
     assert np.array_equal(before, after)
     assert not np.array_equal(before, painted)

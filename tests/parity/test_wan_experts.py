@@ -86,7 +86,7 @@ def test_a_solver_goes_on_to_the_bit(wan_experts: Path, taken: int) -> None:
     through, first = schedule.stepper(6), schedule.stepper(6)
     expected = walk(through, start, velocities, 0)
     begun = walk(first, start, velocities[:taken], 0)
-    second = schedule.stepper(6, tuple(part.clone() for part in first.history()))
+    second = schedule.stepper(6, None, tuple(part.clone() for part in first.history()))
     assert torch.equal(walk(second, begun, velocities[taken:], taken), expected)
     assert second.history() == through.history() == ()
 

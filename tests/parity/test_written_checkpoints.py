@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import torch
 
 from benchmarks.checkpoint import flux2, qwen_image, z_image
 from benchmarks.checkpoint.__main__ import WRITERS
+from benchmarks.checkpoint.forms import write_form
 from benchmarks.checkpoint.shape import Shape
 from benchmarks.pictures import asked
 from lightx2v.config import EngineSettings
 from lightx2v.pipeline import Pipeline
 from lightx2v.types import Picture, Size
+from lightx2v.weights.index import read_index
 
 WIDTHS: dict[str, Any] = {
     "hidden_size": 64,
@@ -68,6 +71,22 @@ def test_one_of_any_size_gives_a_picture(write: Callable[..., None], shape: Shap
     assert isinstance(picture, Picture)
     assert picture.size == Size(64, 48)
     assert np.std(picture.pixels) > 1
+
+
+@pytest.mark.parametrize(("form", "share"), [("fp8-scaled", 0.51), ("q4_k", 0.3)])
+def test_one_in_another_form_gives_a_picture(form: str, share: float, tmp_path: Path) -> None:
+    """Finite, and of the bytes that such a file has."""
+    flux2.write_checkpoint(tmp_path, klein(), shard_nbytes=1_000_000)
+    whole = stored_bytes(tmp_path / "transformer")
+    write_form(tmp_path, form)
+    assert 0.25 < stored_bytes(tmp_path / "transformer") / whole < share
+    with closing(Pipeline(EngineSettings(model=str(tmp_path), device="cpu"))) as pipeline:
+        latents = pipeline.latents(asked("a red circle", Size(64, 48), 1))
+    assert 0.1 < latents.tokens.float().std() < 100
+
+
+def stored_bytes(folder: Path) -> int:
+    return sum(ref.nbytes for name, ref in read_index(folder).items() if "blocks" in name)
 
 
 PUBLISHED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -69,6 +70,20 @@ def test_a_video_of_a_picture_is_what_the_engine_makes(videos: Any, folders: dic
         made = pipeline.generate(request, [reference])
     assert isinstance(made, Video)
     assert videos.download_content(video.id).read() == encode_video(made)
+
+
+def test_a_picture_in_json_is_that_of_a_file(videos: Any, server: Server) -> None:
+    """Also with the fields that other clients send along."""
+    fields = {"model": "clip", "prompt": PROMPT, "seed": 3, "num_frames": 5, "steps": 1}
+    encoded = f"data:image/png;base64,{base64.b64encode(png(FIRST)).decode()}"
+    others = {"n": 1, "fps": 16, "user": "me", "quality": "high", "metadata": {}, "stream": False}
+    posted = server.http.post("/v1/videos", json={**fields, **others, "input_reference": {"image_url": encoded}})
+    assert posted.status_code == 200, posted.text
+    file = videos.create(prompt=PROMPT, input_reference=png(FIRST), extra_body=fields)
+    url = videos.create(prompt=PROMPT, extra_body={**fields, "input_reference": {"image_url": encoded}})
+    ids = [videos.poll(id, poll_interval_ms=50).id for id in (posted.json()["id"], file.id, url.id)]
+    first, *rest = [videos.download_content(id).read() for id in ids]
+    assert rest == [first] * 2
 
 
 @pytest.mark.parametrize("model", ["clip", "experts"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import re
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
+import httpx
 import numpy as np
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
@@ -76,9 +78,10 @@ def test_concurrent_requests_do_not_mix(server: Server, pipeline: Pipeline) -> N
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
 def test_output_formats(server: Server, output_format: str) -> None:
     (item,) = server.generate(PROMPT, output_format=output_format, response_format="url").json()["data"]
-    scheme, _, encoded = item["url"].partition(",")
-    assert scheme == f"data:image/{output_format};base64"
-    picture = Image.open(BytesIO(base64.b64decode(encoded)))
+    assert item["url"].startswith(f"{server.url}/v1/files/picture_")
+    file = httpx.get(item["url"])
+    assert file.headers["content-type"] == f"image/{output_format}"
+    picture = Image.open(BytesIO(file.content))
     assert (picture.format, picture.size) == (output_format.upper(), (64, 64))
 
 
@@ -98,8 +101,69 @@ def test_openai_client_edits_several_images(client: OpenAI) -> None:
     assert len(answer.data) == 1
 
 
-def test_openai_client_lists_models(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["klein"]
+def test_openai_client_downloads_a_url(client: OpenAI, server: Server) -> None:
+    answer = client.images.generate(model="gpt-image-1", prompt=PROMPT, response_format="url", extra_body={"seed": 1})
+    assert answer.data is not None
+    (expected,) = server.generate(PROMPT, seed=1).json()["data"]
+    assert httpx.get(answer.data[0].url or "").content == base64.b64decode(expected["b64_json"])
+
+
+def test_a_long_prompt_is_told_of(server: Server, client: OpenAI) -> None:
+    """The words behind the cut change nothing, and the answer says so."""
+    long = "a red circle " * 300
+    answers = [server.generate(f"{long}{last}", seed=1) for last in ("above", "below")]
+    assert answers[0].json()["data"] == answers[1].json()["data"]
+    assert re.fullmatch(r"512 of [0-9]+ tokens are read", answers[0].headers["X-Prompt-Truncated"])
+    raw = client.images.with_raw_response.generate(prompt=PROMPT, extra_body={"negative_prompt": "blue"})
+    assert "X-Negative-Prompt-Ignored" in raw.headers
+    assert "X-Prompt-Truncated" not in raw.headers
+
+
+def test_an_allowed_page_may_ask(server: Server) -> None:
+    """Through Serve's proxy."""
+    page = {"Origin": "https://example.com"}
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization, content-type"}
+    preflight = httpx.options(f"{server.url}/v1/images/generations", headers=page | asked)
+    listed = httpx.get(f"{server.url}/v1/models", headers=page)
+    assert (preflight.status_code, listed.status_code) == (200, 200)
+    for answer in (preflight, listed):
+        assert answer.headers["access-control-allow-origin"] == "https://example.com"
+
+
+def test_an_edit_in_json_is_that_of_a_form(server: Server, client: OpenAI) -> None:
+    """Also one that openai's client sends with an empty mask, and with fields as other clients call them."""
+    files = [png(noise(Size(64, 64), seed)) for seed in range(2)]
+    urls = [{"image_url": f"data:image/png;base64,{base64.b64encode(data).decode()}"} for data in files]
+    body = {"prompt": PROMPT, "images": urls, "seed": "1", "steps": 2.0, "model": "klein"}
+    from_json = server.http.post("/v1/images/edits", json=body)
+    assert from_json.status_code == 200, from_json.text
+    extra = {"seed": 1, "steps": 2, "stream": False, "negative_prompt": ""}
+    answer = client.images.edit(model="klein", image=files, mask=b"", prompt=PROMPT, extra_body=extra)
+    assert answer.data is not None
+    assert answer.data[0].b64_json == from_json.json()["data"][0]["b64_json"]
+
+
+def test_openai_client_lists_and_finds_models(client: OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["klein", "gpt-image-1"]
+    assert client.models.retrieve("klein") == next(iter(client.models.list()))
+    with pytest.raises(NotFoundError) as not_found:
+        client.models.retrieve("owner/another")
+    assert not_found.value.code == "model_not_found"
+
+
+def test_openai_client_is_told_what_is_not_made(client: OpenAI) -> None:
+    file = png(noise(Size(64, 64)))
+    with pytest.raises(BadRequestError, match="transparent") as background:
+        client.images.generate(prompt=PROMPT, background="transparent")
+    with pytest.raises(BadRequestError, match="not streamed") as stream:
+        client.images.generate(prompt=PROMPT, stream=True)
+    with pytest.raises(BadRequestError, match="nearest that can be made is 1920x1072") as size:
+        client.images.generate(prompt=PROMPT, size="1920x1080")
+    with pytest.raises(BadRequestError) as markup:
+        client.images.edit(prompt=PROMPT, image=file, markup=file)
+    assert [error.value.param for error in (background, stream, size, markup)] == [
+        "background", "stream", "size", "markup"
+    ]  # fmt: skip
 
 
 def test_openai_client_sees_typed_errors(client: OpenAI) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from deployments.http.ingress import Ingress
 from deployments.serving.served_models import ModelDeployment
 from deployments.settings import ModelSettings, ServerSettings
+from lightx2v.models.notices import Notice, truncated
 from lightx2v.types import GenerateRequest, Latents, Picture, StageName, Video
 
 TOKENS: Any = "tokens"
@@ -59,9 +60,17 @@ class Handle:
         self.fails: list[Exception] = []
         """What the next calls raise, one each."""
         self.call, self.ready = Remote(self._call), Remote(self._ready)
+        self.truncations = Remote(self._truncations)
 
     async def _ready(self) -> None:
         """It is."""
+
+    async def _truncations(self, request: GenerateRequest) -> tuple[Notice, ...]:
+        """A prompt is cut to ten words."""
+        self.calls.append(("truncations", request, ()))
+        if self.fails:
+            raise self.fails.pop(0)
+        return truncated("prompt_truncated", len(request.prompt.split()), 10)
 
     async def _call(self, method: str, request: GenerateRequest, _: Any, **inputs: Any) -> Any:
         values = tuple([await one if isinstance(one, Response) else one for one in inputs.values()])

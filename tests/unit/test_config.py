@@ -291,11 +291,27 @@ def test_with_nothing_set_the_bundled_model_serves() -> None:
     [
         ({"model": "black-forest-labs/FLUX.2-klein-9B"}, "FLUX.2-klein-9B"),
         ({"model": "/models/klein/"}, "klein"),
+        ({"model": "."}, Path.cwd().name),
+        ({"model": "../klein/."}, "klein"),
+        ({"model": "~/.cache/hub/models--black-forest-labs--FLUX.2-klein-4B/snapshots/0a1b"}, "FLUX.2-klein-4B"),
         ({"model": "/models/klein", "name": "mine"}, "mine"),
     ],
 )
 def test_the_models_id(values: dict[str, Any], identity: str) -> None:
     assert parse_settings(ModelSettings, values).model_id == identity
+
+
+@pytest.mark.parametrize(
+    ("model", "hub_id"),
+    [
+        ("owner/FLUX.2-klein-9B", "owner/FLUX.2-klein-9B"),
+        ("/cache/models--owner--klein/snapshots/0a1b", "owner/klein"),
+        ("/cache/models--owner--klein/snapshots/0a1b/", "owner/klein"),
+        *((folder, None) for folder in [".", "./klein", "../klein", "/models/klein", "klein", "a/b/klein"]),
+    ],
+)
+def test_the_models_hub_id(model: str, hub_id: str | None) -> None:
+    assert parse_settings(ModelSettings, {"model": model}).hub_id == hub_id
 
 
 def test_settings_do_not_change() -> None:
@@ -341,6 +357,22 @@ def test_a_list_of_models_that_is_none_is_refused(models: object) -> None:
 def test_two_models_of_one_name_are_refused() -> None:
     with pytest.raises(InvalidSettings, match="two are called 'klein'"):
         parse_application({"models": [{"model": "one/klein"}, {"model": "two/klein"}]})
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({"aliases": ["dall-e-3"]}, {"aliases": ["dall-e-3"]}),
+        ({"aliases": ["b"]}, {"name": "b"}),
+        ({"aliases": ["a"]}, {}),
+    ],
+)
+def test_an_alias_is_one_models_alone(one: dict[str, Any], two: dict[str, Any]) -> None:
+    models = [{"model": "owner/a"} | one, {"model": "owner/b"} | two]
+    with pytest.raises(InvalidSettings, match="two are called"):
+        parse_application({"models": models})
+    with pytest.raises(InvalidSettings, match="aliases"):
+        parse_application({"model": "owner/a", "aliases": [""]})
 
 
 def test_what_is_of_the_application_and_not_of_a_model() -> None:

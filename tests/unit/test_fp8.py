@@ -15,7 +15,7 @@ from lightx2v.fp8 import MOST, quantise
 from lightx2v.layers.linear import Fp8Linear
 from lightx2v.models.fp8 import keep_in_fp8
 from lightx2v.stages.build import open_device
-from lightx2v.types import GenerateRequest
+from lightx2v.types import ChosenLora, GenerateRequest, LoraFile
 from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.host_copy import HostCopy, OnDisk, _identity
@@ -215,10 +215,10 @@ def test_a_lora_beside_it(tmp_path: Path) -> None:
     down, up = torch.randn(2, WIDTH), torch.randn(WIDTH, 2)
     names = [f"model.blocks.0.0.lora_{part}.weight" for part in "AB"]
     file = write(tmp_path / "a.safetensors", dict(zip(names, (down, up), strict=True)))
-    adapters = Adapters(toy, {"a": file}, CpuDevice(), lazy=True)
+    adapters = Adapters(toy, {"a": LoraFile(file)}, CpuDevice(), lazy=True)
     load(tmp_path, toy).place(1 << 20)
     block = toy.module.blocks[0][0]
-    request = GenerateRequest("lora", "", REQUEST.size, 1, 0, lora="a", lora_scale=0.5)
+    request = GenerateRequest("lora", "", REQUEST.size, 1, 0, loras=(ChosenLora("a", 0.5),))
     with torch.no_grad():
         before = block(HIDDEN)
         with adapters.activate(request):

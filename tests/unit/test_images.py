@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -10,19 +11,23 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openai.types.image_edit_params import ImageEditParamsBase, ImageEditParamsNonStreaming
+from openai.types.image_generate_params import ImageGenerateParamsBase, ImageGenerateParamsNonStreaming
 from pydantic import ValidationError
 
 from deployments.http import parsing
 from deployments.http.errors import error_response
 from deployments.http.images import ImageRequest, to_requests
 from deployments.http.parsing import parse_form, parse_json
+from deployments.http.synonyms import HINTS, SYNONYMS
+from deployments.http.video_schema import VideoRequest
 from deployments.settings import ServerSettings
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import RANDOM_SEEDS, SEEDS, Limits
 from lightx2v.models.flux2.spec import Flux2Spec
 from lightx2v.models.spec import ModelSpec
 from lightx2v.models.z_image.spec import ZImageSpec
-from lightx2v.types import STRENGTH, Size
+from lightx2v.types import STRENGTH, ChosenLora, Size
 
 FIELDS = tuple(ImageRequest.model_fields)
 TINY = Flux2Spec(distilled=True, size=Size(64, 48), steps=4, guidance=1.0, multiple=16)
@@ -61,11 +66,18 @@ def test_every_field_is_understood_from_json_and_from_a_form() -> None:
         "strength": 0.5,
         "lora": "oil",
         "lora_scale": -0.5,
+        "width": 1024,
+        "height": 768,
+        "stream": False,
+        "background": "opaque",
+        "loras": [{"name": "ink", "scale": 0.25}, {"name": "oil"}],
+        "shift": 3.0,
     }
     assert set(values) == set(FIELDS)
     request = parse_json(ImageRequest, json.dumps(values).encode())
     assert request.size == Size(1024, 768)
-    assert request == parse_form(ImageRequest, {key: str(value) for key, value in values.items()})
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    assert request == parse_form(ImageRequest, texts)
 
 
 def test_null_is_absent() -> None:
@@ -104,14 +116,19 @@ def test_what_has_no_meaning_here_is_ignored() -> None:
 BAD: dict[str, list[Any]] = {
     "size": [
         "1024",
-        "64X64",
+        "64x",
+        "64-64",
+        "64x64x64",
+        "0:1",
+        "16:",
+        "1K",
+        "4K",
+        "large",
         "-1x64",
         "64x64.5",
-        "64x64 ",
         "٦٤x64",
         "9999999x1",
         "x",
-        "",
         "NaNxNaN",
         "1" * 10**5,
         8,
@@ -128,12 +145,29 @@ BAD: dict[str, list[Any]] = {
     "negative_prompt": ["a\0b", "\ud800", 7],
     "lora": ["", "l" * 257, "\0", "\ud800", 5, ["oil"]],
     "lora_scale": ["one", "", True, []],
+    "loras": [
+        "oil",
+        "[",
+        {},
+        ["oil"],
+        [{}],
+        [{"name": ""}],
+        [{"name": "oil", "scale": "one"}],
+        [{"name": "oil", "weight": 1}],
+    ],
+    "shift": [0, -1, "three", True],
     "model": ["", "m" * 257, "\0", "\ud800", 5],
-    "output_format": ["gif", "PNG", "", 1, "\ud800"],
+    "output_format": ["gif", "svg", "PNG", "", 1, "\ud800"],
     "response_format": ["file", 1],
-    "stream": [True, "true", 1],
+    "stream": [True, "true", "True", 1, "yes", [], {}],
+    "background": ["transparent", " Transparent"],
     "mask": ["data:image/png;base64,AAAA"],
-    "width": [512],
+    "markup": ["data:image/png;base64,AAAA"],
+    "image": ["data:image/png;base64,AAAA"],
+    "width": [0, -1, 64.5, "wide", True, 10**6],
+    "height": [0, 10**400],
+    "steps": [0, 2.5, True],
+    "true_cfg_scale": [101, "strong"],
     "\ud800": [1],
     "k" * 80: [1],
 }
@@ -205,11 +239,138 @@ def test_unusual_prompts_arrive_unchanged(prompt: str) -> None:
 
 @pytest.mark.parametrize(
     ("key", "known"),
-    [("steps", "num_inference_steps"), ("guidence_scale", "guidance_scale"), ("promt", "prompt"), ("Size", "size")],
+    [
+        *(("num_steps", "num_inference_steps"), ("guidence_scale", "guidance_scale"), ("promt", "prompt")),
+        *(("Size", "size"), ("aspect_ratio", "size"), ("cfg", "guidance_scale"), ("CFGScale", "guidance_scale")),
+        *(("num_images", "n"), ("denoise", "strength"), ("noise_seed", "seed"), ("format", "output_format")),
+    ],
 )
 def test_an_unknown_key_names_the_nearest(key: str, known: str) -> None:
     body = json.dumps({"prompt": "a", key: 1}).encode()
     assert f"did you mean {known}?" in str(refused(body))
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("sampler_name", "each model has one sampler, its own"),
+        ("extra_body", "put its fields into the body itself"),
+        ("mask", "send pictures as image, and a mask as mask, to /v1/images/edits"),
+    ],
+)
+def test_a_key_without_a_field_gets_a_sentence(key: str, hint: str) -> None:
+    assert str(refused(json.dumps({"prompt": "a", key: 1}).encode())) == f"unknown parameter '{key}'; {hint}"
+
+
+def test_every_hint_leads_somewhere() -> None:
+    fields = {*ImageRequest.model_fields, *VideoRequest.model_fields}
+    assert {hint for hint in HINTS.values() if " " not in hint} <= fields
+    assert {*SYNONYMS.values()} <= fields
+    assert not {*HINTS, *SYNONYMS} & fields
+
+
+def test_openais_parameters_are_known() -> None:
+    """What the installed client can send is a field, ignored, a file, or refused with a sentence of its own."""
+    generate, edit = ImageGenerateParamsNonStreaming.__annotations__, ImageEditParamsNonStreaming.__annotations__
+    known = {*FIELDS, *ImageRequest.IGNORED}
+    sent = {*generate, *ImageGenerateParamsBase.__annotations__, *edit, *ImageEditParamsBase.__annotations__}
+    assert sent - known == {"image", "mask", "markup"} <= {*ImageRequest.HINTS}
+
+
+@pytest.mark.parametrize("synonym", SYNONYMS)
+def test_a_synonym_is_its_field(synonym: str) -> None:
+    field = SYNONYMS[synonym]
+    assert parsed(**{synonym: 4}) == parsed(**{field: 4})
+    assert refused(json.dumps({"prompt": "a", synonym: "x"}).encode()).param == synonym
+    twice = refused(json.dumps({"prompt": "a", field: 4, synonym: 4}).encode())
+    assert (str(twice), twice.param) == (f"{synonym}: give it or {field}, not both", synonym)
+
+
+@pytest.mark.parametrize("false", [False, "false", "False", 0, "0", ""])
+def test_no_stream_is_what_there_is(false: Any) -> None:
+    assert parsed(stream=false) == parse_form(ImageRequest, {"prompt": "a cat", "stream": str(false)}) == parsed()
+
+
+def test_a_stream_and_transparency_are_refused_in_a_sentence() -> None:
+    assert str(refused(b'{"prompt": "a", "stream": true}')).startswith("stream: answers are not streamed; leave it out")
+    assert str(refused(b'{"prompt": "a", "background": "transparent"}')).startswith("background: pictures are opaque")
+    assert parsed(background="auto") == parsed(background="opaque") == parsed()
+
+
+def test_jpg_is_jpeg() -> None:
+    assert parsed(output_format="jpg").output_format == "jpeg"
+
+
+@pytest.mark.parametrize("text", ["1024x768", "1024X768", "1024*768", "1024×768", " 1024 x 768 "])
+def test_a_size_is_read_however_it_is_spelt(text: str) -> None:
+    assert parsed(size=text).size == parse_form(ImageRequest, {"prompt": "a", "size": text}).size == Size(1024, 768)
+
+
+@pytest.mark.parametrize("text", ["", "auto", " "])
+def test_no_size_is_the_models(text: str) -> None:
+    assert parsed(size=text).size is None
+
+
+def test_width_and_height_are_a_size() -> None:
+    made = to_requests(parsed(width=96, height="32"), TINY, Limits())[0]
+    assert made.size == Size(96, 32)
+    assert to_requests(parsed(width=96, height=32, size="96x32"), TINY, Limits())[0].size == made.size
+    for fields in ({"width": 96}, {"height": 96}, {"width": 96, "height": 32, "size": "96x48"}):
+        with pytest.raises(InvalidRequest) as caught:
+            to_requests(parsed(**fields), TINY, Limits())
+        assert caught.value.param in fields
+
+
+@pytest.mark.parametrize(
+    ("aspect", "size"), [("1:1", "1024x1024"), ("16:9", "1360x768"), ("9:16", "768x1360"), ("3 : 2", "1248x832")]
+)
+def test_an_aspect_has_the_default_area(aspect: str, size: str) -> None:
+    spec = replace(TINY, size=Size(1024, 1024))
+    assert str(to_requests(parsed(size=aspect), spec, Limits())[0].size) == size
+
+
+def test_an_aspect_beyond_the_limits_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="at most 10 times the shorter, got 11:1"):
+        to_requests(parsed(size="11:1"), TINY, Limits())
+
+
+@pytest.mark.parametrize(("text", "pixels"), [("1K", "1024x1024"), ("2k", "2048x2048")])
+def test_a_size_in_thousands_is_refused_with_what_to_write(text: str, pixels: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"as in '{pixels}'"):
+        parsed(size=text)
+
+
+NEAREST = [
+    *((16, *sizes) for sizes in [("1920x1080", "1920x1072"), ("1080x1080", "1072x1072"), ("1366x768", "1360x768")]),
+    *((16, *sizes) for sizes in [("1666x2514", "1664x2512"), ("8192x4096", "2896x1440"), ("4096x4096", "2048x2048")]),
+    *((16, *sizes) for sizes in [("1x1", "16x16"), ("8x1", "128x16"), ("0x64", "16x160")]),
+    (32, "1280x720", "1280x704"),
+    (16, "16x65536", "320x3200"),
+]
+
+
+@pytest.mark.parametrize(("multiple", "asked", "near"), NEAREST)
+def test_the_nearest_size_is_named_or_made(multiple: int, asked: str, near: str) -> None:
+    spec = replace(TINY, multiple=multiple)
+    with pytest.raises(InvalidRequest, match=f"got {asked}; the nearest that can be made is {near}"):
+        to_requests(parsed(size=asked), spec, Limits())
+    assert str(to_requests(parsed(size=asked), spec, Limits(size_policy="nearest"))[0].size) == near
+
+
+sides = st.integers(0, 9999)
+
+
+@given(sides, sides, st.sampled_from([8, 16, 32, 48]))
+def test_the_nearest_size_keeps_the_limits(width: int, height: int, multiple: int) -> None:
+    """A size that keeps them already is its own nearest; what is too large keeps its aspect."""
+    limits, asked = Limits(), Size(width, height)
+    near = limits.nearest(asked, multiple)
+    spec = replace(TINY, multiple=multiple)
+    (made,) = to_requests(parsed(size=str(near)), spec, limits)
+    assert made.size == near == limits.nearest(near, multiple)
+    if max(width, height) <= 10 * min(width, height) and min(width, height) >= 4 * multiple:
+        aspect = math.log(near.width / near.height) - math.log(width / height)
+        assert abs(aspect) <= multiple / near.width + multiple / near.height
 
 
 def test_a_message_says_what_was_got_and_what_is_allowed() -> None:
@@ -288,8 +449,8 @@ def test_zero_is_a_seed_and_a_guidance() -> None:
 def test_a_lora_is_one_of_those_that_are_served() -> None:
     limits = Limits(loras=("oil",))
     made = to_requests(parsed(lora="oil", lora_scale=0.5, n=2), TINY, limits)
-    assert {(one.lora, one.lora_scale) for one in made} == {("oil", 0.5)}
-    assert {(one.lora, one.lora_scale) for one in to_requests(parsed(), TINY, limits)} == {(None, 1.0)}
+    assert {one.loras for one in made} == {(ChosenLora("oil", 0.5),)}
+    assert {one.loras for one in to_requests(parsed(), TINY, limits)} == {()}
     for fields in ({"lora": "ink"}, {"lora": "oil", "lora_scale": 11}, {"lora_scale": 2}):
         with pytest.raises(InvalidRequest, match=r"^lora"):
             to_requests(parsed(**fields), TINY, limits)

@@ -19,7 +19,7 @@ MOST_LINES = 500
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"lightx2v.types", "lightx2v.errors"}),
-    frozenset({"lightx2v.config", "lightx2v.fp8", "lightx2v.limits", "lightx2v.media"}),
+    frozenset(f"lightx2v.{name}" for name in ("config", "fp8", "limits", "media", "packing", "sizes")),
     frozenset({"lightx2v.weights", "lightx2v.residency", "lightx2v.layers"}),
     frozenset({"lightx2v.models"}),
     frozenset({"lightx2v.checkpoint"}),

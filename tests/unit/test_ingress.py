@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.schema import DeploymentStatus
 
 from benchmarks.pictures import noise, png
-from deployments.http import ingress, videos
+from deployments.http import ingress, job_runner
 from deployments.serving import served_models
 from lightx2v.errors import NonFinite, OutOfMemory
 from lightx2v.types import Size
@@ -60,6 +62,22 @@ def too_late(answer: httpx.Response) -> None:
     assert answer.headers["x-should-retry"] == "false"
 
 
+async def test_a_model_is_asked_for_by_its_aliases(checkpoint: Path, z_turbo: Path) -> None:
+    one, two = handles(), handles()
+    models = (
+        served(checkpoint, one, name="klein", aliases=("gpt-image-1", "dall-e-3")),
+        served(z_turbo, two, name="z", aliases=("dall-e-2",)),
+    )
+    async with front(*models) as http:
+        for name in ("klein", "gpt-image-1", "dall-e-3", "z", "dall-e-2"):
+            assert (await http.post("/v1/images/generations", json=CIRCLE | {"model": name})).status_code == 200
+        missing = await http.post("/v1/images/generations", json=CIRCLE | {"model": "dall-e-4"})
+        listed = (await http.get("/v1/models")).json()["data"]
+    assert [len(stages["encode"].calls) for stages in (one, two)] == [3, 2]
+    assert (missing.status_code, "dall-e-2" in missing.json()["error"]["message"]) == (404, True)
+    assert [entry["id"] for entry in listed] == ["klein", "z", "gpt-image-1", "dall-e-3", "dall-e-2"]
+
+
 async def test_encoding_an_answer_has_the_deadline_too(
     checkpoint: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,7 +97,7 @@ async def test_reading_references_has_the_deadline_too(
 
 
 async def test_encoding_a_video_has_the_deadline_too(wan: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(videos, "encode", stuck)
+    monkeypatch.setattr(job_runner, "encode", stuck)
     async with front(served(wan, handles(), request_timeout_seconds=SECONDS)) as http:
         job = (await http.post("/v1/videos", json=CLIP)).json()
         while job["status"] != "failed":
@@ -93,13 +111,13 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     async def nobody(_: str) -> None:
         """The request runs on no card."""
 
-    monkeypatch.setattr(videos, "progress_of", nobody)
+    monkeypatch.setattr(job_runner, "progress_of", nobody)
 
 
 async def test_one_video_is_encoded_at_a_time_whoever_is_deleted(
     wan: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(videos, "encode", stuck)
+    monkeypatch.setattr(job_runner, "encode", stuck)
     stages = handles()
     async with front(served(wan, stages)) as http:
         first = (await http.post("/v1/videos", json=CLIP)).json()
@@ -186,3 +204,45 @@ async def test_a_stage_that_was_given_up(
         answer = await http.get("/health")
         assert (answer.status_code, answer.json()["status"]) == (503, "failed")
         assert answer.json()["reason"].startswith(f"encode: {reason}")
+
+
+async def test_a_model_has_names(checkpoint: Path, tmp_path: Path) -> None:
+    """Its id and, if no other shares it, its hub id; both may be asked for by themselves."""
+    snapshot = tmp_path / "models--owner--circles" / "snapshots" / "0a1b"
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(checkpoint)
+    hub_id = {"model": "owner/circles"}
+    async with front(served(snapshot, handles())) as http:
+        for name in ("circles", "owner/circles", "owner%2Fcircles"):
+            entry = (await http.get(f"/v1/models/{name}")).json()
+            assert entry == (await http.get("/v1/models")).json()["data"][0]
+            assert entry["id"] == "circles"
+        assert (await http.post("/v1/images/generations", json={**CIRCLE, **hub_id})).status_code == 200
+        unknown = await http.get("/v1/models/owner/squares")
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+    async with front(*(served(snapshot, handles(), name=name) for name in ("one", "two"))) as http:
+        assert (await http.post("/v1/images/generations", json={**CIRCLE, **hub_id})).status_code == 404
+
+
+async def test_an_edit_in_json_is_that_of_a_form(checkpoint: Path) -> None:
+    stages, picture = handles(), png(noise(Size(64, 64)))
+    encoded = f"data:image/png;base64,{b64encode(picture).decode()}"
+    async with front(served(checkpoint, stages)) as http:
+        for body in (
+            {"data": {**CIRCLE, "model": "", "seed": "1"}, "files": {"image": picture}},
+            {"json": {**CIRCLE, "seed": 1, "image": encoded}},
+        ):
+            assert (await http.post("/v1/images/edits", **body)).status_code == 200
+        form, from_json = (call for call in stages["decode"].calls if call[0] == "run")
+        assert replace(form[1], id="") == replace(from_json[1], id="")
+        for fields, param in (({"mask": encoded, "image": encoded}, "mask"), ({}, "image"), ({"image": ""}, "image")):
+            refused = await http.post("/v1/images/edits", json={**CIRCLE, **fields})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+
+async def test_the_policy_of_sizes_is_the_models(checkpoint: Path) -> None:
+    asked = {**CIRCLE, "size": "70x50"}
+    async with front(served(checkpoint, handles(), size_policy="nearest")) as http:
+        assert (await http.post("/v1/images/generations", json=asked)).json()["size"] == "64x48"
+    async with front(served(checkpoint, handles())) as http:
+        assert "nearest that can be made is 64x48" in (await http.post("/v1/images/generations", json=asked)).text

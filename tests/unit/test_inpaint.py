@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image
 
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
-from lightx2v.media.mask import FEATHER, paste, token_shares
+from lightx2v.media.mask import EDITED, FEATHER, decode_mask, paste, token_shares
 from lightx2v.models.flow import noise
 from lightx2v.models.flux2.spec import Flux2Spec
 from lightx2v.models.inpaint import Inpaint
@@ -153,3 +155,54 @@ def test_strength_of_a_masked_request() -> None:
     assert complete("a prompt", FLUX2, pictures, is_masked=True, strength=0.4).strength == 0.4
     with pytest.raises(InvalidRequest, match="strength"):
         complete("a prompt", FLUX2, pictures, strength=0.4)
+
+
+def test_where_a_mask_is_transparent_the_picture_changes() -> None:
+    mask = Image.new("RGBA", (64, 48), (0, 0, 0, 255))
+    mask.paste((255, 255, 255, 0), (16, 0, 32, 48))
+    expected = np.zeros((48, 64), np.uint8)
+    expected[:, 16:32] = 255
+    assert np.array_equal(np.asarray(decode_mask(to_png(mask))), expected)
+    assert np.array_equal(np.asarray(decode_mask(to_png(mask.convert("LA")))), expected)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "LA", "P"])
+def test_where_no_pixel_is_transparent_white_changes(mode: str) -> None:
+    """Also in an opaque mask with an alpha channel, and in one whose alpha is nowhere below half."""
+    mask = make_mask(64, 48).convert(mode)
+    expected = np.asarray(make_mask(64, 48))
+    assert np.array_equal(np.asarray(decode_mask(to_png(mask))), expected)
+    if mode in ("LA", "RGBA"):
+        mask.putalpha(200)
+        assert np.array_equal(np.asarray(decode_mask(to_png(mask))) >= EDITED, expected >= EDITED)
+
+
+def test_a_mask_is_turned_as_its_picture() -> None:
+    mask = make_mask(64, 48)
+    turned = mask.getexif()
+    turned[0x0112] = 6
+    assert np.array_equal(np.asarray(decode_mask(to_png(mask, exif=turned))), np.rot90(np.asarray(mask), -1))
+
+
+def test_a_picture_is_no_mask() -> None:
+    """An opaque copy of the picture, for one."""
+    with pytest.raises(InvalidRequest, match="transparent where the picture is to change, or black and white"):
+        decode_mask(to_png(Image.new("RGB", (64, 48), (200, 180, 90))))
+
+
+def test_an_unreadable_mask_is_named() -> None:
+    with pytest.raises(InvalidRequest, match=r"^mask: not a readable") as caught:
+        decode_mask(b"nothing")
+    assert caught.value.param == "mask"
+
+
+def make_mask(width: int, height: int) -> Image.Image:
+    mask = Image.new("L", (width, height))
+    mask.paste(255, (16, 8, 40, 24))
+    return mask
+
+
+def to_png(image: Image.Image, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,14 +17,16 @@ from hypothesis import strategies as st
 
 from lightx2v import checkpoint
 from lightx2v.checkpoint import resolve_loras
-from lightx2v.config import EngineSettings, parse_settings
+from lightx2v.config import EngineSettings, LoraSettings, parse_settings
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest, InvalidSettings
 from lightx2v.limits import Limits
-from lightx2v.types import GenerateRequest
+from lightx2v.models.request import choose_loras
+from lightx2v.types import ChosenLora, GenerateRequest, LoraFile
 from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.layout import same_name
 from lightx2v.weights.lora import read_lora
+from lightx2v.weights.lora_products import Strip
 from lightx2v.weights.lora_scale import lora_scale, read_configuration
 from lightx2v.weights.names import Rows, Table, expand, row, rows
 from tests.checkpoints.lora import Tensors, write
@@ -76,9 +79,9 @@ def test_layers_are_called_as_in_the_checkpoint(tmp_path: Path) -> None:
 def test_one_name_for_two_layers(tmp_path: Path, stem: str) -> None:
     tensors = {f"{stem}.lora_down.weight": DOWN, f"{stem}.lora_up.weight": torch.ones(2 * WIDTH, 2)}
     lora = read_lora(write(tmp_path / "a.safetensors", tensors), Named())
-    assert [(branch.path, branch.first, branch.last) for branch in lora.branches] == [
-        ("blocks.0.0", 0, WIDTH),
-        ("blocks.1.0", WIDTH, 2 * WIDTH),
+    assert [(branch.path, branch.strip) for branch in lora.branches] == [
+        ("blocks.0.0", Strip(0, WIDTH, 0)),
+        ("blocks.1.0", Strip(WIDTH, 2 * WIDTH, 0)),
     ]
 
 
@@ -88,10 +91,7 @@ def test_the_halves_of_a_layer_the_other_way_round(tmp_path: Path) -> None:
     tensors = {"swapped.lora_down.weight": DOWN, "swapped.lora_up.weight": UP}
     lora = read_lora(write(tmp_path / "a.safetensors", tensors), swapped)
     half = WIDTH // 2
-    assert [(branch.first, branch.last, branch.start) for branch in lora.branches] == [
-        (0, half, half),
-        (half, WIDTH, 0),
-    ]
+    assert [branch.strip for branch in lora.branches] == [Strip(0, half, half), Strip(half, WIDTH, 0)]
 
 
 def test_stars_stand_for_numbers() -> None:
@@ -137,12 +137,18 @@ def test_pefts_own_two_files(tmp_path: Path) -> None:
 
 BAD: dict[str, tuple[Tensors, str]] = {
     "empty": ({}, "there is nothing in it"),
-    "another part": (GOOD | {"entry.lokr_w1": DOWN}, "entry.lokr_w1 is no part of a LoRA"),
-    "dora": (GOOD | {"entry.dora_scale": DOWN}, "entry.dora_scale is no part of a LoRA"),
-    "merged": (GOOD | {"entry.diff_b": DOWN}, "entry.diff_b is no part"),
+    "another part": (GOOD | {"entry.oft_blocks": DOWN}, "entry.oft_blocks is no part of a LoRA"),
+    "half a product": (GOOD | {"entry.lokr_w1": DOWN}, "entry.lokr_w1 has no lokr_w2_a part beside it"),
+    "another product": (
+        {"entry.lokr_w1": DOWN, "entry.lokr_w2": DOWN},
+        r"entry.lokr_w1 and its neighbours change a matrix of \[4, 256\], the model has room for \[16, 16\]",
+    ),
+    "tucker": (GOOD | {"entry.lokr_t2": DOWN}, "entry.lokr_t2 is no part of a LoRA"),
+    "dora": (GOOD | {"entry.dora_scale": DOWN[:1]}, r"shape \[1, 16\]; supported are the norms of the 16 rows"),
+    "merged": (GOOD | {"entry.diff_b": DOWN}, r"entry.diff_b has shape \[2, 16\]"),
     "text encoder": (
         {"text_encoder.entry.lora_A.weight": DOWN},
-        "text_encoder.entry.lora_A.weight belongs to no linear",
+        "there is nothing in it for the transformer",
     ),
     "another model": (
         {"lora_unet_down_blocks_0.lora_down.weight": DOWN},
@@ -159,7 +165,7 @@ BAD: dict[str, tuple[Tensors, str]] = {
     "no up": ({"entry.lora_A.weight": DOWN}, "entry.lora_A.weight has no up part"),
     "no down": ({"entry.lora_B.weight": UP}, "entry.lora_B.weight has no down part"),
     "alpha alone": ({"entry.alpha": torch.tensor(1.0)}, "entry.alpha has no down part"),
-    "twice": (GOOD | {"transformer.entry.lora_A.weight": DOWN}, "is there a second time, as"),
+    "twice": (GOOD | {"transformer.entry.lora_A.weight": 2 * DOWN}, "is there a second time, as"),
     "width in": (
         GOOD | {"entry.lora_A.weight": torch.ones(2, 8)},
         r"lora_A.weight has shape \[2, 8\].*room for \[2, 16\]",
@@ -244,13 +250,13 @@ def test_a_truncated_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_more_tokens_than_are_multiplied_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lazy: bool) -> None:
-    monkeypatch.setattr("lightx2v.weights.adapters.ROWS", 2)
+    monkeypatch.setattr("lightx2v.weights.lora_products.TOKENS", 2)
     state = write_toy(tmp_path / "toy")
     toy, residence = load_toy(tmp_path, CpuDevice(), lazy=lazy)
     toy.names = {}
     file = write(tmp_path / "a.safetensors", {f"model.{key}": tensor for key, tensor in GOOD.items()})
-    adapters = Adapters(toy, {"a": file}, CpuDevice(), lazy)
-    request = GenerateRequest("toy", "a prompt", REQUEST.size, 2, 0, lora="a", lora_scale=0.5)
+    adapters = Adapters(toy, {"a": LoraFile(file)}, CpuDevice(), lazy)
+    request = GenerateRequest("toy", "a prompt", REQUEST.size, 2, 0, loras=(ChosenLora("a", 0.5),))
     merged = state | {"entry.weight": state["entry.weight"] + 0.5 * UP @ DOWN}
     with torch.inference_mode(), residence.running(residence.reachable, 1), adapters.activate(request):
         torch.testing.assert_close(toy.module(HIDDEN), expected(merged, HIDDEN), rtol=1e-5, atol=1e-3)
@@ -270,36 +276,44 @@ def test_a_layer_that_is_precise_is_added_to_precisely(tmp_path: Path) -> None:
     }
 
 
-def test_a_layer_on_the_host_is_named(tmp_path: Path) -> None:
-    toy = Named()
-    toy.weights = replace(toy.weights, host_tensors=frozenset({"entry.weight"}))
-    with pytest.raises(InvalidCheckpoint, match=r"entry\.lora_A\.weight belongs to a layer that stays on the host"):
-        read_lora(write(tmp_path / "a.safetensors", GOOD), toy)
-
-
 def asked(**fields: Any) -> GenerateRequest:
     return GenerateRequest("lora", "a prompt", REQUEST.size, 2, 0, **fields)
 
 
-@pytest.mark.parametrize("fields", [{}, {"lora": "oil"}, {"lora": "ink", "lora_scale": -10.0}, {"lora_scale": 1.0}])
-def test_what_may_be_asked_for(fields: dict[str, Any]) -> None:
-    Limits(loras=("oil", "ink")).check(asked(**fields), 16)
+@pytest.mark.parametrize(
+    ("fields", "chosen"),
+    [
+        ((None, None, None), ()),
+        (("oil", None, None), (ChosenLora("oil"),)),
+        (("ink", -10.0, None), (ChosenLora("ink", -10.0),)),
+        ((None, 1.0, None), ()),
+        ((None, None, [ChosenLora("ink"), ChosenLora("oil", 0.5)]), (ChosenLora("ink"), ChosenLora("oil", 0.5))),
+        ((None, None, []), ()),
+    ],
+)
+def test_what_may_be_asked_for(fields: tuple[Any, Any, Any], chosen: tuple[ChosenLora, ...]) -> None:
+    assert choose_loras(*fields) == chosen
+    Limits(loras=("oil", "ink")).check(asked(loras=chosen), 16)
 
 
 @pytest.mark.parametrize(
     ("fields", "known", "message"),
     [
-        ({"lora": "water"}, ("oil", "ink"), "lora: 'water' is not served here; known are ink, oil"),
-        ({"lora": "water"}, (), "lora: 'water' is not served here; none is configured"),
-        ({"lora": ""}, ("oil",), "lora: '' is not served here; known are oil"),
-        ({"lora": "oil", "lora_scale": 10.5}, ("oil",), "lora_scale: must be from -10 to 10, got 10.5"),
-        ({"lora": "oil", "lora_scale": float("nan")}, ("oil",), "lora_scale: must be from -10 to 10, got nan"),
-        ({"lora_scale": 0.5}, ("oil",), "lora_scale: has no meaning without a lora"),
+        (("water", None, None), ("oil", "ink"), "lora: 'water' is not served here; known are ink, oil"),
+        (("water", None, None), (), "lora: 'water' is not served here; none is configured"),
+        (("", None, None), ("oil",), "lora: '' is not served here; known are oil"),
+        (("oil", 10.5, None), ("oil",), "lora_scale: must be from -10 to 10, got 10.5"),
+        (("oil", float("nan"), None), ("oil",), "lora_scale: must be from -10 to 10, got nan"),
+        ((None, 0.5, None), ("oil",), "lora_scale: has no meaning without a lora"),
+        (("oil", None, [ChosenLora("oil")]), ("oil",), "loras: give these or lora with lora_scale, not both"),
+        ((None, 0.5, [ChosenLora("oil")]), ("oil",), "loras: give these or lora with lora_scale, not both"),
+        ((None, None, [ChosenLora("oil")] * 2), ("oil",), "loras: one of them is named twice"),
+        ((None, None, [ChosenLora(name) for name in "abcdefghi"]), tuple("abcdefghi"), "loras: at most 8, got 9"),
     ],
 )
-def test_what_may_not(fields: dict[str, Any], known: tuple[str, ...], message: str) -> None:
+def test_what_may_not(fields: tuple[Any, Any, Any], known: tuple[str, ...], message: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        Limits(loras=known).check(asked(**fields), 16)
+        Limits(loras=known).check(asked(loras=choose_loras(*fields)), 16)
     assert str(caught.value) == message
     assert caught.value.param == message.partition(":")[0]
 
@@ -314,7 +328,8 @@ def test_what_may_not(fields: dict[str, Any], known: tuple[str, ...], message: s
     ],
 )
 def test_settings(value: object, names: dict[str, str]) -> None:
-    assert parse_settings(EngineSettings, {"loras": value}, {}).loras == names
+    loras = parse_settings(EngineSettings, {"loras": value}, {}).loras
+    assert loras == {name: LoraSettings(path=path) for name, path in names.items()}
 
 
 @pytest.mark.parametrize("value", ["oil", "oil=", "=a", {"oil": ""}, {" ": "a"}, {"oil": 1}, ["a"], None])
@@ -323,8 +338,8 @@ def test_settings_that_are_not_understood(value: object) -> None:
         parse_settings(EngineSettings, {"loras": value}, {})
 
 
-def resolved(path: object) -> Path:
-    return resolve_loras(EngineSettings(loras={"oil": str(path)}))["oil"]
+def resolved(path: object) -> LoraFile:
+    return resolve_loras(EngineSettings(loras={"oil": LoraSettings(path=str(path))}), "denoise")["oil"]
 
 
 def test_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +352,7 @@ def test_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(checkpoint, "snapshot_download", download)
     for path in (file, file.parent, "owner/repository", "owner/repository/one.safetensors"):
-        assert resolved(path) == file
+        assert resolved(path) == LoraFile(file)
     assert asked_for == [
         ("owner/repository", ["*.safetensors", "adapter_config.json"]),
         ("owner/repository", ["one.safetensors"]),
@@ -359,5 +374,6 @@ def test_where_they_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (tmp_path / "two", "holds 2 safetensors files; name one of them"),
         ("owner/repository", "neither here nor to be downloaded \\(offline\\)"),
     ):
-        with pytest.raises(InvalidCheckpoint, match=f"^lora oil: {path}: {complaint}"):
-            resolved(path)
+        found = resolved(path)
+        assert found.path is None
+        assert re.match(f"lora oil: {path}: {complaint}", found.refusal)

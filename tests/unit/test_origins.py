@@ -115,6 +115,51 @@ async def test_a_client_that_says_it_is_forwarded_is_over_loopback_still(checkpo
             assert (await http.post(path, data={"prompt": "a"}, headers=form)).status_code == 403
 
 
+PAGE = {"Origin": "https://gpu.lan"}
+PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+
+
+async def test_an_allowed_page_may_ask_and_read_the_answer(checkpoint: Path) -> None:
+    """Errors of the server, of its routes and of its middleware too."""
+    async with front(served(checkpoint, handles()), allowed_origins=ORIGINS) as http:
+        preflight = await http.options(ROUTE, headers=PAGE | PREFLIGHT)
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == "https://gpu.lan"
+        assert preflight.headers["access-control-allow-headers"] == "authorization,content-type"
+        assert {"GET", "POST", "DELETE"} <= set(preflight.headers["access-control-allow-methods"].split(", "))
+        strange = PAGE | {"Host": "evil.example"}
+        answers = [
+            await http.post(ROUTE, headers=PAGE, json={"prompt": "a red circle", "negative_prompt": "blue"}),
+            await http.post(ROUTE, headers=PAGE, json={"prompt": ""}),
+            await http.get("/nothing", headers=PAGE),
+            await http.get("/v1/models", headers=strange),
+        ]
+        assert [answer.status_code for answer in answers] == [200, 400, 404, 421]
+        for answer in answers:
+            assert answer.headers["access-control-allow-origin"] == "https://gpu.lan"
+            assert answer.headers["vary"] == "Origin"
+            assert "X-Negative-Prompt-Ignored" in answer.headers["access-control-expose-headers"]
+
+
+async def test_another_page_may_not_read(checkpoint: Path) -> None:
+    other = {"Origin": "https://evil.example"}
+    async with front(served(checkpoint, handles()), allowed_origins=ORIGINS) as http:
+        preflight = await http.options(ROUTE, headers=other | PREFLIGHT)
+        refused_post = await http.post(ROUTE, headers=other, json={"prompt": "a"})
+        read = await http.get("/v1/models", headers=other)
+    assert (preflight.status_code, refused_post.status_code, read.status_code) == (400, 403, 200)
+    for answer in (preflight, refused_post, read):
+        assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_without_the_setting_no_page_is_answered(checkpoint: Path) -> None:
+    async with front(served(checkpoint, handles())) as http:
+        preflight = await http.options(ROUTE, headers=PAGE | PREFLIGHT)
+        read = await http.get("/v1/models", headers=PAGE)
+    assert (preflight.status_code, read.status_code) == (405, 200)
+    assert not [name for answer in (preflight, read) for name in answer.headers if name.startswith("access-control")]
+
+
 async def test_how_much_is_read_is_a_setting(checkpoint: Path) -> None:
     async with front(served(checkpoint, handles()), max_json_bytes=1024) as http:
         assert (await http.post(ROUTE, json={"prompt": "x" * 2000})).status_code == 413

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 
 from lightx2v.models.flow import noise
 from lightx2v.models.sampler import Euler, SamplingState, sample
@@ -54,3 +56,9 @@ def test_noise_that_is_skipped_is_drawn() -> None:
     first, second = (torch.randn((2, 3), generator=generator) for _ in range(2))
     assert torch.equal(noise((2, 3), 5), first)
     assert torch.equal(noise((2, 3), 5, skip=1), second)
+
+
+@pytest.mark.parametrize("seed", [0, 2**32, 2**63, 2**64 - 1])
+def test_every_seed_makes_the_noise_of_diffusers(seed: int) -> None:
+    expected = randn_tensor((2, 3), torch.Generator().manual_seed(seed), dtype=torch.float32)
+    assert torch.equal(noise((2, 3), seed), expected)

@@ -158,7 +158,7 @@ ONE = torch.ones(())
         ({KEY: INT8, "layer.comfy_quant": comfy(format="int8_tensorwise", params={"convrot": True})}, "rotated"),
         ({KEY: INT8, "layer.comfy_quant": comfy()}, "layer is stored as None"),
         ({KEY: INT8, "layer.comfy_quant": UINT8}, "layer.comfy_quant is not JSON"),
-        ({KEY: UINT8, "layer.weight_scale_2": ONE}, r"not supported \(NVFP4\)"),
+        ({KEY: UINT8, "layer.weight_scale_2": ONE}, r"quantised weights \(NVFP4\)"),
         ({"layer.qweight": UINT8}, "GPTQ"),
         ({KEY: UINT8, "layer.weight.absmax": ONE}, "bitsandbytes"),
         ({KEY: INT8, "layer.SCB": torch.ones(4)}, "bitsandbytes"),
@@ -248,3 +248,56 @@ def test_groups_within_rows(tmp_path: Path) -> None:
     save_file({KEY: stored, "layer.weight_scale": scale}, tmp_path / "a.safetensors")
     expected = stored.float() * scale.repeat_interleave(64, dim=1)
     assert torch.equal(loaded(read_index(tmp_path)[KEY]), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_scale_counts_whatever_the_type(tmp_path: Path, dtype: torch.dtype) -> None:
+    """A file of fp8 has some layers in another type. A `scale` beside them may be anything."""
+    stored, scale = torch.randn(4, 3).to(dtype), torch.rand(4).to(dtype)
+    save_file(
+        {KEY: stored, "layer.scale_weight": scale, "other.weight": stored.clone(), "other.scale": scale.clone()},
+        tmp_path / "a.safetensors",
+    )
+    index = read_index(tmp_path)
+    assert torch.equal(loaded(index[KEY], dtype), (stored.float() * scale.float()[:, None]).to(dtype))
+    assert torch.equal(loaded(index["other.weight"], dtype), stored)
+    assert torch.equal(loaded(index["other.scale"], dtype), scale)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"quant_method": "torchao", "quant_type": "int8_weight_only"}, "torchao int8_weight_only"),
+        ({"quant_method": "modelopt"}, "modelopt"),
+        ({"quant_method": "gptq"}, "gptq"),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "compressed-tensors pack-quantized"),
+        ({"bits": 4}, "of no method"),
+    ],
+)
+def test_a_configuration_that_is_refused(tmp_path: Path, values: dict[str, Any], named: str) -> None:
+    save_file({KEY: FP8.clone()}, tmp_path / "a.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": values}))
+    with pytest.raises(InvalidCheckpoint, match=rf"config\.json: quantised weights \({named}\) are not"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        None,
+        {"quant_method": "fp8", "weight_block_size": [128, 128]},
+        {"quant_method": "compressed-tensors", "format": "float-quantized"},
+    ],
+)
+def test_a_configuration_of_fp8_with_scales(tmp_path: Path, values: dict[str, Any] | None) -> None:
+    save_file({KEY: FP8.clone(), "layer.weight_scale_inv": torch.ones(1, 1)}, tmp_path / "a.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": values}))
+    assert read_index(tmp_path)[KEY].is_scaled
+
+
+def test_a_configuration_that_is_no_object(tmp_path: Path) -> None:
+    save_file({KEY: FP8.clone()}, tmp_path / "a.safetensors")
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(InvalidCheckpoint, match=r"config\.json: cannot be read as a JSON object"):
+        read_index(tmp_path)

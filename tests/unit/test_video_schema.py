@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from openai.types import Video, VideoDeleteResponse
 
+from deployments.http.jobs import VIDEO, Jobs
 from deployments.http.parsing import parse_form, parse_json
-from deployments.http.video_jobs import VideoJobs
 from deployments.http.video_schema import VideoRequest, check_model, deleted_body, to_request, video_body
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
@@ -49,9 +49,18 @@ def test_every_field_is_understood_from_json_and_from_a_form() -> None:
         "negative_prompt": "dog",
         "lora": "oil",
         "lora_scale": -0.5,
+        "width": 832,
+        "height": 480,
+        "stream": False,
+        "n": 1,
+        "fps": 16.0,
+        "guidance_scale_2": 3.0,
+        "loras": [{"name": "ink", "scale": 0.25}, {"name": "oil"}],
+        "shift": 3.0,
     }
     assert set(values) == set(VideoRequest.model_fields)
-    assert asked(**values) == parse_form(VideoRequest, {key: str(value) for key, value in values.items()})
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    assert asked(**values) == parse_form(VideoRequest, texts)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +75,10 @@ BAD: list[tuple[str, Any]] = [
     *(("seconds", value) for value in ["10.2", "12", 9999]),
     *(("num_frames", value) for value in [0, -1, 1, 2, 80, 165, 10**30, "80", 81.5, True]),
     *(("size", value) for value in ["64", "100x100", "4096x4096"]),
-    ("n", 1),
+    *(("n", value) for value in [0, 2, True]),
+    *(("fps", value) for value in [24, "15.99", "fast", True]),
+    *(("guidance_scale_2", value) for value in [-1, 101, True, 3.0]),
+    *(("image", value) for value in ["data:,"]),
     ("strength", 0.5),
     ("response_format", "url"),
 ]
@@ -77,6 +89,32 @@ def test_a_bad_field_is_refused_by_name(param: str, value: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         made(**{param: value})
     assert caught.value.param == param
+
+
+def test_fields_of_neighbours_that_change_nothing_are_taken() -> None:
+    same: dict[str, Any] = {"n": 1, "fps": 16, "user": "me", "quality": "high", "metadata": {"a": "b"}, "stream": False}
+    assert asked(**same).model_copy(update={"fps": None}) == asked()
+    assert made(**same, seed=1, width=832, height=480).size == made().size
+
+
+def test_another_rate_is_refused_with_the_models() -> None:
+    with pytest.raises(InvalidRequest, match="fps: this model makes 16 frames a second, got 24"):
+        made(fps="24")
+
+
+def test_a_second_transformer_has_a_guidance_of_its_own() -> None:
+    experts = replace(WAN, boundary=0.875, refine_guidance=3.0)
+
+    def guidances(**values: Any) -> tuple[float, float | None]:
+        request = to_request(asked(**values), experts, Limits())
+        return request.guidance, request.refine_guidance
+
+    assert guidances(guidance_scale=4, guidance_scale_2="3.5") == (4.0, 3.5)
+    assert guidances(guidance_scale_2=0) == (5.0, 0.0)
+    assert guidances(guidance_scale=4) == (4.0, 4.0)
+    assert guidances() == (5.0, None)
+    with pytest.raises(InvalidRequest, match="this model has one transformer"):
+        made(guidance_scale_2=3)
 
 
 def test_seconds_or_frames() -> None:
@@ -121,9 +159,9 @@ async def test_openai_reads_the_answers() -> None:
     async def work() -> bytes:
         return b"mp4"
 
-    job = VideoJobs().start("wan", made(seconds="2.5", size="720x1280", seed=3), WAN.video, work())
+    job = Jobs().start(VIDEO, "wan", made(seconds="2.5", size="720x1280", seed=3), WAN.video, work())
     await asyncio.wait([job.task])
     video = Video.model_validate(video_body(job), strict=True)
     assert (video.id, video.status, video.progress, video.seconds) == (job.id, "completed", 100, "2.5")
-    assert video.model_extra == {"seed": 3, "num_frames": 41}
+    assert video.model_extra == {"seed": 3, "num_frames": 41, "warnings": []}
     assert VideoDeleteResponse.model_validate(deleted_body(job.id)).deleted

@@ -12,7 +12,7 @@ from PIL import Image
 from deployments.http.images import ImageRequest, to_requests
 from deployments.http.parsing import parse_json
 from lightx2v.checkpoint import read_stages
-from lightx2v.config import EngineSettings
+from lightx2v.config import EngineSettings, LoraSettings
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest, InvalidSettings
 from lightx2v.limits import Limits
 from lightx2v.models.registry import find_family
@@ -157,16 +157,22 @@ def test_two_transformers(experts: Path) -> None:
     assert (spec.steps, spec.guidance, spec.refine_guidance, spec.boundary) == (40, 4.0, 3.0, 0.875)
     settings = EngineSettings(model=str(experts))
     assert read_stages(settings) == ("encode", "denoise", "refine", "decode")
-    with pytest.raises(InvalidSettings, match="two transformers"):
-        read_stages(settings.model_copy(update={"loras": {"oil": "oil.safetensors"}}))
+    with pytest.raises(InvalidSettings, match=r"^loras.oil: .* two transformers; name a file for each.*high: oil.saf"):
+        read_stages(settings.model_copy(update={"loras": {"oil": LoraSettings(path="oil.safetensors")}}))
+    for part in ("high", "low"):
+        lora = LoraSettings.model_validate({part: "oil.safetensors"})
+        assert "refine" in read_stages(settings.model_copy(update={"loras": {"oil": lora}}))
 
 
 @pytest.mark.parametrize("absent", [{}, {"transformer_2": [None, None]}, {"transformer_2": None}])
 def test_one_transformer(checkpoint: Path, absent: dict[str, object]) -> None:
     write(checkpoint, "model_index.json", _class_name="WanPipeline", boundary_ratio=None, **absent)
     assert read_spec(checkpoint) == SPEC
-    loras = {"oil": "oil.safetensors"}
+    loras = {"oil": LoraSettings(path="oil.safetensors")}
     assert read_stages(EngineSettings(model=str(checkpoint), loras=loras)) == ("encode", "denoise", "decode")
+    loras = {"oil": LoraSettings.model_validate({"high": "oil.safetensors"})}
+    with pytest.raises(InvalidSettings, match=r"^loras.oil: .* has one transformer; name one path"):
+        read_stages(EngineSettings(model=str(checkpoint), loras=loras))
 
 
 @pytest.mark.parametrize(

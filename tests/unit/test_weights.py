@@ -7,10 +7,12 @@ import multiprocessing
 import os
 import signal
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -22,6 +24,7 @@ from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.emulated_card import EmulatedCard
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import ALIGNMENT, make_layout
+from tests.checkpoints.packed import write_gguf
 from tests.unit.toy import WIDTH, Toy, expected, load_toy, write_toy
 
 HIDDEN = torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
@@ -77,6 +80,61 @@ def test_index_of_several_folders(tmp_path: Path) -> None:
 def test_index_never_leaves_its_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
     with pytest.raises(InvalidCheckpoint, match="outside"):
+        read_index(tmp_path)
+
+
+def write_files(folder: Path, *names: str) -> None:
+    """Each with one tensor, called as the file; an index lists the files that a space follows."""
+    for name in names:
+        file, *shards = name.split()
+        if shards:
+            (folder / file).write_text(json.dumps({"weight_map": dict(zip(shards, shards, strict=True))}))
+        elif file.endswith(".gguf"):
+            write_gguf(folder / file, {}, {file: np.zeros(4, dtype=np.float32)})
+        else:
+            save_file({file: torch.zeros(4)}, folder / file)
+
+
+SHARDS = ("m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors")
+HALF_SHARDS = ("m.fp16-00001-of-00002.safetensors", "m.fp16-00002-of-00002.safetensors")
+INDEX = f"m.safetensors.index.json {' '.join(SHARDS)}"
+HALF_INDEX = f"m.safetensors.index.fp16.json {' '.join(HALF_SHARDS)}"
+
+
+@pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        (["m.safetensors", "m.fp16.safetensors", "m.bf16.safetensors"], ["m.safetensors"]),
+        (["m.fp16.safetensors"], ["m.fp16.safetensors"]),
+        (["m.safetensors", *HALF_SHARDS, HALF_INDEX], ["m.safetensors"]),
+        (["m.safetensors", "m-00001-of-00001.fp16.safetensors"], ["m.safetensors"]),
+        ([*SHARDS, INDEX, *HALF_SHARDS, HALF_INDEX], SHARDS),
+        ([*SHARDS, INDEX, "m.fp16.safetensors"], SHARDS),
+        ([*HALF_SHARDS, HALF_INDEX], HALF_SHARDS),
+        (["wan2.1.safetensors"], ["wan2.1.safetensors"]),
+        (["m-Q4_K_M.gguf"], ["m-Q4_K_M.gguf"]),
+    ],
+)
+def test_which_files_are_read(tmp_path: Path, names: Sequence[str], read: Sequence[str]) -> None:
+    write_files(tmp_path, *names)
+    assert sorted(read_index(tmp_path)) == sorted(read)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["a.safetensors", "b.safetensors"],
+        ["m.fp16.safetensors", "m.bf16.safetensors"],
+        ["a.gguf", "b.gguf"],
+        ["a.gguf", "b.safetensors"],
+        ["a.gguf", *SHARDS, INDEX],
+        [*SHARDS],
+    ],
+)
+def test_files_of_which_none_is_meant(tmp_path: Path, names: Sequence[str]) -> None:
+    write_files(tmp_path, *names)
+    with pytest.raises(InvalidCheckpoint, match=r"expected one safetensors or GGUF file, .* found"):
         read_index(tmp_path)
 
 

@@ -81,9 +81,9 @@ def load_toy(
     return toy, WeightResidency(toy, layout, source, device, ahead)
 
 
-def expected(state: dict[str, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
+def expected(state: dict[str, torch.Tensor], hidden: torch.Tensor, width: int = WIDTH) -> torch.Tensor:
     """The output with all weights in place, by torch alone."""
-    module = ToyModule(sum(name.endswith(".0.weight") for name in state))
+    module = ToyModule(sum(name.endswith(".0.weight") for name in state), width)
     module.load_state_dict(state)
     output: torch.Tensor = module(hidden)
     return output

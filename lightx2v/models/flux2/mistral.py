@@ -41,15 +41,17 @@ class MistralTextEncoder(Flux2TextEncoder):
         padding, prompted = features[:1], features[1:]
         return torch.cat((padding.expand(self.max_tokens - len(prompted), -1), prompted))
 
+    def count_tokens(self, prompt: str, pictures: int) -> int:
+        return len(self._ids(prompt))
+
+    def _ids(self, prompt: str, **options: Any) -> Any:
+        """The tokens of the prompt in its template; `options` of the tokenizer."""
+        messages = [_message("system", SYSTEM_MESSAGE), _message("user", prompt.replace(IMAGE, ""))]
+        return self.tokenizer.apply_chat_template(messages, return_dict=True, **options)["input_ids"]
+
     def _tokenise(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
         """One token of padding, then the prompt's."""
-        ids = self.tokenizer.apply_chat_template(
-            [_message("system", SYSTEM_MESSAGE), _message("user", prompt.replace(IMAGE, ""))],
-            return_dict=True,
-            return_tensors="pt",
-            truncation=True,
-            max_length=self.max_tokens,
-        )["input_ids"]
+        ids = self._ids(prompt, return_tensors="pt", truncation=True, max_length=self.max_tokens)
         real = torch.ones_like(ids, dtype=torch.bool)
         return F.pad(ids, (1, 0), value=self.tokenizer.pad_token_id), F.pad(real, (1, 0), value=False)
 

@@ -7,7 +7,7 @@ from transformers import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from lightx2v.models.flux2.encoder import Flux2TextEncoder
-from lightx2v.models.language import chat
+from lightx2v.models.language import chat, count
 
 
 class Qwen3TextEncoder(Flux2TextEncoder):
@@ -17,10 +17,17 @@ class Qwen3TextEncoder(Flux2TextEncoder):
     taps = (9, 18, 27)
     prefix = "model."
 
+    def count_tokens(self, prompt: str, pictures: int) -> int:
+        return count(self.tokenizer, self.prompted(prompt))
+
+    def prompted(self, prompt: str) -> str:
+        """The prompt in its template."""
+        return chat(self.tokenizer, prompt, thinking=False)
+
     def _tokenise(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask, padded on the right. Padding sees the prompt, so each of its tokens is computed."""
         tokens = self.tokenizer(
-            chat(self.tokenizer, prompt, thinking=False),
+            self.prompted(prompt),
             return_tensors="pt",
             padding="max_length",
             padding_side="right",

@@ -43,6 +43,10 @@ class Flux2Spec(ModelSpec):
         image = fit_to_area(image, REFERENCE_AREA)
         return centre_crop(image, *(side - side % self.multiple for side in image.size))
 
+    @property
+    def follows_guidance(self) -> bool:
+        return self.embeds_guidance or not self.distilled
+
     def is_guided(self, request: GenerateRequest) -> bool:
         """Whether a step follows the difference between two prompts; distilled checkpoints never do, nor those whose
         transformer is told the scale."""

@@ -19,7 +19,7 @@ from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, MAX_TOKENS, PATCH, 
 from lightx2v.models.qwen_image.transformer import QwenImageTransformer, Ropes, read_shape
 from lightx2v.models.sampler import SamplingState
 from lightx2v.models.spec import ModelSpec
-from lightx2v.types import Conditioning, GenerateRequest, Latents
+from lightx2v.types import ChosenLora, Conditioning, GenerateRequest, Latents
 from lightx2v.weights.layout import WeightMap
 
 ROPE_THETA = 10000.0
@@ -92,7 +92,8 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> SamplingState[QwenImageConditions]:
         rows, columns = self.grid(request.size)
-        levels = self.schedule.levels(rows * columns, request.steps)
+        levels = self.schedule.levels(rows * columns, request.steps, request.shift)
+        adapted = tuple(lora for lora in request.loras if lora.name in self.host_loras)
         lengths = tuple(map(len, conditioning.branches))
         grids = [(rows, columns), *((reference.rows, reference.columns) for reference in references)]
         conditions = QwenImageConditions(
@@ -100,7 +101,7 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
             lengths,
             tuple(reference.tokens.to(device, self.dtype)[None] for reference in references),
             timesteps(levels, self.dtype).to(device),
-            self._modulation(rows * columns, request.steps, device),
+            self._modulation(rows * columns, request.steps, request.shift, adapted, device),
             self._ropes(grids, lengths).to(device),
         )
         return self.start_euler(request, conditions, levels, self._noise(request), references, device)
@@ -116,9 +117,12 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
         guided = guide(towards, away, guidance)
         return guided * (towards.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
 
-    def _tabulate(self, tokens: int, steps: int, device: torch.device) -> torch.Tensor:
-        """The modulations of each step and, if references are modulated as of time 0, one more row for them."""
-        times = timesteps(self.schedule.levels(tokens, steps), self.dtype)
+    def _tabulate(
+        self, tokens: int, steps: int, shift: float | None, _: tuple[ChosenLora, ...], device: torch.device
+    ) -> torch.Tensor:
+        """The modulations of each step and, if references are modulated as of time 0, one more row for them. They
+        depend on the LoRAs of the modulation, which are active meanwhile."""
+        times = timesteps(self.schedule.levels(tokens, steps, shift), self.dtype)
         if self.shape.zero_cond_t:
             times = torch.cat((times, times.new_zeros(1)))
         return self.module.tabulate(times.to(device))

@@ -65,11 +65,13 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
     def tokens(self, request: GenerateRequest) -> int:
         return self.max_tokens + SEEN_TOKENS * len(request.references)
 
+    def prompted(self, prompt: str, pictures: int) -> str:
+        return TEMPLATE.format("".join(PICTURE.format(index) for index in range(1, pictures + 1)) + prompt)
+
     @torch.no_grad()
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
         image_features, grids = self._see(pictures, device)
-        named = "".join(PICTURE.format(index) for index, _ in enumerate(pictures, start=1))
-        text = TEMPLATE.format(named + prompt)
+        text = self.prompted(prompt, len(pictures))
         ids = self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
         mixed = mix(ids, self.pad, grids)
         real = torch.ones_like(mixed.ids, dtype=torch.bool)

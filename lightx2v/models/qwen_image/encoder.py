@@ -10,7 +10,7 @@ import torch
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
-from lightx2v.models.language import LanguageEncoder
+from lightx2v.models.language import LanguageEncoder, count
 from lightx2v.models.qwen_image.spec import MAX_TOKENS, NEGATIVE
 from lightx2v.types import GenerateRequest, Picture
 
@@ -40,6 +40,13 @@ class QwenImageTextEncoder(LanguageEncoder):
         config: dict[str, Any] = values.get("text_config", values)
         return config
 
+    def count_tokens(self, prompt: str, pictures: int) -> int:
+        return count(self.tokenizer, self.prompted(prompt, pictures))
+
+    def prompted(self, prompt: str, pictures: int) -> str:
+        """The prompt in its template, with a place for each picture that is seen."""
+        return TEMPLATE.format(prompt)
+
     def negative(self, request: GenerateRequest) -> str:
         return request.negative_prompt or NEGATIVE
 
@@ -50,6 +57,6 @@ class QwenImageTextEncoder(LanguageEncoder):
 
     @torch.no_grad()
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        states = self.last_state(TEMPLATE.format(prompt), device)
+        states = self.last_state(self.prompted(prompt, 0), device)
         features: torch.Tensor = self.module.norm(states)[0, SYSTEM_TOKENS:]
         return features

@@ -32,13 +32,13 @@ class Schedule:
         slope = (self.max_shift - self.base_shift) / (self.max_image_seq_len - self.base_image_seq_len)
         return tokens * slope + (self.base_shift - slope * self.base_image_seq_len)
 
-    def levels(self, tokens: int, steps: int) -> torch.Tensor:
+    def levels(self, tokens: int, steps: int, shift: float | None = None) -> torch.Tensor:
         """fp32 [steps + 1]: sigma = e^mu / (e^mu + 1/s - 1) for s from 1 down to 1 / steps, stretched so that the last
-        one is `shift_terminal`, then 0."""
+        one is `shift_terminal`, then 0. With a `shift`, that stands for e^mu, and nothing is stretched."""
         linear = np.linspace(1.0, 1 / steps, steps).astype(np.float32)
-        stretch = math.exp(self.shift(tokens))
+        stretch = math.exp(self.shift(tokens)) if shift is None else shift
         sigmas = stretch / (stretch + (1 / linear - 1))
-        if self.shift_terminal and steps > 1:
+        if self.shift_terminal and steps > 1 and shift is None:
             rest = 1 - sigmas
             sigmas = 1 - rest / (rest[-1] / (1 - self.shift_terminal))
         return torch.from_numpy(np.append(sigmas, 0).astype(np.float32))

@@ -72,9 +72,11 @@ def read_spec(checkpoint: Path) -> ModelSpec:
     vae, file = read_configuration(checkpoint, "vae/config.json"), checkpoint / "vae/config.json"
     multiple = PATCH * 2 ** len(require(vae, "temperal_downsample", file))
     if read_configuration(checkpoint, "model_index.json").get("_class_name") == EDIT:
-        edit = QwenImageEditSpec(Size(1024, 1024), steps=40, guidance=4.0, multiple=multiple)
+        edit = QwenImageEditSpec(Size(1024, 1024), steps=40, guidance=4.0, multiple=multiple, takes_shift=True)
         return override(edit, checkpoint)
-    return override(ModelSpec(Size(1024, 1024), steps=50, guidance=4.0, multiple=multiple), checkpoint)
+    return override(
+        ModelSpec(Size(1024, 1024), steps=50, guidance=4.0, multiple=multiple, takes_shift=True), checkpoint
+    )
 
 
 def _scaled(image: Image.Image, area: int) -> Image.Image:

@@ -70,7 +70,7 @@ class WanDenoiser(Denoiser[WanConditions]):
         self.weights = WeightMap((self.folder,), blocks, precise=precise)
 
     def steps_elsewhere(self, request: GenerateRequest) -> tuple[int, int]:
-        return 0, request.steps - self.schedule.high(request.steps)
+        return 0, request.steps - self.schedule.high(request.steps, request.shift)
 
     def num_steps(self, request: GenerateRequest) -> int:
         return request.steps - sum(self.steps_elsewhere(request))
@@ -101,7 +101,7 @@ class WanDenoiser(Denoiser[WanConditions]):
     def start(
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> SamplingState[WanConditions]:
-        stepper = self.schedule.stepper(request.steps)
+        stepper = self.schedule.stepper(request.steps, request.shift)
         conditions = self.conditions(request, conditioning, references, stepper, device)
         drawn = noise((1, self.shape.out_channels, *self._grid(request)), request.seed)
         return self.state(request, conditions, stepper, drawn.to(device))

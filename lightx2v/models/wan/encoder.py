@@ -15,7 +15,7 @@ from transformers.models.umt5.modeling_umt5 import UMT5Stack
 
 from lightx2v.models.component import TextEncoder, on_meta
 from lightx2v.models.configuration import read_configuration
-from lightx2v.models.language import CONFIG, EMBEDDING, read_tokenizer
+from lightx2v.models.language import CONFIG, EMBEDDING, count, read_tokenizer
 from lightx2v.models.wan.spec import MAX_TOKENS, WanSpec
 from lightx2v.models.wan.variant import IMAGE_ENCODER
 from lightx2v.models.wan.vision import build_vision, see
@@ -48,6 +48,7 @@ class WanTextEncoder(TextEncoder):
     prompts, and stays throughout.
     """
 
+    max_tokens = MAX_TOKENS
     module: UMT5Stack
     spec: WanSpec
 
@@ -74,6 +75,9 @@ class WanTextEncoder(TextEncoder):
         attention = MAX_TOKENS * (4 * config.num_heads * config.d_kv + BIAS_WIDTHS * MAX_TOKENS * config.num_heads)
         stream = MAX_TOKENS * 2 * config.d_model
         return int(MARGIN * (stream + max(feed_forward, attention)) * self.dtype.itemsize)
+
+    def count_tokens(self, prompt: str, pictures: int) -> int:
+        return count(self.tokenizer, clean(prompt))
 
     @torch.no_grad()
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:

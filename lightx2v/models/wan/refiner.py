@@ -17,7 +17,7 @@ class WanRefiner(WanDenoiser, Refiner[WanConditions]):
     """The denoiser of the last steps: the same architecture with other weights and another guidance scale."""
 
     def steps_elsewhere(self, request: GenerateRequest) -> tuple[int, int]:
-        return self.schedule.high(request.steps), 0
+        return self.schedule.high(request.steps, request.shift), 0
 
     def guidance(self, request: GenerateRequest) -> float:
         return self.spec.refine_guidance if request.refine_guidance is None else request.refine_guidance
@@ -30,6 +30,6 @@ class WanRefiner(WanDenoiser, Refiner[WanConditions]):
         begun: Latents,
         device: torch.device,
     ) -> SamplingState[WanConditions]:
-        stepper = self.schedule.stepper(request.steps, tuple(part.to(device) for part in begun.history))
+        stepper = self.schedule.stepper(request.steps, request.shift, tuple(part.to(device) for part in begun.history))
         conditions = self.conditions(request, conditioning, references, stepper, device)
         return self.state(request, conditions, stepper, to_grid(begun)[None].to(device))

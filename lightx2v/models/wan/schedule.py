@@ -30,13 +30,15 @@ class Schedule:
             self._values["flow_shift"] = spec.flow_shift
         self._boundary = spec.boundary
 
-    def high(self, steps: int) -> int:
-        """How many of `steps`, the first ones, lie at or above the boundary."""
-        return self.stepper(steps).steps_above(self._boundary)
+    def high(self, steps: int, shift: float | None = None) -> int:
+        """How many of `steps`, the first ones, lie at or above the boundary. `shift`: instead of the checkpoint's."""
+        return self.stepper(steps, shift).steps_above(self._boundary)
 
-    def stepper(self, steps: int, history: tuple[torch.Tensor, ...] = ()) -> UniPC:
-        """A stepper for one request. With `history`, it goes on where another stepper stopped."""
-        return UniPC(self._values, steps, history)
+    def stepper(self, steps: int, shift: float | None = None, history: tuple[torch.Tensor, ...] = ()) -> UniPC:
+        """A stepper for one request. `shift`: instead of the checkpoint's. With `history`, it goes on where another
+        stepper stopped."""
+        values = self._values if shift is None else self._values | {"flow_shift": shift}
+        return UniPC(values, steps, history)
 
 
 class UniPC:

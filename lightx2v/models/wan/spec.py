@@ -32,6 +32,7 @@ class WanSpec(ModelSpec):
     """Wan 2.1 and 2.2: text, or text and a picture, to a video."""
 
     video: VideoSpec
+    takes_shift: bool = True
     boundary: float = 0.0
     """Timesteps below this share of all belong to a second transformer; 0 if there is none."""
     refine_guidance: float = 0.0
@@ -43,6 +44,10 @@ class WanSpec(ModelSpec):
     """Whether a reference is the first latent frame, at a timestep of its own; else it comes in channels."""
     image_encoder: ImageEncoderSpec | None = None
     """The image encoder that sees the reference too; None if there is none."""
+
+    @property
+    def has_refiner(self) -> bool:
+        return self.boundary > 0
 
     def fit_reference(self, image: Image.Image) -> Image.Image:
         """The picture in RGB, in its own size if that is not beyond every video that can be made of it.

@@ -80,7 +80,7 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
         self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
     ) -> SamplingState[ZImageConditions]:
         """The state before the first step. Its latents are fp32, as in the reference."""
-        levels = noise_levels(request.steps, self.spec.shift)
+        levels = noise_levels(request.steps, self.spec.shift if request.shift is None else request.shift)
         captions = tuple(text.to(device, self.dtype) for text in conditioning.branches)
         places = self._places(self.grid(request.size), [len(text) for text in captions], device)
         conditions = ZImageConditions(captions, times(levels).to(device), places)

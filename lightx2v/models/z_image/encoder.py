@@ -8,7 +8,7 @@ import torch
 from transformers import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
-from lightx2v.models.language import LanguageEncoder, chat
+from lightx2v.models.language import LanguageEncoder, chat, count
 from lightx2v.models.z_image.spec import MAX_TOKENS
 from lightx2v.types import Picture
 
@@ -24,6 +24,13 @@ class ZImageTextEncoder(LanguageEncoder):
     def depth(self, layers: int) -> int:
         return layers - 1 if layers > 1 else 2
 
+    def count_tokens(self, prompt: str, pictures: int) -> int:
+        return count(self.tokenizer, self.prompted(prompt))
+
+    def prompted(self, prompt: str) -> str:
+        """The prompt in its template."""
+        return chat(self.tokenizer, prompt, thinking=True)
+
     @torch.no_grad()
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        return self.last_state(chat(self.tokenizer, prompt, thinking=True), device)[0]
+        return self.last_state(self.prompted(prompt), device)[0]

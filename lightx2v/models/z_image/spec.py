@@ -33,6 +33,7 @@ class ZImageSpec(ModelSpec):
     max_references: int = 1
     starts_from_picture: bool = True
     takes_mask: bool = True
+    takes_shift: bool = True
     shift: float = TURBO_SHIFT
     """The shift of the noise schedule."""
 

@@ -1,46 +1,56 @@
-"""Jobs of the videos API: videos that are being made, and finished ones.
+"""Jobs: pictures and videos that are being made while their callers do not wait, and finished ones.
 
-They live in the memory of the ingress, which has one replica (`deployments.app`), and end with its process. A job's id
-is its only credential: it cannot be guessed, and jobs cannot be listed.
+Running jobs live in the memory of the ingress too, and end with its process. A job's id is its only credential.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lightx2v.errors import Cancelled, LightError, VideoNotFound, VideoNotReady
+from deployments.http.kept import KEEP_SECONDS, Clock, Kept, new_id
+from lightx2v.errors import Cancelled, LightError, TaskNotFound, TaskNotReady, VideoNotFound, VideoNotReady
+from lightx2v.media.encode import FORMATS
+from lightx2v.models.notices import Notice
 from lightx2v.types import GenerateRequest, Progress, VideoSpec
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
-KEEP_SECONDS = 3600.0
-"""The time for which a job is kept after its end."""
-MAX_ENDED = 1000
-MAX_NBYTES = 1 << 30
-"""The most bytes of finished videos; 81 frames of 832x480 are 1 to 10 MB."""
-
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The API that a job belongs to. `name` begins its id; the job's caller sees the two errors."""
+
+    name: str
+    not_found: type[LightError]
+    not_ready: type[LightError]
+
+
+VIDEO = Kind("video", VideoNotFound, VideoNotReady)
+TASK = Kind("task", TaskNotFound, TaskNotReady)
+
+
 @dataclass(slots=True, eq=False)
-class VideoJob:
-    """One video; `task` makes its file. `created_at` and `ended_at` are unix seconds; the latter is None while the job
-    runs."""
+class Job:
+    """One picture or video; `task` makes its file. `video` is None for a picture. `created_at` and `ended_at` are unix
+    seconds; the latter is None while the job runs."""
 
     id: str
+    kind: Kind
     model: str
     request: GenerateRequest
-    video_spec: VideoSpec
+    video: VideoSpec | None
     created_at: float
     task: asyncio.Task[bytes]
+    notices: tuple[Notice, ...] = ()
     progress: Progress | None = None
     ended_at: float | None = None
 
@@ -63,19 +73,29 @@ class VideoJob:
         """Why the job failed; None if it runs or has completed."""
         if self.ended_at is None:
             return None
-        return Cancelled("the video was cancelled") if self.task.cancelled() else self.task.exception()
+        return Cancelled(f"the {self.kind.name} was cancelled") if self.task.cancelled() else self.task.exception()
 
     @property
     def expires_at(self) -> float | None:
         return None if self.ended_at is None else self.ended_at + KEEP_SECONDS
 
     @property
+    def media_type(self) -> str:
+        """The media type of the file."""
+        return FORMATS["mp4" if self.video else "png"].media_type
+
+    @property
+    def seconds(self) -> float:
+        """The duration of a video; 0 for a picture."""
+        return self.video.seconds_of(self.request.frames) if self.video else 0.0
+
+    @property
     def content(self) -> bytes:
-        """The video file. Raises VideoNotReady, or VideoNotFound if the job failed."""
+        """The file. Raises the kind's `not_ready`, or its `not_found` if the job failed."""
         if self.ended_at is None:
-            raise VideoNotReady(f"{self.id} is {self.status}; ask again when its status is completed")
+            raise self.kind.not_ready(f"{self.id} is {self.status}; ask again when its status is completed")
         if self.error is not None:
-            raise VideoNotFound(f"there is no file of {self.id}: its status is failed")
+            raise self.kind.not_found(f"there is no file of {self.id}: it failed or was cancelled")
         return self.task.result()
 
     @property
@@ -96,61 +116,64 @@ def _let_go(task: asyncio.Task[bytes]) -> None:
         error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
-class VideoJobs:
-    """The jobs of an application. The models' queues bound the running ones. Ended ones are bounded in number, bytes
-    and time; the oldest are dropped first. `clock` gives unix seconds."""
+class Jobs:
+    """The jobs of an application. The models' queues bound the running ones; ended ones are kept for a while."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Clock = time.time) -> None:
         self._clock = clock
-        self._jobs: dict[str, VideoJob] = {}
+        self._running: dict[str, Job] = {}
+        self._ended = Kept[Job](clock)
         self._context = copy_context()
 
     def start(
-        self, model: str, request: GenerateRequest, video: VideoSpec, work: Coroutine[Any, Any, bytes]
-    ) -> VideoJob:
+        self,
+        kind: Kind,
+        model: str,
+        request: GenerateRequest,
+        video: VideoSpec | None,
+        work: Coroutine[Any, Any, bytes],
+        notices: tuple[Notice, ...] = (),
+    ) -> Job:
         """Starts `work` outside the context of the HTTP request: Ray cancels the calls made in a request's context when
         that request ends."""
         task = asyncio.get_running_loop().create_task(work, context=self._context)
-        job = VideoJob(f"video_{secrets.token_hex(16)}", model, request, video, self._clock(), task)
+        job = Job(new_id(kind.name), kind, model, request, video, self._clock(), task, notices)
         task.add_done_callback(lambda _: self._end(job))
-        self._jobs[job.id] = job
+        self._running[job.id] = job
         return job
 
-    def find(self, video_id: str) -> VideoJob:
-        """The job of this id. Raises VideoNotFound."""
-        self._prune()
-        if video_id not in self._jobs:
-            raise VideoNotFound(f"there is no video {video_id[:80]!r}: it was deleted, has expired, or never was")
-        return self._jobs[video_id]
+    def find(self, kind: Kind, job_id: str) -> Job:
+        """The job of this id. Raises the kind's `not_found`, also for a job of another kind."""
+        job = self._running.get(job_id) or self._ended.find(job_id)
+        if job is None or job.kind is not kind:
+            raise kind.not_found(f"there is no {kind.name} {job_id[:80]!r}: it was deleted, has expired, or never was")
+        return job
 
-    async def cancel(self, job: VideoJob) -> None:
+    def of(self, kind: Kind) -> list[Job]:
+        """The jobs of a kind that are kept or run."""
+        return [job for job in (*self._ended.values(), *self._running.values()) if job.kind is kind]
+
+    async def cancel(self, job: Job) -> None:
         """Cancels a job and waits until it has ended; a job that had ended stays as it is."""
         job.task.cancel()
         await asyncio.wait([job.task])
 
-    async def forget(self, job: VideoJob) -> None:
+    async def forget(self, job: Job) -> None:
         """Removes a job, and cancels it if it runs."""
-        self._jobs.pop(job.id, None)
+        self._running.pop(job.id, None)
         await self.cancel(job)
+        self._ended.drop(job.id)
 
     async def close(self) -> None:
         """Cancels all running jobs."""
-        await asyncio.gather(*(self.cancel(job) for job in self._jobs.values()))
+        await asyncio.gather(*(self.cancel(job) for job in self._running.values()))
 
-    def _end(self, job: VideoJob) -> None:
+    def _end(self, job: Job) -> None:
         job.ended_at = self._clock()
         if job.error is None or isinstance(job.error, LightError):
             log.info("%s of request %s: %s", job.id, job.request.id, job.error or "completed")
         else:
             log.error("%s of request %s failed", job.id, job.request.id, exc_info=job.error)
         _let_go(job.task)
-        self._prune()
-
-    def _prune(self) -> None:
-        """Drops expired jobs, and the oldest ended ones beyond the limits. The latest always stays."""
-        ends = sorted(((job.expires_at, key) for key, job in self._jobs.items() if job.expires_at is not None))
-        nbytes, left = sum(self._jobs[key].nbytes for _, key in ends), len(ends)
-        for expires_at, key in ends:
-            if expires_at > self._clock() and left <= MAX_ENDED and (nbytes <= MAX_NBYTES or left == 1):
-                break
-            nbytes, left = nbytes - self._jobs.pop(key).nbytes, left - 1
+        if self._running.pop(job.id, None) is not None:
+            self._ended.add(job.id, job, job.nbytes)

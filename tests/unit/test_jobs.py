@@ -1,4 +1,4 @@
-"""Videos as jobs: what is known of one, how it ends, and how long it is kept."""
+"""Jobs: what is known of one, how it ends, and how long it is kept."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import weakref
 
 import pytest
 
-from deployments.http import video_jobs as module
-from deployments.http.video_jobs import KEEP_SECONDS, VideoJob, VideoJobs
+from deployments.http import kept as module
+from deployments.http.jobs import TASK, VIDEO, Job, Jobs
+from deployments.http.kept import KEEP_SECONDS
 from deployments.http.video_schema import video_body
-from lightx2v.errors import DeadlineExceeded, LightError, VideoNotFound, VideoNotReady
+from lightx2v.errors import DeadlineExceeded, LightError, TaskNotFound, TaskNotReady, VideoNotFound, VideoNotReady
 from lightx2v.types import GenerateRequest, Progress, Size, VideoSpec
 
 LONG_SECONDS = 60.0
@@ -36,23 +37,23 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def jobs(clock: Clock) -> VideoJobs:
-    return VideoJobs(clock)
+def jobs(clock: Clock) -> Jobs:
+    return Jobs(clock)
 
 
-def start(jobs: VideoJobs, result: asyncio.Future[bytes]) -> VideoJob:
+def start(jobs: Jobs, result: asyncio.Future[bytes]) -> Job:
     async def work() -> bytes:
         return await result
 
-    return jobs.start("wan", REQUEST, VideoSpec(9, 4, 16), work())
+    return jobs.start(VIDEO, "wan", REQUEST, VideoSpec(9, 4, 16), work())
 
 
-def begin(jobs: VideoJobs) -> tuple[VideoJob, asyncio.Future[bytes]]:
+def begin(jobs: Jobs) -> tuple[Job, asyncio.Future[bytes]]:
     result = asyncio.get_running_loop().create_future()
     return start(jobs, result), result
 
 
-async def ended(jobs: VideoJobs, result: bytes | Exception = b"mp4") -> VideoJob:
+async def ended(jobs: Jobs, result: bytes | Exception = b"mp4") -> Job:
     job, future = begin(jobs)
     if isinstance(result, bytes):
         future.set_result(result)
@@ -63,7 +64,7 @@ async def ended(jobs: VideoJobs, result: bytes | Exception = b"mp4") -> VideoJob
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_what_a_failed_job_had_is_let_go(jobs: VideoJobs, cancelled: bool) -> None:
+async def test_what_a_failed_job_had_is_let_go(jobs: Jobs, cancelled: bool) -> None:
     pictures = Pictures()
     held, started = weakref.ref(pictures), asyncio.Event()
 
@@ -72,7 +73,7 @@ async def test_what_a_failed_job_had_is_let_go(jobs: VideoJobs, cancelled: bool)
         await asyncio.sleep(LONG_SECONDS if cancelled else 0)
         raise DeadlineExceeded(f"no file of {pictures}")
 
-    job = jobs.start("wan", REQUEST, VideoSpec(9, 4, 16), work(pictures))
+    job = jobs.start(VIDEO, "wan", REQUEST, VideoSpec(9, 4, 16), work(pictures))
     del pictures
     await started.wait()
     await (jobs.cancel(job) if cancelled else asyncio.wait([job.task]))
@@ -85,21 +86,21 @@ class Pictures:
     """What takes memory."""
 
 
-def known(jobs: VideoJobs, *asked: VideoJob) -> list[bool]:
+def known(jobs: Jobs, *asked: Job) -> list[bool]:
     return [job in found(jobs, *asked) for job in asked]
 
 
-def found(jobs: VideoJobs, *asked: VideoJob) -> list[VideoJob]:
+def found(jobs: Jobs, *asked: Job) -> list[Job]:
     kept = []
     for job in asked:
         try:
-            kept.append(jobs.find(job.id))
+            kept.append(jobs.find(VIDEO, job.id))
         except VideoNotFound:
             continue
     return kept
 
 
-async def test_a_job_from_its_start_to_its_end(jobs: VideoJobs, clock: Clock) -> None:
+async def test_a_job_from_its_start_to_its_end(jobs: Jobs, clock: Clock) -> None:
     job, result = begin(jobs)
     assert (job.status, job.percent, job.ended_at) == ("queued", 0, None)
     with pytest.raises(VideoNotReady, match="queued"):
@@ -113,10 +114,10 @@ async def test_a_job_from_its_start_to_its_end(jobs: VideoJobs, clock: Clock) ->
     await asyncio.wait([job.task])
     assert (job.status, job.percent, job.content) == ("completed", 100, b"mp4")
     assert (job.ended_at, job.expires_at) == (1005, 1005 + KEEP_SECONDS)
-    assert jobs.find(job.id) is job
+    assert jobs.find(VIDEO, job.id) is job
 
 
-async def test_a_stage_that_begins_anew_takes_no_progress_back(jobs: VideoJobs) -> None:
+async def test_a_stage_that_begins_anew_takes_no_progress_back(jobs: Jobs) -> None:
     job, _ = begin(jobs)
     for step in (0, 3, 0, 1):
         job.advance(Progress(step, 4))
@@ -125,7 +126,7 @@ async def test_a_stage_that_begins_anew_takes_no_progress_back(jobs: VideoJobs) 
 
 
 @pytest.mark.parametrize("begun", [True, False])
-async def test_a_cancelled_job_failed(jobs: VideoJobs, begun: bool) -> None:
+async def test_a_cancelled_job_failed(jobs: Jobs, begun: bool) -> None:
     job, result = begin(jobs)
     if begun:
         await asyncio.sleep(0)
@@ -140,7 +141,7 @@ async def test_a_cancelled_job_failed(jobs: VideoJobs, begun: bool) -> None:
     ("error", "code", "message"),
     [(DeadlineExceeded("too late"), "deadline_exceeded", "too late"), (OSError("/secret"), LightError.code, "failed")],
 )
-async def test_a_job_tells_why_it_failed(jobs: VideoJobs, error: Exception, code: str, message: str) -> None:
+async def test_a_job_tells_why_it_failed(jobs: Jobs, error: Exception, code: str, message: str) -> None:
     """In the words in which a request that fails is answered: what is unexpected does not configure_logging."""
     body = video_body(await ended(jobs, error))
     assert (body["status"], body["error"]["code"], body["completed_at"]) == ("failed", code, None)
@@ -148,13 +149,13 @@ async def test_a_job_tells_why_it_failed(jobs: VideoJobs, error: Exception, code
     assert "/secret" not in body["error"]["message"]
 
 
-async def test_cancelling_what_ended_changes_nothing(jobs: VideoJobs) -> None:
+async def test_cancelling_what_ended_changes_nothing(jobs: Jobs) -> None:
     job = await ended(jobs)
     await jobs.cancel(job)
     assert (job.status, job.content) == ("completed", b"mp4")
 
 
-async def test_forgetting_ends_what_runs(jobs: VideoJobs) -> None:
+async def test_forgetting_ends_what_runs(jobs: Jobs) -> None:
     job, result = begin(jobs)
     await asyncio.sleep(0)
     await jobs.forget(job)
@@ -162,13 +163,13 @@ async def test_forgetting_ends_what_runs(jobs: VideoJobs) -> None:
     assert found(jobs, job) == []
 
 
-async def test_closing_ends_all(jobs: VideoJobs) -> None:
+async def test_closing_ends_all(jobs: Jobs) -> None:
     first, second = begin(jobs)[0], begin(jobs)[0]
     await jobs.close()
     assert [first.status, second.status] == ["failed", "failed"]
 
 
-async def test_a_job_is_known_for_a_while_after_its_end(jobs: VideoJobs, clock: Clock) -> None:
+async def test_a_job_is_known_for_a_while_after_its_end(jobs: Jobs, clock: Clock) -> None:
     running, job = begin(jobs)[0], await ended(jobs)
     clock.now += KEEP_SECONDS - 1
     assert known(jobs, running, job) == [True, True]
@@ -178,9 +179,9 @@ async def test_a_job_is_known_for_a_while_after_its_end(jobs: VideoJobs, clock: 
 
 
 async def test_the_oldest_that_ended_go_when_they_are_too_many(
-    jobs: VideoJobs, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    jobs: Jobs, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_ENDED", 2)
+    monkeypatch.setattr(module, "MAX_COUNT", 2)
     running = begin(jobs)[0]
     made = []
     for _ in range(3):
@@ -190,9 +191,7 @@ async def test_the_oldest_that_ended_go_when_they_are_too_many(
     await jobs.close()
 
 
-async def test_the_oldest_go_when_they_are_too_large(
-    jobs: VideoJobs, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_oldest_go_when_they_are_too_large(jobs: Jobs, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The latest stays however large it is: it was made for somebody who is still to fetch it."""
     monkeypatch.setattr(module, "MAX_NBYTES", 10)
     made = []
@@ -204,7 +203,33 @@ async def test_the_oldest_go_when_they_are_too_large(
     assert known(jobs, *made) == [False, False, False, True]
 
 
-async def test_ids_are_not_to_be_guessed(jobs: VideoJobs) -> None:
+async def test_ids_are_not_to_be_guessed(jobs: Jobs) -> None:
     ids = {(await ended(jobs)).id for _ in range(20)}
     assert len(ids) == 20
     assert {len(one) for one in ids} == {len("video_") + 32}
+
+
+async def test_a_picture_and_a_video_know_what_they_are(jobs: Jobs) -> None:
+    async def work() -> bytes:
+        return b""
+
+    video, picture = (jobs.start(TASK, "wan", REQUEST, spec, work()) for spec in (VideoSpec(9, 4, 16), None))
+    assert (video.media_type, video.seconds) == ("video/mp4", 0.5)
+    assert (picture.media_type, picture.seconds) == ("image/png", 0)
+    await jobs.close()
+
+
+async def test_a_kind_of_job_does_not_know_those_of_another(jobs: Jobs) -> None:
+    video, _ = begin(jobs)
+    task = jobs.start(TASK, "wan", REQUEST, None, asyncio.sleep(LONG_SECONDS, b""))
+    assert (jobs.of(VIDEO), jobs.of(TASK)) == ([video], [task])
+    assert task.id.startswith("task_")
+    with pytest.raises(TaskNotFound, match="there is no task"):
+        jobs.find(TASK, video.id)
+    with pytest.raises(VideoNotFound):
+        jobs.find(VIDEO, task.id)
+    with pytest.raises(TaskNotReady):
+        _ = task.content
+    await jobs.close()
+    with pytest.raises(TaskNotFound, match="cancelled"):
+        _ = task.content
