@@ -76,10 +76,11 @@ def _stage(name: StageName, settings: EngineSettings) -> Finding:
 
 def _fault_of_lora(settings: EngineSettings) -> str:
     """What is wrong with the only LoRA of `settings`, whose model is sound."""
+    from lightx2v.stages.build import check_loras  # torch is not needed for --help
+
     try:
-        for name in read_stages(settings):
-            if name in TRANSFORMERS:
-                _load(name, settings)
+        read_stages(settings)
+        check_loras(settings)
     except (LightError, OSError) as error:
         return str(error)
     return ""

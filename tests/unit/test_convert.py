@@ -205,9 +205,29 @@ def test_loras(command: Callable[..., Any]) -> None:
     """A LoRA has a name here, and a path is kept."""
     settings = served(command(LORAS)[1])
     assert settings.model == "/models/Qwen-Image-Edit-2511"
+    (lora,) = settings.loras.values()
     assert list(settings.loras) == ["Lightning-4steps"]
-    assert convert(LORAS).settings["loras"] == {"Lightning-4steps": "/loras/Lightning-4steps.safetensors"}
+    assert (lora.path, lora.scale) == ("/loras/Lightning-4steps.safetensors", 1.0)
     assert convert(LORAS).defaults["guidance_scale"] == 4.0
+
+
+def test_the_strength_of_a_lora_is_kept(command: Callable[..., Any]) -> None:
+    settings = served(command({"lora_configs": [{"path": "a.safetensors", "strength": 0.5}]})[1])
+    assert (settings.loras["a"].path, settings.loras["a"].scale) == ("a.safetensors", 0.5)
+
+
+def test_loras_of_two_transformers_are_one(command: Callable[..., Any]) -> None:
+    """Both have to be chosen together."""
+    given = [
+        {"name": "high_noise_model", "path": "h.safetensors", "strength": 1.0},
+        {"name": "low_noise_model", "path": "l.safetensors", "strength": 0.8},
+    ]
+    (lora,) = served(command(EXPERTS | {"lora_configs": given})[1]).loras.values()
+    assert lora.path is None
+    assert lora.high is not None
+    assert lora.low is not None
+    assert (lora.high.path, lora.high.scale) == ("h.safetensors", 1.0)
+    assert (lora.low.path, lora.low.scale) == ("l.safetensors", 0.8)
 
 
 def test_a_transformer_that_is_told_the_scale_keeps_it() -> None:

@@ -46,7 +46,7 @@ DROPPED: Mapping[tuple[str, ...], str] = {
     ("_auto_resize", "resize_mode", "max_image_area", "max_custom_size", "max_area", "adaptive_resize", "bucket_*"): (
         "a request names its size, or takes that of its first picture"
     ),
-    ("aspect_ratio",): "a request names its size in pixels, for 16:9 for example 1344x768",
+    ("aspect_ratio",): "a request says it, as in `size: 16:9`",
     ("denoising_step_list", "boundary_step_index", "distill_method", "num_repeat"): (
         "the schedule follows from the number of steps, the shift and the checkpoint's boundary; a model that was "
         "distilled for a list of timesteps may look different"
@@ -63,6 +63,10 @@ DROPPED: Mapping[tuple[str, ...], str] = {
     ("text_encoder_type", "lightllm_config"): "the text encoder is a stage of its own here, with its own process",
     ("disagg_*", "sub_servers"): "the stages are always separate processes, which Ray connects",
     ("use_prompt_enhancer", "prompt_enhancer*", "enable_reuse", "use_31_block", "fls"): "there is nothing like it here",
+    ("audio_*", "refert_num", "replace_flag", "infer_frames", "motion_frames", "drop_first_motion"): (
+        "video of speech or of another video's motion is not served"
+    ),
+    ("target_height", "target_width"): "a size needs both",
     ("layered", "layers", "resolution", "use_layer3d_rope"): "Qwen-Image-Layered is not served",
     ("inpaint_mask_enabled", "inpaint_blur_*", "task_variant"): "a request decides: it may have a mask or references",
     ("seed", "prompt", "negative_prompt", "image_path", "save_result_path", "i2i_denoise_strength", "strength"): (

@@ -74,7 +74,9 @@ def _shift(shift: float, made: Conversion) -> None:
     if "num_frames" in made.defaults:
         made.default("sample_shift", "flow_shift", shift)
     else:
-        made.note("dropped", "sample_shift", "the checkpoint's scheduler_config.json says this")
+        made.note(
+            "dropped", "sample_shift", "the checkpoint's scheduler_config.json says it, and requests may have a `shift`"
+        )
 
 
 def _positive(key: str, value: object) -> int:
