@@ -75,7 +75,7 @@ def _shift(shift: float, made: Conversion) -> None:
         made.default("sample_shift", "flow_shift", shift)
     else:
         made.note(
-            "dropped", "sample_shift", "the checkpoint's scheduler_config.json says it, and requests may have a `shift`"
+            "dropped", "sample_shift", "the checkpoint's scheduler_config.json says it; requests may, as `shift`"
         )
 
 
