@@ -74,9 +74,7 @@ def _shift(shift: float, made: Conversion) -> None:
     if "num_frames" in made.defaults:
         made.default("sample_shift", "flow_shift", shift)
     else:
-        made.note(
-            "dropped", "sample_shift", "the checkpoint's scheduler_config.json says it; requests may, as `shift`"
-        )
+        made.note("dropped", "sample_shift", "the checkpoint's scheduler_config.json says it; requests may, as `shift`")
 
 
 def _positive(key: str, value: object) -> int:
