@@ -100,7 +100,7 @@ def lose_configuration(model: Path) -> None:
         (truncate, "not a complete safetensors file"),
         (reshape, r"tensor proj_out.weight has shape [1, 2], the configuration says"),
         (lose_tensor, "the weights lack the tensor proj_out.weight"),
-        (lose_file, "expected one safetensors file"),
+        (lose_file, "expected one safetensors or GGUF file"),
         (lose_shard, "model-00001-of-00002.safetensors: this weight file is missing"),
         (lose_configuration, "config.json: no such file"),
     ],

@@ -186,7 +186,7 @@ def test_what_is_too_much(fit: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", "1000"], "write WIDTHxHEIGHT"),
+        (["--size", "1000"], "must be WIDTHxHEIGHT"),
         (["--size", "65x64"], "multiple"),
         (["--gpu", "much"], "is not a size"),
         (["--host", "much"], "is not a size"),

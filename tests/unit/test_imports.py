@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lightx2v.commands import COMMANDS
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("lightx2v", "deployments", "training", "benchmarks", "tests")
 MOST_LINES = 500
@@ -157,7 +159,7 @@ HEAVY = ("torch", "transformers", "diffusers", "safetensors")
         ("lightx2v/media", (*HEAVY, "ray", "starlette")),
         ("lightx2v/residency", (*HEAVY, "ray", "pydantic")),
         ("lightx2v/__main__.py", (*HEAVY, "ray", "starlette")),
-        *((f"lightx2v/commands/{name}.py", (*HEAVY, "ray", "starlette")) for name in ("generate", "fit", "check")),
+        *((f"lightx2v/commands/{name}.py", (*HEAVY, "ray", "starlette")) for name in COMMANDS),
     ],
 )
 def test_what_a_package_does_not_pull_in(package: str, absent: tuple[str, ...]) -> None:
