@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch._dynamo.config as dynamo
 import torch.fx.experimental._config as shapes
 from torch import nn
 
@@ -15,6 +16,9 @@ OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"deterministic": Tr
 
 # Else a number of tokens that happens to be the model's width is taken for it, and another number compiled anew.
 shapes.use_duck_shape = False
+# The blocks of a GGUF file may have as many mixes of types as there are blocks, and each mix is compiled. Beyond the
+# limit, which is 8 by default, torch raises.
+dynamo.recompile_limit = 128
 
 
 def compile_blocks(module: nn.Module, paths: Iterable[str]) -> None:

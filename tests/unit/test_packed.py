@@ -85,7 +85,7 @@ def test_a_layer_unpacks_some_rows_at_a_time(dtype: torch.dtype, monkeypatch: py
 
 @pytest.mark.parametrize("kind", PACKINGS)
 def test_a_layer_compiles_in_one_graph(kind: str) -> None:
-    torch._dynamo.reset()
+    """Also the ninth type of a process, which torch by default does not compile."""
     layer = layer_of(kind, random_blocks(kind, 8, WIDE), WIDE)
     compiled: Any = torch.compile(layer.forward, backend="aot_eager", fullgraph=True, dynamic=True)
     states = torch.randn(4, WIDE)
