@@ -13,7 +13,7 @@ from typing import Any
 from lightx2v.checkpoint import read_stages
 from lightx2v.commands.cards import DISK, Card
 from lightx2v.config import EngineSettings
-from lightx2v.errors import InvalidSettings
+from lightx2v.errors import InvalidSettings, OutOfMemory
 from lightx2v.residency import plan as plans
 from lightx2v.residency.plan import Share, StageSize
 from lightx2v.stages.build import FP8_CAPABILITY, load_stage
@@ -84,7 +84,10 @@ def forecast(settings: EngineSettings, request: GenerateRequest, card: Card) -> 
     planned = PlannedCard(card.memory, link, card.rate)
     stages = [load_stage(name, settings, planned) for name in read_stages(settings)]
     sizes = tuple(stage.size(request) for stage in stages)
-    budget = min(settings.gpu_budget or card.memory, card.memory) - CONTEXT * len(stages)
+    taken = CONTEXT * len(stages)
+    budget = min(settings.gpu_budget or card.memory, card.memory) - taken
+    if budget <= 0:
+        raise OutOfMemory(f"{len(stages)} CUDA processes alone take {taken / (1 << 30):.2f} GiB")
     shares = plans.shares(settings.policy, sizes, budget)
     parts = (
         Part(size, shares[size.stage], stage.host_bytes, _seconds(stage, size, request, planned))
