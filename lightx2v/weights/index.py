@@ -90,11 +90,14 @@ def read_tensors(file: Path) -> dict[str, TensorRef]:
 
 
 def read_header(file: Path) -> dict[str, TensorRef]:
-    """The tensors of one file. The library checks the header against the file; offsets are then read from it."""
+    """The tensors of one file. The library checks the header against the file; offsets are then read from it.
+
+    The check is numpy's: torch's maps the file so that its bytes count as memory, and may refuse a large one.
+    """
     if not file.is_file():
         raise InvalidCheckpoint(f"{file}: this weight file is missing; download the checkpoint again")
     try:
-        with safe_open(file, framework="pt"):
+        with safe_open(file, framework="np"):
             pass
     except (SafetensorError, OSError) as error:
         raise InvalidCheckpoint(f"{file}: not a complete safetensors file ({error}); download it again") from error
