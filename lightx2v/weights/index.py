@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.weights.gguf_file import read_gguf
 from lightx2v.weights.scales import with_scales
-from lightx2v.weights.schemes import check_configuration, check_formats
+from lightx2v.weights.schemes import check_configuration, check_metadata
 from lightx2v.weights.tensor_ref import Span, TensorRef
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -104,8 +104,7 @@ def read_header(file: Path) -> dict[str, TensorRef]:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header: dict[str, Any] = json.loads(stream.read(length))
-    quantisation = json.loads(header.get("__metadata__", {}).get("_quantization_metadata", "{}"))
-    check_formats(str(file), quantisation.get("layers", {}))
+    check_metadata(str(file), header.get("__metadata__", {}).get("_quantization_metadata", "{}"))
     return {name: _ref(file, 8 + length, name, entry) for name, entry in header.items() if name != "__metadata__"}
 
 
