@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.weights.gguf_file import read_gguf
 from lightx2v.weights.scales import with_scales
-from lightx2v.weights.schemes import check_configuration, check_formats
+from lightx2v.weights.schemes import check_configuration, check_metadata
 from lightx2v.weights.tensor_ref import Span, TensorRef
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -90,19 +90,21 @@ def read_tensors(file: Path) -> dict[str, TensorRef]:
 
 
 def read_header(file: Path) -> dict[str, TensorRef]:
-    """The tensors of one file. The library checks the header against the file; offsets are then read from it."""
+    """The tensors of one file. The library checks the header against the file; offsets are then read from it.
+
+    The check is numpy's: torch's maps the file so that its bytes count as memory, and may refuse a large one.
+    """
     if not file.is_file():
         raise InvalidCheckpoint(f"{file}: this weight file is missing; download the checkpoint again")
     try:
-        with safe_open(file, framework="pt"):
+        with safe_open(file, framework="np"):
             pass
     except (SafetensorError, OSError) as error:
         raise InvalidCheckpoint(f"{file}: not a complete safetensors file ({error}); download it again") from error
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header: dict[str, Any] = json.loads(stream.read(length))
-    quantisation = json.loads(header.get("__metadata__", {}).get("_quantization_metadata", "{}"))
-    check_formats(str(file), quantisation.get("layers", {}))
+    check_metadata(str(file), header.get("__metadata__", {}).get("_quantization_metadata", "{}"))
     return {name: _ref(file, 8 + length, name, entry) for name, entry in header.items() if name != "__metadata__"}
 
 

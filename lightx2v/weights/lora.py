@@ -24,7 +24,7 @@ from lightx2v.weights.lora_products import (
     require,
     scratch_bytes,
 )
-from lightx2v.weights.lora_scale import lora_scale, read_configuration
+from lightx2v.weights.lora_scale import lora_scale, read_alpha, read_configuration
 from lightx2v.weights.tensor_ref import TensorRef
 
 Keys = Mapping[Part, str]
@@ -133,9 +133,10 @@ class _Reader:
             yield product
 
     def _scale(self, product: Product, path: str, alpha: str | None) -> float:
-        if isinstance(product, Whole | Offset):
+        if isinstance(product, Whole | Offset) or (product.rank is None and alpha):
             return 1.0
-        return lora_scale(self._file, self._configuration, alpha, path, product.rank)
+        stated = read_alpha(alpha, self._refs[alpha]) if alpha else None
+        return lora_scale(self._configuration, stated, path, product.rank)
 
     def _check_norms(self, product: Product, path: str) -> None:
         weight = self._component.module.get_parameter(f"{path}.weight")

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import torch
-from safetensors import safe_open
 
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.weights.layout import Loadable
 from lightx2v.weights.names import Rows, Table, expand, row
+from lightx2v.weights.read import read_stored
+from lightx2v.weights.tensor_ref import TensorRef
 
 PREFIXES = (
     "transformer_",
@@ -103,7 +104,7 @@ class Target(NamedTuple):
     is_own: bool
 
 
-def sort_keys(file: Path, keys: Iterable[str], component: Adaptable) -> dict[Layers, dict[Part, str]]:
+def sort_keys(file: Path, refs: Mapping[str, TensorRef], component: Adaptable) -> dict[Layers, dict[Part, str]]:
     """For every layer of `component`, or layers with one name in common, the keys of its parts.
 
     Keys of a text encoder are left out, with one warning. So are those that say again what others say. Raises
@@ -111,24 +112,23 @@ def sort_keys(file: Path, keys: Iterable[str], component: Adaptable) -> dict[Lay
     """
     targets = _targets(component)
     found: dict[Layers, dict[Part, tuple[bool, str]]] = {}
-    for key in _of_transformer(file, keys):
+    for key in _of_transformer(file, refs):
         stem, part = _split(file, key)
         target = _target(stem, part, targets)
         if target is not None:
             parts = found.setdefault(target.layers, {})
-            parts[part] = _better(file, parts.get(part), (target.is_own, key))
-        elif part not in DIFFERENCES or _stored(file, key).any():
+            parts[part] = _better(refs, parts.get(part), (target.is_own, key))
+        elif part not in DIFFERENCES or read_stored(refs[key]).any():
             raise InvalidCheckpoint(f"{file}: {key} belongs to no linear layer of this model; is it for another one?")
     return {layers: {part: key for part, (_, key) in parts.items()} for layers, parts in found.items()}
 
 
-def _of_transformer(file: Path, keys: Iterable[str]) -> list[str]:
+def _of_transformer(file: Path, keys: Collection[str]) -> list[str]:
     """The keys that do not belong to a text encoder."""
-    keys = list(keys)
-    others = [key for key in keys if TEXT_ENCODER.match(key.replace(".", "_"))]
+    others = dict.fromkeys(key for key in keys if TEXT_ENCODER.match(key.replace(".", "_")))
     if others:
-        warn_of(file, others, "belong to the text encoder, to which nothing is added, and are left out")
-    return [key for key in keys if key not in set(others)]
+        warn_of(file, list(others), "belong to the text encoder, to which nothing is added, and are left out")
+    return [key for key in keys if key not in others]
 
 
 def warn_of(file: Path, keys: list[str], what: str) -> None:
@@ -170,19 +170,14 @@ def _targets(component: Adaptable) -> dict[str, Target]:
     return {name.replace(".", "_"): target for name, target in targets.items()}
 
 
-def _better(file: Path, one: tuple[bool, str] | None, other: tuple[bool, str]) -> tuple[bool, str]:
+def _better(refs: Mapping[str, TensorRef], one: tuple[bool, str] | None, other: tuple[bool, str]) -> tuple[bool, str]:
     """Of two keys for one thing, that with the checkpoint's own name. Raises InvalidCheckpoint if both are of one kind
     and their values differ."""
     if one is None:
         return other
-    if one[0] == other[0] and not torch.equal(_stored(file, one[1]), _stored(file, other[1])):
-        raise InvalidCheckpoint(f"{file}: {other[1]} is there a second time, as {one[1]}")
+    first, second = refs[one[1]], refs[other[1]]
+    if one[0] == other[0] and not torch.equal(read_stored(first), read_stored(second)):
+        raise InvalidCheckpoint(f"{first.file}: {other[1]} is there a second time, as {one[1]}")
     kept, dropped = (other, one) if other[0] and not one[0] else (one, other)
-    log.warning("%s: %s says again what %s says, and is left out", file, dropped[1], kept[1])
+    log.warning("%s: %s says again what %s says, and is left out", first.file, dropped[1], kept[1])
     return kept
-
-
-def _stored(file: Path, key: str) -> torch.Tensor:
-    with safe_open(file, framework="pt") as tensors:
-        stored: torch.Tensor = tensors.get_tensor(key)
-    return stored

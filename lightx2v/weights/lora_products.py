@@ -152,7 +152,9 @@ class Decomposed(LowRank):
 
     @property
     def scratch(self) -> int:
-        return 2 * NORM_ROWS * self.down.shape[1]
+        """Rows of the sum with those of the weight, and both factors in fp32."""
+        leaving, entering = self.up.shape[0], self.down.shape[1]
+        return 2 * NORM_ROWS * entering + self.rank * (leaving + entering)
 
     @property
     def kept(self) -> int:

@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic_core import from_json
 from safetensors import safe_open
 
 from lightx2v.errors import InvalidCheckpoint
+from lightx2v.weights.read import read_stored
+from lightx2v.weights.tensor_ref import TensorRef
 
 CONFIGURATION, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The two files that PEFT writes. diffusers writes one file, with the configuration in its header."""
@@ -59,24 +60,24 @@ def read_configuration(file: Path) -> LoraConfiguration:
         raise InvalidCheckpoint(f"{file}: its LoRA configuration cannot be read ({_reason(error)})") from error
 
 
-def lora_scale(file: Path, configuration: LoraConfiguration, key: str | None, path: str, rank: int | None) -> float:
-    """The factor for the layer at `path`: 1 where no alpha is stated. `key`: the tensor that holds the layer's alpha,
-    which overrides the configuration. `rank`: None for a product of whole matrices, which only PEFT scales. Raises
-    InvalidCheckpoint if the tensor is no finite number."""
+def lora_scale(configuration: LoraConfiguration, alpha: float | None, path: str, rank: int | None) -> float:
+    """The factor for the layer at `path`: 1 where no alpha is stated. `alpha`: the layer's own, which overrides the
+    configuration. `rank`: None for a product of whole matrices, which only PEFT scales."""
     if rank is None:
-        rank = configuration.r if key is None else None
+        rank = configuration.r if alpha is None else None
         if rank is None:
             return 1.0
-    alpha = configuration.alpha_of(path) if key is None else _read(file, key)
+    if alpha is None:
+        alpha = configuration.alpha_of(path)
     return (rank if alpha is None else alpha) / (math.sqrt(rank) if configuration.use_rslora else rank)
 
 
-def _read(file: Path, key: str) -> float:
-    with safe_open(file, framework="pt") as tensors:
-        stored: torch.Tensor = tensors.get_tensor(key)
+def read_alpha(key: str, ref: TensorRef) -> float:
+    """The alpha in the tensor `key`. Raises InvalidCheckpoint if it is no finite number."""
+    stored = read_stored(ref)
     alpha = stored.item() if stored.numel() == 1 else math.nan
     if isinstance(alpha, bool) or not math.isfinite(alpha):
-        raise InvalidCheckpoint(f"{file}: {key} has the alpha {alpha!r}, which is no number")
+        raise InvalidCheckpoint(f"{ref.file}: {key} has the alpha {alpha!r}, which is no number")
     return alpha
 
 

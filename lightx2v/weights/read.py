@@ -68,7 +68,7 @@ def _load(entry: Entry, into: torch.Tensor) -> None:
     if as_stored or entry.part == "packed":
         _pread(ref, into)
         return
-    stored = _numbers(ref, entry.dtype) if ref.is_encoded else _stored(ref)
+    stored = _numbers(ref, entry.dtype) if ref.is_encoded else read_stored(ref)
     into.copy_(stored if entry.last_of is None else stored.select(entry.last_of, -1))
 
 
@@ -99,7 +99,7 @@ def _decoded(ref: TensorRef) -> Iterator[tuple[slice, torch.Tensor]]:
     if ref.packing is not None:
         yield from _unpacked(ref, ref.packing.unpacker())
         return
-    matrix = _stored(ref).view(ref.shape[0], -1)
+    matrix = read_stored(ref).view(ref.shape[0], -1)
     for rows, factors in _factors(ref):
         yield rows, matrix[rows].float() * factors
 
@@ -107,7 +107,7 @@ def _decoded(ref: TensorRef) -> Iterator[tuple[slice, torch.Tensor]]:
 def _unpacked(ref: TensorRef, unpack: Unpack) -> Iterator[tuple[slice, torch.Tensor]]:
     """The same for a packed tensor. All of it at once if its blocks lie across rows: such tensors are small."""
     height, step = ref.shape[0], ROWS if ref.has_whole_rows else ref.shape[0]
-    stored = _stored(ref)
+    stored = read_stored(ref)
     for first in range(0, height, step):
         last = min(first + step, height)
         packed = stored[first * ref.pitch : last * ref.pitch] if ref.has_whole_rows else stored
@@ -121,13 +121,13 @@ def _factors(ref: TensorRef) -> Iterator[tuple[slice, torch.Tensor]]:
         height, scale = span.nbytes // ref.pitch, span.scale
         for first in range(0, height, ROWS):
             last = min(first + ROWS, height)
-            factors = scale.spread(_stored(scale.ref), first, last, columns) if scale else torch.ones(1, 1)
+            factors = scale.spread(read_stored(scale.ref), first, last, columns) if scale else torch.ones(1, 1)
             yield slice(begin + first, begin + last), factors
         begin += height
 
 
-def _stored(ref: TensorRef) -> torch.Tensor:
-    """The tensor as it is stored: bytes if it is packed."""
+def read_stored(ref: TensorRef) -> torch.Tensor:
+    """The tensor as it is stored: bytes if it is packed. Raises InvalidCheckpoint."""
     stored = torch.empty(ref.nbytes if ref.packing else ref.shape, dtype=ref.dtype)
     _pread(ref, stored)
     return stored

@@ -54,11 +54,21 @@ def check_configuration(folder: Path) -> None:
         raise InvalidCheckpoint(f"{file}: quantised weights ({named or 'of no method'}) are not supported; {ADVICE}")
 
 
+def check_metadata(where: str, text: str) -> None:
+    """Raises InvalidCheckpoint unless all layers in `text` are understood: the `_quantization_metadata` of a file's
+    header, where ComfyUI describes them in JSON."""
+    try:
+        layers = dict(json.loads(text).get("layers", {}))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InvalidCheckpoint(f"{where}: its _quantization_metadata cannot be read ({error})") from error
+    check_formats(where, layers)
+
+
 def check_formats(where: str, layers: Mapping[str, Any]) -> None:
     """Raises InvalidCheckpoint unless all of `layers`, ComfyUI's descriptions of stored weights, are understood."""
     for layer, values in layers.items():
         values = values if isinstance(values, dict) else {"format": values}
-        rotated = values.get("convrot") or dict(values.get("params", {})).get("convrot")
+        rotated = values.get("convrot") or dict(values.get("params") or {}).get("convrot")
         if values.get("format") not in FORMATS or rotated:
             scheme = f"{values.get('format')}{', rotated' if rotated else ''}"
             raise InvalidCheckpoint(f"{where}: {layer} is stored as {scheme}, which is not supported; {ADVICE}")

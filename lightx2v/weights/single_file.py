@@ -34,7 +34,7 @@ NEVER_READ = (
     r".*rotary_pos_emb\.inv_freq",
     r".*\.position_ids",
     r"spiece_model|tekken_model|tokenizer_json",
-    r"logit_scale",
+    r"(.*\.)?logit_scale",
 )
 """Tensors of real files that no part reads: tables that are computed here, and tokenizers."""
 

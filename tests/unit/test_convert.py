@@ -230,6 +230,20 @@ def test_loras_of_two_transformers_are_one(command: Callable[..., Any]) -> None:
     assert (lora.low.path, lora.low.scale) == ("l.safetensors", 0.8)
 
 
+def test_loras_of_one_name_are_all_kept() -> None:
+    """Trainers call their files the same, and all of them are added in LightX2V."""
+    paths = [f"/{folder}/adapter_model.safetensors" for folder in "abc"]
+    loras = convert(PLAIN | {"lora_configs": [{"path": path} for path in paths]}).settings["loras"]
+    assert loras == dict(zip(("adapter_model", "adapter_model-2", "adapter_model-3"), paths, strict=True))
+
+
+def test_several_loras_of_two_transformers_are_all_kept() -> None:
+    given = [("high_noise_model", "h"), ("high_noise_model", "i"), ("low_noise_model", "l"), ("experts", "e")]
+    configs = [{"name": name, "path": path} for name, path in given]
+    loras = convert(EXPERTS | {"lora_configs": configs}).settings["loras"]
+    assert list(loras.values()) == ["e", {"high": "h", "low": "l"}, {"high": "i"}]
+
+
 def test_a_transformer_that_is_told_the_scale_keeps_it() -> None:
     config = {"model_cls": "flux2_dev", "enable_cfg": False, "sample_guide_scale": 4.0}
     assert convert(config).defaults == {"guidance_scale": 4.0}
@@ -276,6 +290,7 @@ def test_into_a_file(command: Callable[..., Any], tmp_path: Path) -> None:
         ({"infer_steps": "many"}, "infer_steps: must be a positive integer"),
         ({"size": 480}, "expected [height, width]"),
         ({"lora_configs": [{"strength": 1.0}]}, "each entry needs a path"),
+        ({"vae_path": ["a.safetensors"]}, "vae_path: must be a path"),
         ({"sample_guide_scale": "big"}, "must be a number"),
         ({"cpu_offload": "always"}, "cpu_offload"),
         ([], "expected a JSON object"),

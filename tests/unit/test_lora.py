@@ -235,7 +235,7 @@ def test_whatever_a_configuration_says_it_is_read_or_refused(
     file = write(folder / "adapter_model.safetensors", {"alpha": torch.tensor(1.0)}, metadata)
     (folder / "adapter_config.json").write_text(json.dumps(stated))
     try:
-        outcome: float | str = lora_scale(file, read_configuration(file), None, "a.e", 2)
+        outcome: float | str = lora_scale(read_configuration(file), None, "a.e", 2)
     except InvalidCheckpoint as error:
         outcome = str(error)
     assert outcome.startswith(f"{file}: ") if isinstance(outcome, str) else math.isfinite(outcome)

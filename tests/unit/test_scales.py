@@ -185,6 +185,13 @@ def test_a_format_named_in_the_header_is_refused(tmp_path: Path) -> None:
         read_index(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"layers": 1}', '{"layers": null}'])
+def test_a_header_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    save_file({KEY: FP8}, tmp_path / "a.safetensors", metadata={"_quantization_metadata": text})
+    with pytest.raises(InvalidCheckpoint, match=r"a\.safetensors: its _quantization_metadata cannot be read"):
+        read_index(tmp_path)
+
+
 def test_integers_without_a_scale_are_no_weight(tmp_path: Path) -> None:
     state = write_toy(tmp_path / "toy")
     stored = {f"model.{name}": value for name, value in state.items()}

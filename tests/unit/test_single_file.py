@@ -117,6 +117,14 @@ def test_tensors_that_are_known_to_be_read_by_nobody(tmp_path: Path, theirs: dic
     assert same(loaded(tmp_path / "a.safetensors", Part()), ours(theirs))
 
 
+def test_a_whole_model_as_comfyui_saves_it(tmp_path: Path, theirs: dict[str, torch.Tensor]) -> None:
+    """Its text encoders have a scale beside the transformer, whatever they are."""
+    named = {f"text_encoders.qwen3_4b.transformer.model.{name}": tensor for name, tensor in ours(theirs).items()}
+    extra = {f"text_encoders.{name}": torch.ones(1) for name in ("qwen3_4b.logit_scale", "spiece_model")}
+    save_file({name: tensor.clone() for name, tensor in (named | extra).items()}, tmp_path / "a.safetensors")
+    assert same(loaded(tmp_path / "a.safetensors", Part("text_encoder")), ours(theirs))
+
+
 @pytest.mark.parametrize("name", ["attn.qk.lora", "attn.qk.bias.weight", "header.weight", "blk.0.attn_q.weight"])
 def test_any_other_tensor_is_refused_by_name(tmp_path: Path, theirs: dict[str, torch.Tensor], name: str) -> None:
     said = refused(theirs | {name: torch.zeros(4)}, tmp_path / "a.safetensors")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import chain, count
 from pathlib import Path
 
 from lightx2v.commands.upstream.conversion import Config, Conversion, Verdict
@@ -28,16 +29,18 @@ EXPERTS: Mapping[str, str] = {"high_noise_model": "high", "low_noise_model": "lo
 
 
 def convert_weights(rest: Config, made: Conversion) -> None:
-    """Moves paths of weight files to the parts that they are for."""
+    """Moves paths of weight files to the parts that they are for. Raises InvalidSettings for what is no path."""
     for part, keys in PARTS.items():
         for key in keys:
             if key in rest:
                 made.note(*_weights(part, key, rest.pop(key), made.settings))
 
 
-def _weights(part: str, key: str, path: str | None, settings: Config) -> tuple[Verdict, str, str]:
+def _weights(part: str, key: str, path: object, settings: Config) -> tuple[Verdict, str, str]:
     if not path:
         return "dropped", key, "it names nothing"
+    if not isinstance(path, str):
+        raise InvalidSettings(f"{key}: must be a path, not {path!r}")
     if path.endswith(PICKLES):
         return "dropped", key, f"a pickle can run code; name a safetensors file as `{part}`, not {path}"
     if part in settings:
@@ -76,19 +79,27 @@ def convert_loras(rest: Config, made: Conversion) -> None:
     if "lora_configs" not in rest:
         return
     loras: Config = {}
+    pairs: dict[str, Config] = {}
     for lora in rest.pop("lora_configs") or []:
         if not isinstance(lora, dict) or not isinstance(lora.get("path"), str):
             raise InvalidSettings('lora_configs: each entry needs a path, as in {"path": "a.safetensors"}')
         name = str(lora.get("name") or Path(lora["path"]).stem)
-        if name in EXPERTS:
-            loras.setdefault("experts", {})[EXPERTS[name]] = _lora(lora)
+        if side := EXPERTS.get(name):
+            pairs.setdefault(_free("experts", [pair for pair in pairs if side in pairs[pair]]), {})[side] = _lora(lora)
         else:
-            loras[name] = _lora(lora)
+            loras[_free(name, loras)] = _lora(lora)
+    for name, experts in pairs.items():
+        loras[_free(name, loras)] = experts
     if loras:
         made.settings["loras"] = loras
         made.note("changed", "lora_configs", f"it is `loras` here; requests ask for one as `lora`: {', '.join(loras)}")
     else:
         made.note("dropped", "lora_configs", "it names none")
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """The name, or with the first number from 2 on that is not taken: trainers call their files the same."""
+    return next(one for one in chain([name], (f"{name}-{number}" for number in count(2))) if one not in taken)
 
 
 def _lora(lora: Config) -> str | Config:
