@@ -236,7 +236,7 @@ def test_velocity(checkpoint: Path, grids: list[tuple[int, int]]) -> None:
 
 def test_references_are_modulated_once_for_a_schedule(edit_2511: Path) -> None:
     denoiser: QwenImageDenoiser = load(QwenImageDenoiser(edit_2511, torch.float32, read_spec(edit_2511)), edit_2511)
-    table = denoiser._modulation(20, 4, CPU)
+    table = denoiser._modulation(20, 4, None, (), CPU)
     assert len(table) == 5
     assert torch.equal(table[-1:], denoiser.module.tabulate(torch.zeros(1)))
 
@@ -258,7 +258,7 @@ def test_how_a_reference_is_scaled(
 def test_spec(checkpoint: Path) -> None:
     spec = specs.read_spec(checkpoint)
     assert find_family(checkpoint).name == "qwen-image-edit"
-    assert spec == specs.QwenImageEditSpec(Size(1024, 1024), steps=40, guidance=4.0, multiple=16)
+    assert spec == specs.QwenImageEditSpec(Size(1024, 1024), steps=40, guidance=4.0, multiple=16, takes_shift=True)
     assert (spec.min_references, spec.max_references) == (1, 3)
     assert spec.edit_size([Size(64, 32), Size(96, 64)]) == Size(96, 64)
     assert spec.edit_size([]) == spec.size

@@ -247,7 +247,7 @@ def test_latents_that_are_not_finite_make_no_picture(autoencoder: QwenImageAutoe
 
 
 def test_spec(qwen_image: Path, tmp_path: Path) -> None:
-    expected = ModelSpec(Size(1024, 1024), steps=50, guidance=4.0, multiple=16)
+    expected = ModelSpec(Size(1024, 1024), steps=50, guidance=4.0, multiple=16, takes_shift=True)
     assert read_spec(qwen_image) == expected
     assert expected.edit_size([]) == expected.size
     write_configurations(tmp_path)
