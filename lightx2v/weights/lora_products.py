@@ -209,9 +209,8 @@ class Factor:
 
 
 @dataclass(frozen=True, slots=True)
-class Kronecker(Product):
-    """LoKr (LyCORIS, arXiv:2309.14859): the Kronecker product of `left`, [a, b], and `right`, [c, d]: with x as
-    [b, d], its output is left x right^T, [a, c]."""
+class Pair(Product):
+    """A product of two factors."""
 
     left: Factor
     right: Factor
@@ -219,6 +218,12 @@ class Kronecker(Product):
     @property
     def entries(self) -> tuple[Entry, ...]:
         return (*self.left.entries, *self.right.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Kronecker(Pair):
+    """LoKr (LyCORIS, arXiv:2309.14859): the Kronecker product of `left`, [a, b], and `right`, [c, d]: with x as
+    [b, d], its output is left x right^T, [a, c]."""
 
     @property
     def rank(self) -> int | None:
@@ -257,16 +262,9 @@ class Kronecker(Product):
 
 
 @dataclass(frozen=True, slots=True)
-class Hadamard(Product):
+class Hadamard(Pair):
     """LoHa (LyCORIS, arXiv:2108.06098): the elementwise product of two low-rank matrices. It has the rank of both
     ranks' product, and is computed as a sum of products of a smaller rank."""
-
-    left: Factor
-    right: Factor
-
-    @property
-    def entries(self) -> tuple[Entry, ...]:
-        return (*self.left.entries, *self.right.entries)
 
     @property
     def rank(self) -> int | None:
