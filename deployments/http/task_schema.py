@@ -25,7 +25,8 @@ from lightx2v.models.spec import ModelSpec
 from lightx2v.sizes import Aspect, parse_size
 from lightx2v.types import GenerateRequest, Size
 
-PICTURES = UploadNames(("image_path", "image_file"))
+IMAGE_NAMES = UploadNames(("image_path", "image_file"), mask="image_mask_path")
+VIDEO_NAMES = UploadNames(("image_path", "image_file"))
 """The names of pictures: in JSON, and of a form's files."""
 STATUS = MappingProxyType(
     {"queued": "pending", "in_progress": "processing", "completed": "completed", "failed": "failed"}
@@ -85,7 +86,7 @@ class TaskRequest(GenerationBody):
             "use_prompt_enhancer": "is not supported: there is no model that rewrites prompts",
             "reuse": "is not needed: a prompt that comes again is not encoded again",
             "last_frame_path": "is not supported: no model here takes a last frame",
-            "image_mask_path": "is not supported",
+            "image_mask_path": "is not supported: a video takes no mask",
             "target_fps": "is not supported: a video has the frame rate of its model",
             **dict.fromkeys(UNKNOWN_MODELS, "is not supported: no model here reads it"),
         }
@@ -135,14 +136,17 @@ def check_task(asked: TaskRequest, spec: ModelSpec, pictures: int) -> None:
         raise InvalidRequest(f"task: this request is {made}, got {asked.task!r}", "task")
 
 
-def to_request(asked: TaskRequest, spec: ModelSpec, limits: Limits, references: Sequence[Size]) -> GenerateRequest:
-    """The frozen request of a task. `references`: sizes of the fitted pictures. Raises InvalidRequest."""
+def to_request(
+    asked: TaskRequest, spec: ModelSpec, limits: Limits, references: Sequence[Size], *, is_masked: bool = False
+) -> GenerateRequest:
+    """The frozen request of a task. `references`: sizes of the fitted pictures. `is_masked`: whether the first one has
+    a mask. Raises InvalidRequest."""
     if asked.size is None and asked.aspect_ratio is not None and not references:
         asked = asked.model_copy(update={"size": asked.aspect_ratio})
     if isinstance(asked, VideoTask):
         return to_video_request(asked, spec, limits, references)
     strength = asked.strength if isinstance(asked, ImageTask) else None
-    request = with_defaults(asked, spec, limits, references, strength=strength, frames=1)
+    request = with_defaults(asked, spec, limits, references, strength=strength, frames=1, is_masked=is_masked)
     check_request(request, spec, limits)
     return request
 

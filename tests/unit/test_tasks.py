@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from benchmarks.pictures import noise, png
 from deployments.http import job_runner
-from lightx2v.types import Size
+from lightx2v.types import Picture, Size
 from tests.unit.handles import Handle, Remote, front, handles, served
 
 CIRCLE = {"prompt": "a circle", "seed": 7}
@@ -102,6 +103,15 @@ async def test_a_picture_comes_in_base64_or_as_a_file(http: httpx.AsyncClient, s
     assert (await ended(http, task))["status"] == "completed"
     request = stages["denoise"].calls[-1][1]
     assert (request.references, request.size) == ((Size(96, 64),), Size(48, 32))
+
+
+async def test_a_mask_is_that_of_the_first_picture(http: httpx.AsyncClient, stages: Any) -> None:
+    white = base64.b64encode(png(Picture(np.full((64, 96, 3), 255, np.uint8)))).decode()
+    task = await create(http, image_path=BASE64, image_mask_path=white)
+    assert (await ended(http, task))["status"] == "completed"
+    assert stages["denoise"].calls[-1][1].is_masked
+    await ended(http, await create(http, image_path=BASE64, image_mask_path=""))
+    assert not stages["denoise"].calls[-1][1].is_masked
 
 
 @pytest.mark.parametrize(
