@@ -7,23 +7,24 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch._dynamo.config as dynamo
 import torch.fx.experimental._config as shapes
 from torch import nn
 
 OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"deterministic": True}
 """Kernels are not chosen by measurement, so that a request has the same bits after a restart."""
 
+MIXES = 128
+"""How often the code of a block may be compiled; by default torch raises at the ninth time. The blocks of a GGUF file
+may have as many mixes of types as there are blocks."""
+
 # Else a number of tokens that happens to be the model's width is taken for it, and another number compiled anew.
 shapes.use_duck_shape = False
-# The blocks of a GGUF file may have as many mixes of types as there are blocks, and each mix is compiled. Beyond the
-# limit, which is 8 by default, torch raises.
-dynamo.recompile_limit = 128
 
 
 def compile_blocks(module: nn.Module, paths: Iterable[str]) -> None:
     """Compiles the submodules at `paths` once for all sizes. Submodules of one kind share their code. Hooks stay
     outside of it, so that weights may come and go."""
+    torch._dynamo.config.recompile_limit = MIXES  # here, because torch's compiler takes seconds to import
     for path in paths:
         block = module.get_submodule(path)
         _replace(block, torch.compile(block.forward, fullgraph=True, dynamic=True, options=OPTIONS))

@@ -15,6 +15,7 @@ from benchmarks.pictures import asked, noise
 from lightx2v.config import EngineSettings, LoraSettings
 from lightx2v.errors import OutOfMemory
 from lightx2v.layers.attention import exact_masks
+from lightx2v.layers.compiled import compile_blocks
 from lightx2v.layers.packed import PackedLinear
 from lightx2v.packing import PACKINGS, find_packing
 from lightx2v.pipeline import CONTEXT, Pipeline
@@ -155,6 +156,7 @@ def test_packed_numbers_are_those_of_the_cpu(kind: str) -> None:
     expected = layer._unpacked(torch.float32)
     layer = layer.cuda()
     assert torch.equal(layer._unpacked(torch.float32).cpu(), expected)
+    compile_blocks(layer, ())
     compiled: Any = torch.compile(layer._unpacked, fullgraph=True)
     torch.testing.assert_close(compiled(torch.float32).cpu(), expected, rtol=2**-20, atol=2**-20)
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from lightx2v.errors import InvalidCheckpoint
 from lightx2v.layers import packed as packed_layers
+from lightx2v.layers.compiled import compile_blocks
 from lightx2v.layers.packed import PackedLinear
 from lightx2v.models.fp8 import keep_in_fp8
 from lightx2v.models.packed import keep_packed
@@ -87,6 +88,7 @@ def test_a_layer_unpacks_some_rows_at_a_time(dtype: torch.dtype, monkeypatch: py
 def test_a_layer_compiles_in_one_graph(kind: str) -> None:
     """Also the ninth type of a process, which torch by default does not compile."""
     layer = layer_of(kind, random_blocks(kind, 8, WIDE), WIDE)
+    compile_blocks(layer, ())
     compiled: Any = torch.compile(layer.forward, backend="aot_eager", fullgraph=True, dynamic=True)
     states = torch.randn(4, WIDE)
     assert torch.equal(compiled(states), layer(states))
