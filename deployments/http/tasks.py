@@ -29,6 +29,7 @@ from deployments.http.task_schema import (
     check_task,
     created_body,
     status_body,
+    supported,
     task_status,
     to_request,
 )
@@ -156,12 +157,13 @@ class Tasks:
         self._models.check_room()
         limit, most = self._settings.max_upload_bytes, self._settings.max_references
         fields, uploads = await read_uploads(request, limit, PICTURES, most)
-        asked: TaskRequest = parse(kind, fields)
+        asked: TaskRequest = parse(kind, supported(fields))
         model = self._models.find(asked.model)
-        check_task(asked, model.spec, len(uploads.pictures))
+        is_masked = uploads.mask is not None
+        check_task(asked, model.spec, len(uploads.pictures), is_masked=is_masked)
 
         def wanted(references: Sequence[Size]) -> GenerateRequest:
-            return to_request(asked, model.spec, model.limits, references)
+            return to_request(asked, model.spec, model.limits, references, is_masked=is_masked)
 
         job = await self._runner.start(TASK, model, uploads, wanted)
         return job, [*asked.warnings(len(uploads.pictures)), *map(str, job.notices)]

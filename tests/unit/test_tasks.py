@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from benchmarks.pictures import noise, png
 from deployments.http import job_runner
-from lightx2v.types import Size
+from lightx2v.types import Picture, Size
 from tests.unit.handles import Handle, Remote, front, handles, served
 
 CIRCLE = {"prompt": "a circle", "seed": 7}
 PICTURE = png(noise(Size(96, 64)))
 BASE64 = base64.b64encode(PICTURE).decode()
+WHITE = png(Picture(np.full((64, 96, 3), 255, np.uint8)))
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -102,6 +104,19 @@ async def test_a_picture_comes_in_base64_or_as_a_file(http: httpx.AsyncClient, s
     assert (await ended(http, task))["status"] == "completed"
     request = stages["denoise"].calls[-1][1]
     assert (request.references, request.size) == ((Size(96, 64),), Size(48, 32))
+
+
+@pytest.mark.parametrize("is_form", [False, True])
+async def test_a_mask_comes_as_the_pictures_do(http: httpx.AsyncClient, stages: Any, is_form: bool) -> None:
+    if is_form:
+        files = {"image_file": ("a.png", PICTURE), "image_mask_path": ("m.png", WHITE)}
+        answer = await http.post("/v1/tasks/image/form", data={"prompt": "a circle"}, files=files)
+        task = answer.json()["task_id"]
+    else:
+        task = await create(http, image_path=BASE64, image_mask_path=base64.b64encode(WHITE).decode())
+    assert (await ended(http, task))["status"] == "completed"
+    request = stages["denoise"].calls[-1][1]
+    assert (request.is_masked, request.strength, request.size) == (True, 1.0, Size(96, 64))
 
 
 @pytest.mark.parametrize(
