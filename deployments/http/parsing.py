@@ -29,9 +29,6 @@ class Body(BaseModel):
     SYNONYMS: ClassVar[Mapping[str, str]] = SYNONYMS
     """Names that are accepted, with the field that each means."""
 
-    UNSUPPORTED: ClassVar[Mapping[str, str]] = {}
-    """Parameters that are refused, with the reason; `false` and what is empty are accepted."""
-
 
 B = TypeVar("B", bound=Body)
 MAX_VALUES = 1 << 20
@@ -109,16 +106,14 @@ def _named(kind: type[Body], values: Mapping[str, Any]) -> dict[str, str]:
     of 10^5 unknown keys.
     """
     names: dict[str, str] = {}
-    for key, value in values.items():
+    for key in values:
         field = kind.SYNONYMS.get(key, key)
         base = key.partition("[")[0]  # a form spells an entry of an object as metadata[key]
         if field in names:
             raise InvalidRequest(f"{key}: give it or {names[field]}, not both", key)
         if field in kind.model_fields:
             names[field] = key
-        elif key in kind.UNSUPPORTED and value not in (False, "false", "", []):
-            raise InvalidRequest(f"{key} {kind.UNSUPPORTED[key]}", key)
-        elif base not in kind.IGNORED and key not in kind.UNSUPPORTED:
+        elif base not in kind.IGNORED:
             raise InvalidRequest(f"unknown parameter {shown(key)}; {_hint(kind, key[:80])}", key[:80])
     return names
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -25,9 +25,8 @@ from lightx2v.models.spec import ModelSpec
 from lightx2v.sizes import Aspect, parse_size
 from lightx2v.types import GenerateRequest, Size
 
-IMAGE_NAMES = UploadNames(("image_path", "image_file"), mask="image_mask_path")
-VIDEO_NAMES = UploadNames(("image_path", "image_file"))
-"""The names of pictures: in JSON, and of a form's files."""
+PICTURES = UploadNames(("image_path", "image_file"), "image_mask_path")
+"""The names of pictures: in JSON, and of a form's files; and of a mask in either."""
 STATUS = MappingProxyType(
     {"queued": "pending", "in_progress": "processing", "completed": "completed", "failed": "failed"}
 )
@@ -38,6 +37,18 @@ UNKNOWN_MODELS = (
     *("inpaint_blur_sigma", "inpaint_blur_size", "layout_bboxes", "keep_aspect_ratio", "match_target_size"),
 )
 """LightX2V's fields that only models read which are not served here."""
+UNSUPPORTED: Mapping[str, str] = MappingProxyType(
+    {
+        "task_id": "is chosen by the server, because the id is the task's only credential",
+        "presigned_url": "is not supported: the server sends nothing to other hosts; fetch /v1/tasks/{id}/result",
+        "use_prompt_enhancer": "is not supported: there is no model that rewrites prompts",
+        "reuse": "is not needed: a prompt that comes again is not encoded again",
+        "last_frame_path": "is not supported: no model here takes a last frame",
+        "target_fps": "is not supported: a video has the frame rate of its model",
+        **dict.fromkeys(UNKNOWN_MODELS, "is not supported: no model here reads it"),
+    }
+)
+"""LightX2V's fields that are refused unless they are `false` or empty, with the reason."""
 
 
 def _shape(value: object) -> Size | Aspect | None:
@@ -45,7 +56,7 @@ def _shape(value: object) -> Size | Aspect | None:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError("must be [height, width] in pixels, as in [768, 1024]") from None
     if not isinstance(value, list):
         return picture_size(value)
@@ -77,18 +88,6 @@ class TaskRequest(GenerationBody):
             "lora_strength": "lora_scale",
             "i2i_denoise_strength": "strength",
             "target_video_length": "num_frames",
-        }
-    )
-    UNSUPPORTED = MappingProxyType(
-        {
-            "task_id": "is chosen by the server, because the id is the task's only credential",
-            "presigned_url": "is not supported: the server sends nothing to other hosts; fetch /v1/tasks/{id}/result",
-            "use_prompt_enhancer": "is not supported: there is no model that rewrites prompts",
-            "reuse": "is not needed: a prompt that comes again is not encoded again",
-            "last_frame_path": "is not supported: no model here takes a last frame",
-            "image_mask_path": "is not supported: a video takes no mask",
-            "target_fps": "is not supported: a video has the frame rate of its model",
-            **dict.fromkeys(UNKNOWN_MODELS, "is not supported: no model here reads it"),
         }
     )
 
@@ -127,9 +126,22 @@ class VideoTask(TaskRequest, VideoRequest):
     num_fragments: Annotated[Whole, AfterValidator(_one_fragment)] = 1
 
 
-def check_task(asked: TaskRequest, spec: ModelSpec, pictures: int) -> None:
-    """Raises InvalidRequest if the task or the model does not fit this body with this many `pictures`."""
+def supported(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields without the UNSUPPORTED ones that say nothing. Raises InvalidRequest for one that does."""
+    for key in fields.keys() & UNSUPPORTED.keys():
+        if fields[key] not in (False, "false", "", []):
+            raise InvalidRequest(f"{key} {UNSUPPORTED[key]}", key)
+    return {key: value for key, value in fields.items() if key not in UNSUPPORTED}
+
+
+def check_task(asked: TaskRequest, spec: ModelSpec, pictures: int, *, is_masked: bool = False) -> None:
+    """Raises InvalidRequest if the task or the model does not fit this body with this many `pictures`, the first of
+    them with a mask if the request `is_masked`."""
+    if is_masked and not pictures:
+        raise InvalidRequest(f"{PICTURES.mask}: there is no picture that it belongs to", PICTURES.mask)
     if isinstance(asked, VideoTask):
+        if is_masked:
+            raise InvalidRequest(f"{PICTURES.mask}: videos take no mask", PICTURES.mask)
         check_model(spec, pictures)
     made = f"{'i' if pictures else 't'}2{'v' if isinstance(asked, VideoTask) else 'i'}"
     if asked.task not in (None, made):
@@ -139,7 +151,7 @@ def check_task(asked: TaskRequest, spec: ModelSpec, pictures: int) -> None:
 def to_request(
     asked: TaskRequest, spec: ModelSpec, limits: Limits, references: Sequence[Size], *, is_masked: bool = False
 ) -> GenerateRequest:
-    """The frozen request of a task. `references`: sizes of the fitted pictures. `is_masked`: whether the first one has
+    """The frozen request of a task. `references`: sizes of the fitted pictures; `is_masked`: whether the first one has
     a mask. Raises InvalidRequest."""
     if asked.size is None and asked.aspect_ratio is not None and not references:
         asked = asked.model_copy(update={"size": asked.aspect_ratio})

@@ -22,14 +22,14 @@ from deployments.http.job_runner import JobRunner
 from deployments.http.jobs import TASK, Job
 from deployments.http.parsing import parse
 from deployments.http.task_schema import (
-    IMAGE_NAMES,
-    VIDEO_NAMES,
+    PICTURES,
     ImageTask,
     TaskRequest,
     VideoTask,
     check_task,
     created_body,
     status_body,
+    supported,
     task_status,
     to_request,
 )
@@ -156,14 +156,14 @@ class Tasks:
         """Starts a task once it is admitted and checked in full, and says what of it is ignored."""
         self._models.check_room()
         limit, most = self._settings.max_upload_bytes, self._settings.max_references
-        names = IMAGE_NAMES if kind is ImageTask else VIDEO_NAMES
-        fields, uploads = await read_uploads(request, limit, names, most)
-        asked: TaskRequest = parse(kind, fields)
+        fields, uploads = await read_uploads(request, limit, PICTURES, most)
+        asked: TaskRequest = parse(kind, supported(fields))
         model = self._models.find(asked.model)
-        check_task(asked, model.spec, len(uploads.pictures))
+        is_masked = uploads.mask is not None
+        check_task(asked, model.spec, len(uploads.pictures), is_masked=is_masked)
 
         def wanted(references: Sequence[Size]) -> GenerateRequest:
-            return to_request(asked, model.spec, model.limits, references, is_masked=uploads.mask is not None)
+            return to_request(asked, model.spec, model.limits, references, is_masked=is_masked)
 
         job = await self._runner.start(TASK, model, uploads, wanted)
         return job, [*asked.warnings(len(uploads.pictures)), *map(str, job.notices)]

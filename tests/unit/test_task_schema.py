@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from deployments.http.parsing import parse_form, parse_json
-from deployments.http.task_schema import ImageTask, TaskRequest, VideoTask, check_task, to_request
+from deployments.http.parsing import parse, parse_form
+from deployments.http.task_schema import ImageTask, TaskRequest, VideoTask, check_task, supported, to_request
 from lightx2v.errors import InvalidRequest
 from lightx2v.limits import Limits
 from lightx2v.models.flux2.spec import Flux2Spec
@@ -34,7 +33,7 @@ OFFICIAL: dict[str, Any] = {
 
 
 def asked(kind: type[TaskRequest] = ImageTask, **values: Any) -> TaskRequest:
-    return parse_json(kind, json.dumps({"prompt": "a cat", **values}).encode())
+    return parse(kind, supported({"prompt": "a cat", **values}))
 
 
 def made(kind: type[TaskRequest] = ImageTask, references: tuple[Size, ...] = (), **values: Any) -> GenerateRequest:
@@ -108,7 +107,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("task_id", "mine", "chosen by the server"),
     ("presigned_url", "https://example.com", "sends nothing"),
     ("use_prompt_enhancer", True, "rewrites prompts"),
-    ("image_mask_path", "AAAA", "not supported"),
+    ("target_shape", "[" * 200_000, "height, width"),
     ("audio_path", "a.wav", "no model here"),
     ("num_frames", 9, "unknown"),
     ("target_video_length", 9, "unknown"),
@@ -145,3 +144,9 @@ def test_a_video_needs_a_model_of_videos() -> None:
     with pytest.raises(InvalidRequest, match="pictures only"):
         check_task(asked(VideoTask), FLUX, 0)
     check_task(asked(VideoTask, task="t2v"), WAN, 0)
+
+
+@pytest.mark.parametrize(("kind", "pictures", "message"), [(ImageTask, 0, "no picture"), (VideoTask, 1, "no mask")])
+def test_a_mask_belongs_to_a_picture(kind: type[TaskRequest], pictures: int, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"image_mask_path: .*{message}"):
+        check_task(asked(kind), FLUX, pictures, is_masked=True)

@@ -20,6 +20,7 @@ from tests.unit.handles import Handle, Remote, front, handles, served
 CIRCLE = {"prompt": "a circle", "seed": 7}
 PICTURE = png(noise(Size(96, 64)))
 BASE64 = base64.b64encode(PICTURE).decode()
+WHITE = png(Picture(np.full((64, 96, 3), 255, np.uint8)))
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -105,13 +106,17 @@ async def test_a_picture_comes_in_base64_or_as_a_file(http: httpx.AsyncClient, s
     assert (request.references, request.size) == ((Size(96, 64),), Size(48, 32))
 
 
-async def test_a_mask_is_that_of_the_first_picture(http: httpx.AsyncClient, stages: Any) -> None:
-    white = base64.b64encode(png(Picture(np.full((64, 96, 3), 255, np.uint8)))).decode()
-    task = await create(http, image_path=BASE64, image_mask_path=white)
+@pytest.mark.parametrize("is_form", [False, True])
+async def test_a_mask_comes_as_the_pictures_do(http: httpx.AsyncClient, stages: Any, is_form: bool) -> None:
+    if is_form:
+        files = {"image_file": ("a.png", PICTURE), "image_mask_path": ("m.png", WHITE)}
+        answer = await http.post("/v1/tasks/image/form", data={"prompt": "a circle"}, files=files)
+        task = answer.json()["task_id"]
+    else:
+        task = await create(http, image_path=BASE64, image_mask_path=base64.b64encode(WHITE).decode())
     assert (await ended(http, task))["status"] == "completed"
-    assert stages["denoise"].calls[-1][1].is_masked
-    await ended(http, await create(http, image_path=BASE64, image_mask_path=""))
-    assert not stages["denoise"].calls[-1][1].is_masked
+    request = stages["denoise"].calls[-1][1]
+    assert (request.is_masked, request.strength, request.size) == (True, 1.0, Size(96, 64))
 
 
 @pytest.mark.parametrize(
