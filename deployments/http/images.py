@@ -15,7 +15,17 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+)
 
 from deployments.http.numbers import Real, Whole, whole
 from deployments.http.parsing import Body
@@ -30,6 +40,8 @@ from lightx2v.types import ChosenLora, GenerateRequest, Size
 
 MAX_PICTURES = 10
 """The most pictures of one request."""
+MAX_LORAS, MAX_LORA_KEYS = 64, 16
+"""Bounds of the work to read `loras`; requests are allowed fewer."""
 
 
 def _text(text: str) -> str:
@@ -48,7 +60,16 @@ class NamedLora(BaseModel):
     scale: Real = 1.0
 
 
-LORAS = TypeAdapter(list[NamedLora])
+def _short(entry: object) -> object:
+    """Refuses an object of many keys, which pydantic would describe one by one."""
+    if isinstance(entry, dict) and len(entry) > MAX_LORA_KEYS:
+        raise ValueError(f"has more than {MAX_LORA_KEYS} keys")
+    return entry
+
+
+LORAS = TypeAdapter(
+    Annotated[list[Annotated[NamedLora, BeforeValidator(_short)]], FailFast(), Field(max_length=MAX_LORAS)]
+)
 
 
 def _prompt(text: str) -> str:
@@ -80,7 +101,8 @@ def _loras(value: object) -> tuple[ChosenLora, ...]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        raise ValueError(f'{where} {first["msg"]}; write [{{"name": "oil", "scale": 0.8}}]'.strip()) from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f'{where} {message}; write [{{"name": "oil", "scale": 0.8}}]'.strip()) from error
 
 
 def _picture_format(name: str) -> str:

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from deployments.http.errors import with_error_responses
 from deployments.http.job_runner import JobRunner
 from deployments.http.jobs import TASK, Job
+from deployments.http.notices import task_headers
 from deployments.http.parsing import parse
 from deployments.http.task_schema import (
     PICTURES,
@@ -74,16 +75,17 @@ class Tasks:
         ]
 
     async def sync(self, request: Request) -> Response:
-        """Makes a picture and answers with its PNG. The task ends with the call, however that ends."""
+        """Makes a picture and answers with its PNG; headers name its seed and what of the request is ignored. The task
+        ends with the call, however that ends."""
         seconds = _timeout(request)
-        job, _ = await self._create(ImageTask, request)
+        job, warnings = await self._create(ImageTask, request)
         try:
             await asyncio.wait([job.task], timeout=seconds)
             if job.ended_at is None:
                 raise DeadlineExceeded(f"the task did not end within the {seconds:g} s of timeout_seconds")
             if job.error is not None:
                 raise job.error
-            return Response(job.content, media_type=job.media_type)
+            return Response(job.content, media_type=job.media_type, headers=task_headers(job.request.seed, warnings))
         finally:
             await self._runner.jobs.forget(job)
 

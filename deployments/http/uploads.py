@@ -7,6 +7,7 @@ import re
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from string import whitespace
 from typing import Any
 
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from lightx2v.errors import InvalidRequest
 
 URL_KEYS = ("image_url", "url")
 """The keys around a data URL: {"image_url": "data:..."}, or OpenAI's {"image_url": {"url": "data:..."}}."""
+WHITESPACE = whitespace.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,13 @@ async def read_uploads(request: Request, limit: int, names: UploadNames, most: i
     check_media_type(request, JSON, FORM)
     if is_form(request):
         parts = await read_form(request, limit, lambda key: names.split(key) is not None)
-        return _form_fields(parts, names), _uploads(list(_form_uploads(parts, names)), names, most)
+        return await asyncio.to_thread(_from_form, parts, names, most)
     body = await read_body(request, limit)
     return await asyncio.to_thread(_from_json, body, names, most)
+
+
+def _from_form(parts: Sequence[Part], names: UploadNames, most: int) -> tuple[dict[str, Any], Uploads]:
+    return _form_fields(parts, names), _uploads(list(_form_uploads(parts, names)), names, most)
 
 
 def _form_fields(parts: Sequence[Part], names: UploadNames) -> dict[str, Any]:
@@ -119,9 +125,9 @@ def _from_url(text: str, name: str) -> bytes:
     head, comma, data = text.rpartition(",")
     if comma and not re.fullmatch(r"\s*data:[^,]{0,200};\s*base64\s*", head, re.IGNORECASE):
         raise InvalidRequest(f"{name}: must be a data URL in base64, as in 'data:image/png;base64,...'", name)
-    data = "".join(data.split())
     try:
-        return b64decode(data + "=" * (-len(data) % 4), validate=True)
+        digits = data.encode("ascii").translate(None, WHITESPACE)
+        return b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
     except ValueError:
         raise InvalidRequest(f"{name}: must be a data URL in base64, got {shown(text)}", name) from None
 
@@ -129,7 +135,7 @@ def _from_url(text: str, name: str) -> bytes:
 def _uploads(found: Sequence[_Upload], names: UploadNames, most: int) -> Uploads:
     """Raises InvalidRequest for too many pictures, or pictures under two names."""
     pictures = sorted((one for one in found if one.name != names.mask), key=lambda one: one.position)
-    masks = [one.data for one in found if one.name == names.mask and one.data]
+    masks = [one.data for one in found if one.name == names.mask]
     if len({one.name for one in pictures}) > 1:
         first, second = names.pictures
         raise InvalidRequest(f"{second}: give it or {first}, not both", second)

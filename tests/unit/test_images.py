@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from pydantic import ValidationError
 from deployments.http import parsing
 from deployments.http.errors import error_response
 from deployments.http.images import ImageRequest, to_requests
-from deployments.http.parsing import parse_form, parse_json
+from deployments.http.parsing import parse, parse_form, parse_json, read_object
 from deployments.http.synonyms import HINTS, SYNONYMS
 from deployments.http.video_schema import VideoRequest
 from deployments.settings import ServerSettings
@@ -154,6 +155,8 @@ BAD: dict[str, list[Any]] = {
         [{"name": ""}],
         [{"name": "oil", "scale": "one"}],
         [{"name": "oil", "weight": 1}],
+        [{"name": "oil"}] * 65,
+        [{str(key): 1 for key in range(17)}],
     ],
     "shift": [0, -1, "three", True],
     "model": ["", "m" * 257, "\0", "\ud800", 5],
@@ -179,6 +182,19 @@ def test_a_bad_field_is_refused_by_name(param: str, value: Any) -> None:
     error = refused(json.dumps({"prompt": "a cat", param: value}).encode())
     assert error.param == param
     assert error_response(error).status_code == 400
+
+
+@pytest.mark.parametrize("loras", [[1] * 50_000, [{"name": "oil"}] * 50_000], ids=["numbers", "objects"])
+def test_a_long_list_of_loras_is_not_described_entry_by_entry(loras: list[Any]) -> None:
+    body = json.dumps({"prompt": "a cat", "loras": loras}).encode()
+    values = read_object(body)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest, match="loras: "):
+            parse(ImageRequest, values)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 BODIES = {

@@ -137,6 +137,9 @@ async def test_urls_and_paths_are_not_opened(http: httpx.AsyncClient, path: obje
 async def test_what_is_ignored_is_in_the_answer(http: httpx.AsyncClient) -> None:
     answer = (await http.post("/v1/tasks/image/", json={**CIRCLE, "save_result_path": "a.png"})).json()
     assert [warning.partition(" ")[0] for warning in answer["warnings"]] == ["save_result_path"]
+    sync = await http.post("/v1/tasks/image/sync", json={**CIRCLE, "save_result_path": "a.png"})
+    assert (sync.headers["x-seed"], sync.headers["x-warnings"]) == ("7", answer["warnings"][0])
+    assert "x-warnings" not in (await http.post("/v1/tasks/image/sync", json=CIRCLE)).headers
 
 
 async def test_a_cancelled_task_stays_known_and_gives_up_its_place(http: httpx.AsyncClient, stages: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from base64 import b64encode
 from contextlib import suppress
 from typing import Any
@@ -101,9 +102,31 @@ async def test_a_mask_is_read_alike() -> None:
     assert await from_form([("image", ONE), ("mask", (None, url(TWO)))], prompt="a") == masked
 
 
-@pytest.mark.parametrize("filename", ["m.png", "", None])
+@pytest.mark.parametrize("filename", ["", None])
 async def test_an_empty_mask_is_none(filename: str | None) -> None:
     assert await from_form([("image", ONE), ("mask", (filename, b""))]) == ({}, Uploads((ONE,)))
+
+
+async def test_a_mask_without_bytes_is_left_to_the_decoder_which_refuses_it() -> None:
+    empty: tuple[dict[str, Any], Uploads] = ({}, Uploads((ONE,), b""))
+    assert await from_form([("image", ONE), ("mask", ("m.png", b""))]) == empty
+    assert await from_json(image=url(ONE), mask=url(b"")) == empty
+
+
+async def test_a_long_header_of_a_part_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="header size"):
+        await from_form([("image", (";" * 10_000, ONE))])
+
+
+async def test_whitespace_within_base64_costs_no_memory_of_its_own() -> None:
+    """A list of the pieces between the spaces would take 20 times as much."""
+    spaced = "data:image/png;base64," + "AA AA " * (LIMIT // 8)
+    tracemalloc.start()
+    try:
+        await from_json(image=spaced)
+        assert tracemalloc.get_traced_memory()[1] < 12 * LIMIT
+    finally:
+        tracemalloc.stop()
 
 
 async def test_fields_of_a_form_may_look_like_files_and_be_empty() -> None:
