@@ -135,7 +135,7 @@ def _from_url(text: str, name: str) -> bytes:
 def _uploads(found: Sequence[_Upload], names: UploadNames, most: int) -> Uploads:
     """Raises InvalidRequest for too many pictures, or pictures under two names."""
     pictures = sorted((one for one in found if one.name != names.mask), key=lambda one: one.position)
-    masks = [one.data for one in found if one.name == names.mask]
+    masks = [one.data for one in found if one.name == names.mask and one.data]
     if len({one.name for one in pictures}) > 1:
         first, second = names.pictures
         raise InvalidRequest(f"{second}: give it or {first}, not both", second)
