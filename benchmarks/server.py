@@ -21,7 +21,7 @@ import yaml
 from lightx2v.config import ENVIRONMENT
 
 ROOT = Path(__file__).parent.parent
-START_SECONDS = 150.0
+START_SECONDS = 240.0
 POLL_SECONDS = 0.1
 
 
