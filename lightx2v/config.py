@@ -61,13 +61,8 @@ class Settings(BaseModel):
         return values
 
 
-class ExpertLora(Settings):
-    """A LoRA of one of two transformers. A path alone may stand for it."""
-
-    path: Annotated[str, AfterValidator(_not_empty)]
-    """A safetensors file, a folder or hub id with one, or a file in a hub repository."""
-    scale: FiniteFloat = 1.0
-    """The factor of what it adds, beside the request's."""
+class PathOrSettings(Settings):
+    """Settings with a path. The path alone may stand for them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -75,8 +70,17 @@ class ExpertLora(Settings):
         return {"path": value} if isinstance(value, str) else value
 
 
-class LoraSettings(Settings):
-    """A LoRA, and what it was made for. A path alone may stand for it."""
+class ExpertLora(PathOrSettings):
+    """A LoRA of one of two transformers."""
+
+    path: Annotated[str, AfterValidator(_not_empty)]
+    """A safetensors file, a folder or hub id with one, or a file in a hub repository."""
+    scale: FiniteFloat = 1.0
+    """The factor of what it adds, beside the request's."""
+
+
+class LoraSettings(PathOrSettings):
+    """A LoRA, and what it was made for."""
 
     path: Annotated[str, AfterValidator(_not_empty)] | None = None
     scale: FiniteFloat = 1.0
@@ -90,11 +94,6 @@ class LoraSettings(Settings):
     """The default of `guidance_scale`."""
     shift: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """The default of `shift`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _path_alone(cls, value: object) -> object:
-        return {"path": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_way(self) -> LoraSettings:

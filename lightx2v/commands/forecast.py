@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightx2v.checkpoint import read_stages
-from lightx2v.commands.cards import DISK, Card
+from lightx2v.commands.cards import DISK, GIB, Card
 from lightx2v.config import EngineSettings
 from lightx2v.errors import InvalidSettings, OutOfMemory
 from lightx2v.residency import plan as plans
@@ -87,7 +87,7 @@ def forecast(settings: EngineSettings, request: GenerateRequest, card: Card) -> 
     taken = CONTEXT * len(stages)
     budget = min(settings.gpu_budget or card.memory, card.memory) - taken
     if budget <= 0:
-        raise OutOfMemory(f"{len(stages)} CUDA processes alone take {taken / (1 << 30):.2f} GiB")
+        raise OutOfMemory(f"{len(stages)} CUDA processes alone take {taken / GIB:.2f} GiB")
     shares = plans.shares(settings.policy, sizes, budget)
     parts = (
         Part(size, shares[size.stage], stage.host_bytes, _seconds(stage, size, request, planned))
