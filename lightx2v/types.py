@@ -20,6 +20,9 @@ STAGES: tuple[StageName, ...] = ("encode", "denoise", "refine", "decode")
 """All stages in the order in which a request uses them; the next user of memory follows from it. A model has `refine`
 only if a second transformer takes its last steps."""
 
+TRANSFORMERS: tuple[StageName, ...] = ("denoise", "refine")
+"""The stages that take LoRAs."""
+
 STRENGTH = 0.6
 """The default strength of a request, diffusers' own."""
 

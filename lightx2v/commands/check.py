@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lightx2v.checkpoint import read_spec, read_stages
 from lightx2v.commands.cards import CARDS
@@ -13,12 +13,7 @@ from lightx2v.commands.headers import with_headers
 from lightx2v.commands.options import add_settings, command_parser, settings_of
 from lightx2v.config import EngineSettings
 from lightx2v.errors import LightError
-
-if TYPE_CHECKING:
-    from lightx2v.types import StageName
-
-TRANSFORMERS = ("denoise", "refine")
-"""The stages that take LoRAs."""
+from lightx2v.types import TRANSFORMERS, StageName
 
 UNKNOWN = "was not looked at, because the transformer has a fault"
 EXAMPLE = "check /models/FLUX.2-klein-4B --loras oil=/models/oil.safetensors"

@@ -18,7 +18,7 @@ from lightx2v.stages.decode import DecodeStage
 from lightx2v.stages.denoise import DenoiseStage, RefineStage, StepStage
 from lightx2v.stages.encode import EncodeStage
 from lightx2v.stages.stage import Stage
-from lightx2v.types import StageName
+from lightx2v.types import TRANSFORMERS, StageName
 from lightx2v.weights.adapters import read_usable
 from lightx2v.weights.device import CpuDevice, CudaDevice, Device
 from lightx2v.weights.emulated_card import EmulatedCard
@@ -53,7 +53,7 @@ def check_loras(settings: EngineSettings) -> None:
     """Raises InvalidCheckpoint for the first of the settings' LoRAs that cannot be used. Reads no weights."""
     checkpoint = resolve(settings)
     family = find_family(checkpoint)
-    for name in ("denoise", "refine"):
+    for name in TRANSFORMERS:
         if name in family.stages(checkpoint):
             component = family.build(name, checkpoint, torch.float32, family.spec(checkpoint))
             if settings.fp8:
