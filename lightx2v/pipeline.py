@@ -113,8 +113,7 @@ class Pipeline:
             if other is not stage:
                 other.drop(shares[other.name].resident)
         grant = plans.grant(stage.size(request), shares[stage.name])
-        blocks = stage.method_blocks(method)
-        return stage.perform(grant, stage.method(method), request, inputs, control, blocks=blocks)
+        return stage.perform(grant, method, request, inputs, control)
 
     def sizes(self, request: GenerateRequest) -> tuple[StageSize, ...]:
         """The device memory of each stage for a request like this one."""

@@ -14,8 +14,9 @@ from torch import nn
 from lightx2v.layers.compiled import compile_blocks
 from lightx2v.models.flow import first_step, guide, noised
 from lightx2v.models.inpaint import Inpaint, inpaint_bytes
-from lightx2v.models.sampler import C, Euler, SamplingState, Stepper, sample
+from lightx2v.models.sampler import C, Euler, SamplingState, Stepper
 from lightx2v.models.spec import ModelSpec
+from lightx2v.models.visits import Visits
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size, Video
 from lightx2v.weights.layout import WeightMap
 from lightx2v.weights.names import Table
@@ -81,6 +82,10 @@ class Component(ABC):
     def activation_bytes(self, request: GenerateRequest) -> int:
         """Device bytes that a run needs beside weights if no layer is kept in fp8."""
 
+    def member_bytes(self, request: GenerateRequest) -> int:
+        """Device bytes that a request keeps at a pause, while another one computes."""
+        return 0
+
     def operations(self, request: GenerateRequest) -> float:
         """Operations of one use of all blocks; 0 if nothing is known."""
         return 0.0
@@ -107,7 +112,7 @@ class TextEncoder(Component):
         together with it."""
 
     @abstractmethod
-    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> Visits[torch.Tensor]:
         """The conditioning for `prompt`: [tokens, features] on `device`, where the blocks are. `pictures`: the
         references as the encoder sees them."""
 
@@ -170,7 +175,7 @@ class Denoiser(Component, Generic[C]):
         """The state before the first step: noise on `device`, and all that can be computed once for all steps."""
 
     @abstractmethod
-    def predict(self, state: SamplingState[C]) -> torch.Tensor:
+    def predict(self, state: SamplingState[C]) -> Visits[torch.Tensor]:
         """[branches, ...]: the velocity of the latents for the prompt and, in a guided step, for the negative prompt.
 
         Both branches pass a block together, so a streamed block crosses the link once per step.
@@ -180,9 +185,9 @@ class Denoiser(Component, Generic[C]):
         """[1, ...]: the velocity of a guided step."""
         return guide(towards, away, guidance)
 
-    def velocity(self, state: SamplingState[C]) -> torch.Tensor:
+    def velocity(self, state: SamplingState[C]) -> Visits[torch.Tensor]:
         """[1, ...]: where the next step leads."""
-        predicted = self.predict(state)
+        predicted = yield from self.predict(state)
         if len(predicted) == 1:
             return predicted
         towards, away = predicted.split(1)
@@ -221,14 +226,6 @@ class Denoiser(Component, Generic[C]):
             stepper = Inpaint(stepper, levels, references[0], noise, device)
         return self.state(request, conditions, stepper, start.to(device))
 
-    @torch.no_grad()
-    def steps(
-        self, request: GenerateRequest, conditioning: Conditioning, references: Sequence[Latents], device: torch.device
-    ) -> Iterator[Latents]:
-        """Yields the latents after each of `num_steps` steps; between two items the caller may give up."""
-        for state in sample(self.start(request, conditioning, references, device), self.velocity):
-            yield self.latents(state)
-
 
 class Refiner(Denoiser[C]):
     """The denoiser of the last steps."""
@@ -246,19 +243,6 @@ class Refiner(Denoiser[C]):
     ) -> SamplingState[C]:
         """The state before the first step of this transformer. `begun`: the latents that the other denoiser left, with
         their history."""
-
-    @torch.no_grad()
-    def resume(
-        self,
-        request: GenerateRequest,
-        conditioning: Conditioning,
-        references: Sequence[Latents],
-        begun: Latents,
-        device: torch.device,
-    ) -> Iterator[Latents]:
-        """Yields the latents after each step, from where the other denoiser left them."""
-        for state in sample(self.restart(request, conditioning, references, begun, device), self.velocity):
-            yield self.latents(state)
 
 
 class Autoencoder(Component):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ from lightx2v.errors import InvalidCheckpoint
 from lightx2v.models.component import TextEncoder, on_meta
 from lightx2v.models.configuration import read_configuration, require
 from lightx2v.models.spec import ModelSpec
+from lightx2v.models.visits import Pause, Visits
 from lightx2v.types import GenerateRequest
 from lightx2v.weights.layout import WeightMap
 
@@ -71,6 +71,13 @@ class LanguageEncoder(TextEncoder):
         values = tokens * (self.kept_widths * config.hidden_size + layer)
         return int(MARGIN * (values * self.dtype.itemsize + tokens**2))
 
+    def member_bytes(self, request: GenerateRequest) -> int:
+        """Bytes for the longest prompt: what is kept of each token, its angles and the mask."""
+        tokens, config = self.tokens(request), self.config
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        values = tokens * (self.kept_widths * config.hidden_size + 2 * head_dim)
+        return int(values * self.dtype.itemsize + tokens**2)
+
     def tokens(self, request: GenerateRequest) -> int:
         """How many tokens a prompt has at most."""
         return self.max_tokens
@@ -79,32 +86,45 @@ class LanguageEncoder(TextEncoder):
     def depth(self, layers: int) -> int:
         """How many of `layers` are read; a larger number if the model is too shallow."""
 
-    def states(self, ids: torch.Tensor, real: torch.Tensor, device: torch.device, first: int = 0) -> Iterator[Any]:
-        """Yields [1, tokens, hidden] after each layer, none of them normalised.
+    def states(
+        self, ids: torch.Tensor, real: torch.Tensor, device: torch.device, taps: Collection[int], first: int = 0
+    ) -> Visits[list[torch.Tensor]]:
+        """[1, tokens, hidden] after each of the layers whose numbers, from 1, are `taps`; none of them normalised.
 
         `ids`, `real`: [1, tokens] on the host: the tokens, and whether they are the prompt's or padding. The first of
         them has the position `first`.
         """
         positions = torch.arange(first, first + ids.shape[1])[None]
-        return self.through_layers(self.embedded(ids).to(device), positions, real)
+        return self.through_layers(self.embedded(ids).to(device), positions, real, taps)
 
-    def last_state(self, text: str, device: torch.device) -> torch.Tensor:
+    def last_state(self, text: str, device: torch.device) -> Visits[torch.Tensor]:
         """[1, tokens, hidden] after the last layer, of `text` cut to `max_tokens`, without padding."""
         ids = self.tokenizer(text, return_tensors="pt", truncation=True, max_length=self.max_tokens)["input_ids"]
-        return last(self.states(ids, torch.ones_like(ids, dtype=torch.bool), device))
+        (state,) = yield from self.states(ids, torch.ones_like(ids, dtype=torch.bool), device, (self.last,))
+        return state
+
+    @property
+    def last(self) -> int:
+        """The number of the last layer that is read."""
+        return int(self.config.num_hidden_layers)
 
     def embedded(self, ids: torch.Tensor) -> torch.Tensor:
         """[1, tokens, hidden]: the embedding of `ids`, on the host as they are."""
         return F.embedding(ids, self.module.embed_tokens.weight)
 
-    def through_layers(self, states: torch.Tensor, positions: torch.Tensor, real: torch.Tensor) -> Iterator[Any]:
-        """Yields the states after each layer, as `states` does, for embedded tokens `states`. On the host: `positions`,
-        and whether a token is the prompt's (`real`)."""
+    def through_layers(
+        self, states: torch.Tensor, positions: torch.Tensor, real: torch.Tensor, taps: Collection[int]
+    ) -> Visits[list[torch.Tensor]]:
+        """The states after the layers `taps`, as `states` returns them, for embedded tokens `states`. On the host:
+        `positions`, and whether a token is the prompt's (`real`)."""
         rope = self.module.rotary_emb(states, positions)
-        mask = _mask(real).to(states.device)
-        for layer in self.module.layers:
+        mask, kept = _mask(real).to(states.device), []
+        for number, layer in enumerate(self.module.layers, start=1):
+            yield Pause.BLOCK
             states = layer(states, attention_mask=mask, position_embeddings=rope)
-            yield states
+            if number in taps:
+                kept.append(states)
+        return kept
 
     def language_config(self, values: dict[str, Any], file: Path) -> dict[str, Any]:
         """The language model's part of the text encoder's configuration."""
@@ -144,12 +164,6 @@ class HostRotary(nn.Module):
         """Cosines and sines where `states` are; `positions` are on the host."""
         turns = self._rotary(states.new_empty(0, device="cpu"), positions)
         return tuple(turn.to(states.device) for turn in turns)
-
-
-def last(states: Iterator[torch.Tensor]) -> torch.Tensor:
-    """The last of `states`, which are not kept in the meantime."""
-    (state,) = deque(states, maxlen=1)
-    return state
 
 
 def chat(tokenizer: Any, prompt: str, *, thinking: bool) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Generic, Protocol
 
 import torch
 from typing_extensions import TypeVar
 
 from lightx2v.models.flow import euler_step
+from lightx2v.models.visits import Pause, Visits
 from lightx2v.types import GenerateRequest
 
 C = TypeVar("C", default=Any)
@@ -59,9 +61,27 @@ class SamplingState(Generic[C]):
         self.latents = self.stepper.step(self.latents, velocity, self.step)
         self.step += 1
 
+    def park(self) -> BytesIO:
+        """All tensors of this state on the host, each with the device that it was on. The state has none then."""
+        parked = BytesIO()
+        torch.save((self.conditions, self.stepper, self.latents), parked)
+        del self.conditions, self.stepper, self.latents
+        return parked
 
-def sample(state: SamplingState[C], velocity: Callable[[SamplingState[C]], torch.Tensor]) -> Iterator[SamplingState[C]]:
-    """Yields `state` after each of its steps; between two of them the caller may look at it, or give up."""
+    def unpark(self, parked: BytesIO) -> None:
+        """Takes back what `park` returned."""
+        parked.seek(0)
+        self.conditions, self.stepper, self.latents = torch.load(parked, weights_only=False)
+
+
+def sample(
+    state: SamplingState[C], velocity: Callable[[SamplingState[C]], Visits[torch.Tensor]], stepped: Callable[[], None]
+) -> Visits[SamplingState[C]]:
+    """`state` after all of its steps. Calls `stepped` after each of them. Between two steps the caller may move the
+    state to another device, or give up."""
     while state.step < state.stop:
-        state.advance(velocity(state))
-        yield state
+        state.advance((yield from velocity(state)))
+        stepped()
+        if state.step < state.stop:
+            yield Pause.STEP
+    return state

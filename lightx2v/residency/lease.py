@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightx2v.errors import DeadlineExceeded, OutOfMemory
 from lightx2v.types import STAGES, StageName
@@ -48,6 +48,8 @@ class Grant:
     """For what streams; 0 where nothing does."""
     keep: int
     """Weights that may stay after the run."""
+    width: int = field(default=1, kw_only=True)
+    """Members that a cohort may have."""
 
     @property
     def extra_bytes(self) -> int:

@@ -29,6 +29,8 @@ class StageSize:
     """How often a request uses each unit: once, or once a step."""
     overlap_bytes: int = 0
     """Bytes that the link carries while one use of all units computes."""
+    member_bytes: int = 0
+    """The bytes that a member of a cohort keeps while another one computes."""
 
     @cached_property
     def reachable(self) -> int:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from lightx2v.config import EngineSettings
 from lightx2v.errors import NonFinite
 from lightx2v.models.component import Denoiser, Refiner
+from lightx2v.models.sampler import SamplingState, sample
+from lightx2v.models.visits import Move, Visits, movable, within
 from lightx2v.stages.interface import Control, StageInputs, need
 from lightx2v.stages.stage import Stage
 from lightx2v.types import GenerateRequest, Latents, LoraFile, Progress, StageName
+from lightx2v.weights.active_loras import ActiveLoras
 from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import Device
 
@@ -40,21 +45,33 @@ class StepStage(Stage[D]):
     def activation_bytes(self, request: GenerateRequest) -> int:
         return super().activation_bytes(request) + self._adapters.workspace(request)
 
+    def member_bytes(self, request: GenerateRequest) -> int:
+        return super().member_bytes(request) + self._adapters.workspace(request)
+
     def passes(self, request: GenerateRequest) -> int:
         return self.component.num_steps(request)
 
-    def walk(self, request: GenerateRequest, steps: Iterator[Latents], control: Control) -> Latents:
-        """The latents after all `steps`, on the host. Raises Cancelled before a step, and NonFinite."""
+    def walk(
+        self, request: GenerateRequest, start: Callable[[], SamplingState[Any]], control: Control
+    ) -> Visits[Latents]:
+        """The latents after all steps of the state that `start` returns, on the host. Raises Cancelled before a step,
+        and NonFinite."""
         control.check()
         before, after = self.component.steps_elsewhere(request)
         total = before + self.passes(request) + after
-        with self._adapters.activate(request):
+
+        def stepped() -> None:
+            control.report(Progress(state.step, total))
+            if state.step < state.stop:
+                control.check()
+
+        with self._adapters.chosen(request, self.units) as loras:
+            with loras.active():
+                state = start()
             control.report(Progress(before, total))
-            for done, latents in enumerate(steps, start=before + 1):
-                last = latents
-                control.report(Progress(done, total))
-                if done < total:
-                    control.check()
+            steps = within(loras.active, sample(state, self.component.velocity, stepped))
+            yield from movable(Mover(state, loras).move, steps)
+        last = self.component.latents(state)
         if not torch.isfinite(last.tokens).all():
             raise NonFinite(f"request {request.id}: the transformer produced values that are not finite")
         return replace(last, tokens=last.tokens.cpu(), history=tuple(part.cpu() for part in last.history))
@@ -69,10 +86,11 @@ class DenoiseStage(StepStage[Denoiser]):
 
     name: StageName = "denoise"
 
-    def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Latents:
+    def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Visits[Latents]:
         """The latents on the host; they have a history if steps are left to the refine stage."""
         conditioning, device = need(inputs.conditioning), self.device.torch_device
-        return self.walk(request, self.component.steps(request, conditioning, inputs.references, device), control)
+        start = partial(self.component.start, request, conditioning, inputs.references, device)
+        return self.walk(request, start, control)
 
 
 class RefineStage(StepStage[Refiner]):
@@ -80,8 +98,26 @@ class RefineStage(StepStage[Refiner]):
 
     name: StageName = "refine"
 
-    def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Latents:
+    def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Visits[Latents]:
         """The final latents on the host. `inputs.latents`: the output of the denoise stage, with its history."""
         conditioning, begun, device = need(inputs.conditioning), need(inputs.latents), self.device.torch_device
-        steps = self.component.resume(request, conditioning, inputs.references, begun, device)
-        return self.walk(request, steps, control)
+        start = partial(self.component.restart, request, conditioning, inputs.references, begun, device)
+        return self.walk(request, start, control)
+
+
+class Mover:
+    """Moves one request's tensors off the device between two steps, and back."""
+
+    def __init__(self, state: SamplingState[Any], loras: ActiveLoras) -> None:
+        self._state, self._loras = state, loras
+        self._parked: BytesIO | None = None
+
+    def move(self, to: Move) -> None:
+        """Does nothing if the tensors are there already."""
+        if to is Move.AWAY and self._parked is None:
+            self._parked = self._state.park()
+            self._loras.close()
+        elif to is Move.BACK and self._parked is not None:
+            self._state.unpark(self._parked)
+            self._parked = None
+            self._loras.bring()

@@ -11,6 +11,7 @@ import torch
 from lightx2v.config import EngineSettings
 from lightx2v.models.component import TextEncoder
 from lightx2v.models.notices import Notice, NoticeKind, truncated
+from lightx2v.models.visits import Visits, together
 from lightx2v.stages.conditioning_cache import ConditioningCache
 from lightx2v.stages.interface import Control, StageInputs
 from lightx2v.stages.stage import Stage
@@ -34,13 +35,20 @@ class EncodeStage(Stage[TextEncoder]):
         super().__init__(component, places, settings, device, planned)
         self._known = ConditioningCache(settings.conditioning_cache)
 
+    def activation_bytes(self, request: GenerateRequest) -> int:
+        """All prompts of a request pass the blocks together."""
+        beside = (len(self._prompts(request)) - 1) * self.component.member_bytes(request)
+        return super().activation_bytes(request) + beside
+
+    def member_bytes(self, request: GenerateRequest) -> int:
+        return len(self._prompts(request)) * super().member_bytes(request)
+
     def passes(self, request: GenerateRequest) -> int:
-        prompts = self._prompts(request)
-        return len(prompts) if self._looks(request) else sum(self._known.find(prompt) is None for prompt in prompts)
+        return 0 if self.recall(request) else 1
 
     def planned_passes(self, request: GenerateRequest) -> int:
-        """The number of prompts to encode if the prompt is new and the negative prompt is cached."""
-        return len(self._prompts(request)) if self._looks(request) else 1
+        """The prompt is new."""
+        return 1
 
     def recall(self, request: GenerateRequest) -> Conditioning | None:
         if self._looks(request):
@@ -49,14 +57,15 @@ class EncodeStage(Stage[TextEncoder]):
         found = [known for prompt in prompts if (known := self._known.find(prompt)) is not None]
         return Conditioning(*found) if len(found) == len(prompts) else None
 
-    def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Conditioning:
+    def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Visits[Conditioning]:
         """The conditioning of the prompt, and of the negative prompt if it has an effect, on the host.
         `inputs.pictures`: the encoder's views of the references. Raises Cancelled."""
         control.check()
         pictures = inputs.pictures
         seen = self.component.look(pictures, self.device.torch_device) if pictures else None
         beside = pictures if seen is None else ()
-        made = Conditioning(*(self._encode(prompt, beside, control) for prompt in self._prompts(request)))
+        encoded = yield from together([self._encode(prompt, beside) for prompt in self._prompts(request)])
+        made = Conditioning(*encoded)
         return made if seen is None else replace(made, image_features=seen.cpu())
 
     def truncations(self, request: GenerateRequest) -> tuple[Notice, ...]:
@@ -77,12 +86,12 @@ class EncodeStage(Stage[TextEncoder]):
         is_guided = self.component.is_guided(request)
         return (request.prompt, self.component.negative(request)) if is_guided else (request.prompt,)
 
-    def _encode(self, prompt: str, pictures: Sequence[Picture], control: Control) -> torch.Tensor:
+    def _encode(self, prompt: str, pictures: Sequence[Picture]) -> Visits[torch.Tensor]:
         """The encoding of one prompt, together with `pictures`. It is cached only if there are none."""
-        control.check()
         conditioning = None if pictures else self._known.find(prompt)
         if conditioning is None:
-            conditioning = self.component.encode(prompt, pictures, self.device.torch_device).cpu()
+            encoded = yield from self.component.encode(prompt, pictures, self.device.torch_device)
+            conditioning = encoded.cpu()
             if not pictures:
                 self._known.add(prompt, conditioning)
         return conditioning

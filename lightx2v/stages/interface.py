@@ -60,6 +60,7 @@ class StageInputs:
 
 
 StageRun = Callable[[GenerateRequest, StageInputs, Control], Any]
+"""A method of a stage. It returns the Visits of one job."""
 
 
 def need(given: T | None) -> T:

@@ -7,8 +7,9 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -18,8 +19,10 @@ from lightx2v.errors import OutOfMemory
 from lightx2v.models.component import Component
 from lightx2v.models.notices import Notice
 from lightx2v.models.packed import keep_packed
+from lightx2v.models.visits import Visits, within
 from lightx2v.residency.lease import Grant
 from lightx2v.residency.plan import StageSize
+from lightx2v.stages.cohort import Cohort, Member
 from lightx2v.stages.interface import Control, StageInputs, StageMethod, StageRun
 from lightx2v.types import GenerateRequest, StageName
 from lightx2v.weights.device import Device
@@ -28,8 +31,6 @@ from lightx2v.weights.single_file import read_weights
 from lightx2v.weights.weight_residency import WeightResidency
 
 C = TypeVar("C", bound=Component)
-R = TypeVar("R")
-Ts = TypeVarTuple("Ts")
 
 OVERLAP_SHARE = 0.9
 """The share of the link's capacity, while blocks compute, that a plan uses. Closer to 1, every pause of either side
@@ -70,6 +71,11 @@ class Stage(ABC, Generic[C]):
         self._residence = WeightResidency(component, layout, source, device, overlap_bytes)
 
     @property
+    def units(self) -> tuple[str, ...]:
+        """The paths of the submodules whose weights come and go."""
+        return tuple(unit.name for unit in self._residence.layout.blocks)
+
+    @property
     def resident(self) -> int:
         """Device bytes of the weights that are resident now."""
         return self._residence.nbytes
@@ -93,17 +99,23 @@ class Stage(ABC, Generic[C]):
         """Device bytes that a run takes besides its weights and the slot."""
         return self.component.workspace(request)
 
+    def member_bytes(self, request: GenerateRequest) -> int:
+        """Device bytes of those that a request keeps while another member of its cohort computes."""
+        return self.component.member_bytes(request)
+
     def size(self, request: GenerateRequest) -> StageSize:
         """The sizes that the plan needs, for a request like this one."""
         _, *blocks = self._residence.units
         units = tuple(self.device.cost(unit.nbytes) for unit in blocks)
         passes, overlap_bytes = max(1, self.planned_passes(request)), int(OVERLAP_SHARE * self._overlap_bytes(request))
-        activation_bytes = self.activation_bytes(request)
-        return StageSize(self.name, units, self.rest, activation_bytes, self.slot_bytes, passes, overlap_bytes)
+        activation_bytes, member_bytes = self.activation_bytes(request), self.member_bytes(request)
+        return StageSize(
+            self.name, units, self.rest, activation_bytes, self.slot_bytes, passes, overlap_bytes, member_bytes
+        )
 
     @abstractmethod
-    def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Any:
-        """The output of the stage for `inputs`, on the host. Call it through `perform`. Raises Cancelled."""
+    def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Visits[Any]:
+        """The output of the stage for `inputs`, on the host. It runs within a grant only. Raises Cancelled."""
 
     def method(self, name: StageMethod) -> StageRun:
         """The method of this name. Raises ValueError if the stage does not have it."""
@@ -112,11 +124,11 @@ class Stage(ABC, Generic[C]):
         raise ValueError(f"the {self.name} stage has no method {name!r}")
 
     def passes(self, request: GenerateRequest) -> int:
-        """The number of times that a run uses every block; 0 if the request does not need this stage."""
+        """The rounds that a request takes here, in each of which it uses every block once; 0 if it uses none."""
         return 1
 
     def planned_passes(self, request: GenerateRequest) -> int:
-        """The number of times that a run uses every block, if similar requests came before it."""
+        """The rounds, if similar requests came before it."""
         return self.passes(request)
 
     def method_blocks(self, name: StageMethod) -> Collection[str]:
@@ -144,52 +156,89 @@ class Stage(ABC, Generic[C]):
                 self._residence.place(nbytes)
         except OutOfMemory as error:
             log.warning("%s fetched nothing: %s", self.name, error)
-            _let_go(error)
+            let_go(error)
             self.device.trim()
         return self.resident
 
-    def perform(
+    def member(
         self,
-        grant: Grant,
-        job: Callable[[GenerateRequest, *Ts], R],
+        method: StageMethod,
         request: GenerateRequest,
-        *inputs: *Ts,
-        blocks: Collection[str] | None = None,
-    ) -> R:
-        """The result of `job`, run within `grant`. The job enters `blocks` of the component, or all.
+        inputs: StageInputs,
+        control: Control,
+        done: Callable[[Any], None],
+        failed: Callable[[Exception], None],
+    ) -> Member:
+        """A job of this stage, for a cohort."""
+        return Member(
+            self._visits(method, request, inputs, control),
+            self.passes(request),
+            self.member_bytes(request),
+            self.activation_bytes(request),
+            done,
+            failed,
+        )
 
-        If memory runs out, the job runs once more with the least weights resident, and the bytes of the others go to
-        activations. Raises OutOfMemory if no weights can make room.
+    def perform(
+        self, grant: Grant, method: StageMethod, request: GenerateRequest, inputs: StageInputs, control: Control
+    ) -> Any:
+        """The result of one job that has the stage to itself, within `grant`.
+
+        If memory runs out, the job runs once more with the least weights resident. Raises OutOfMemory if no weights can
+        make room.
         """
         try:
-            with self._granted(grant, self.passes(request), blocks):
-                return job(request, *inputs)
+            return self._alone(grant, method, request, inputs, control)
         except OutOfMemory as error:
             if grant.weights <= self.rest:
                 raise
             log.warning("%s: %s; again with its weights streamed", self.name, error)
+        return self._alone(self.least(grant), method, request, inputs, control)
+
+    def least(self, grant: Grant) -> Grant:
+        """The grant of the same bytes with the least weights resident; those of the others go to activations."""
         free = grant.weights - self.rest + grant.extra_bytes
-        least = Grant(self.rest, free - self.slot_bytes, self.slot_bytes, min(grant.keep, self.rest))
-        with self._granted(least, self.passes(request), blocks):
-            return job(request, *inputs)
+        return replace(
+            grant,
+            weights=self.rest,
+            activation_bytes=free - self.slot_bytes,
+            slot_bytes=self.slot_bytes,
+            keep=min(grant.keep, self.rest),
+        )
 
     @contextmanager
-    def _granted(self, grant: Grant, passes: int, blocks: Collection[str] | None) -> Iterator[None]:
-        """Places the granted weights for the body, and streams the others. After the body or its failure, only `keep`
-        bytes stay."""
+    def granted(self, grant: Grant, method: StageMethod) -> Iterator[Cohort]:
+        """A cohort for jobs of `method`, while the granted weights are in place and the others stream. After the body
+        or its failure, only `keep` bytes of weights stay."""
         held = self.drop(grant.weights)
         try:
             with (
                 torch.inference_mode(),
                 self.device.run_limits(grant.weights - held + grant.slot_bytes, grant.activation_bytes),
-                self._residence.running(grant.weights, passes, blocks, grant.keep),
+                self._residence.running(grant.weights, self.method_blocks(method), grant.keep),
             ):
-                yield
+                yield Cohort(self._residence.begin, grant.activation_bytes, grant.width)
         except BaseException as error:
-            _let_go(error)
+            let_go(error)
             raise
         finally:
             self.drop(grant.keep)
+
+    def _alone(
+        self, grant: Grant, method: StageMethod, request: GenerateRequest, inputs: StageInputs, control: Control
+    ) -> Any:
+        made: list[Any] = []
+        with self.granted(grant, method) as cohort:
+            cohort.join(self.member(method, request, inputs, control, made.append, _reraise))
+            while cohort.members:
+                cohort.run_round(others_wait=False)
+        return made[0]
+
+    def _visits(
+        self, method: StageMethod, request: GenerateRequest, inputs: StageInputs, control: Control
+    ) -> Visits[Any]:
+        """The job's work. Raises OutOfMemory where the device has too little."""
+        return within(self.device.memory_errors, self.method(method)(request, inputs, control))
 
     def close(self) -> None:
         """Returns device and host memory."""
@@ -201,7 +250,11 @@ class Stage(ABC, Generic[C]):
         return self.device.overlap_bytes(count) if count else 0
 
 
-def _let_go(error: BaseException | None) -> None:
+def _reraise(error: Exception) -> None:
+    raise error
+
+
+def let_go(error: BaseException | None) -> None:
     """Clears the frames that an error keeps: activations in them would outlive the lease."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)

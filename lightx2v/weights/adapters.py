@@ -8,32 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-
-import torch
+from contextlib import contextmanager
 
 from lightx2v.errors import InvalidCheckpoint, InvalidRequest
 from lightx2v.limits import check_lora
 from lightx2v.types import GenerateRequest, LoraFile
+from lightx2v.weights.active_loras import ActiveLoras, Adapter, Chosen
 from lightx2v.weights.device import Device
 from lightx2v.weights.host_copy import Source
-from lightx2v.weights.layout import HOST, Layout, Unit, view
+from lightx2v.weights.layout import HOST, Layout, Unit
 from lightx2v.weights.lora import Lora, read_lora
 from lightx2v.weights.lora_keys import Adaptable
-from lightx2v.weights.lora_shifts import shifted
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Adapter:
-    """A LoRA and its bytes on the host."""
-
-    lora: Lora
-    scale: float
-    """The factor of what it adds, beside the request's."""
-    source: Source
 
 
 class Adapters:
@@ -66,18 +53,14 @@ class Adapters:
         )
 
     @contextmanager
-    def activate(self, request: GenerateRequest) -> Iterator[None]:
-        """Lets the module compute with the request's LoRAs. Raises InvalidRequest if one is unknown, or cannot be used.
-
-        The module runs uncompiled meanwhile: compiled code ignores hooks that are registered later."""
-        chosen = list(self._chosen(request))
-        if not chosen:
-            yield
-            return
-        with torch.compiler.set_stance("force_eager"), ExitStack() as stack:
-            for adapter, scale in chosen:
-                self._add(adapter, scale, stack)
-            yield
+    def chosen(self, request: GenerateRequest, units: Collection[str]) -> Iterator[ActiveLoras]:
+        """The request's LoRAs, on the device until the end of the context. `units`: paths of the submodules whose
+        weights come and go. Raises InvalidRequest if one is unknown, or cannot be used."""
+        loras = ActiveLoras(self._module, units, list(self._chosen(request)), self._device)
+        try:
+            yield loras
+        finally:
+            loras.close()
 
     def close(self) -> None:
         """Gives up host memory."""
@@ -85,19 +68,7 @@ class Adapters:
             if adapter is not None:
                 adapter.source.close()
 
-    def _add(self, adapter: Adapter, scale: float, stack: ExitStack) -> None:
-        """Adds `scale` times a LoRA until `stack` is closed.
-
-        Hooks come before those of the residency, which take the layer's weights away."""
-        states = self._arrived(adapter)
-        for branch in adapter.lora.branches:
-            hook = branch.product.hook(states, branch.strip, branch.scale * scale)
-            layer = self._module.get_submodule(branch.path)
-            stack.callback(layer.register_forward_hook(hook, prepend=True).remove)
-        for shift in adapter.lora.shifts:
-            stack.enter_context(shifted(self._module, shift.state, states[shift.by.name], scale))
-
-    def _chosen(self, request: GenerateRequest) -> Iterator[tuple[Adapter, float]]:
+    def _chosen(self, request: GenerateRequest) -> Iterator[Chosen]:
         """The LoRAs of a request that add anything to this transformer, each with its scale."""
         for name, scale in request.loras:
             if name in self._refused:
@@ -110,12 +81,6 @@ class Adapters:
     def _source(self, unit: Unit, lazy: bool) -> Source:
         layout = Layout(unit, (), Unit(HOST, unit.nbytes, 0, ()))
         return self._device.host_source(layout, lazy)
-
-    def _arrived(self, adapter: Adapter) -> dict[str, torch.Tensor]:
-        """The LoRA's tensors by name, on the device, in the workspace of the run."""
-        unit = adapter.lora.unit
-        slab = self._device.bring(adapter.source.unit(unit))
-        return {entry.name: view(slab, entry) for entry in unit.entries}
 
 
 def read_usable(file: LoraFile, component: Adaptable) -> Lora | None:

@@ -79,6 +79,14 @@ class Device(ABC):
         """Allows `nbytes` more bytes of slabs outside of a run. Waits for nothing at its end."""
         yield
 
+    @contextmanager
+    def memory_errors(self) -> Iterator[None]:
+        """Raises OutOfMemory in place of torch's own error."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(f"{self.torch_device}: a run exceeded its memory: {error}") from error
+
     @abstractmethod
     def total(self) -> int:
         """Bytes of memory that the device has."""
@@ -215,11 +223,8 @@ class CudaDevice(Device):
     def run_limits(self, growth: int, nbytes: int) -> Iterator[None]:
         self._hold(self._slab_bytes + growth + nbytes)
         try:
-            yield
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(
-                f"{self.torch_device}: a run exceeded its workspace of {nbytes} bytes: {error}"
-            ) from error
+            with self.memory_errors():
+                yield
         finally:
             torch.cuda.synchronize(self.torch_device)
 

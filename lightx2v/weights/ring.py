@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby, repeat, takewhile
+from itertools import groupby, takewhile
 from typing import NamedTuple
 
 import torch
@@ -45,8 +45,9 @@ class Passage:
 
 
 class Ring:
-    """Sends `blocks` to the device in their order of use. A block with a slab in `homes` is sent once, to stay there.
-    Any other is sent `passes` times through a ring of `nbytes` bytes, state by state as memory becomes free.
+    """Sends `blocks` to the device in their order of use, pass after pass. A block with a slab in `homes` is sent once,
+    to stay there. If `streams`, any other is sent in every pass, through a ring of `nbytes` bytes, state by state as
+    memory becomes free. Nothing is sent before the first `begin`.
 
     On the device, a copy waits for the last use of the memory that it replaces, and a block waits for its copies. The
     host waits for neither. Blocks that are used in another order than announced give the same result, but arrive late.
@@ -60,7 +61,7 @@ class Ring:
         self,
         blocks: Sequence[Unit],
         homes: Mapping[str, torch.Tensor],
-        passes: int,
+        streams: bool,
         nbytes: int,
         source: Source,
         device: Device,
@@ -72,18 +73,23 @@ class Ring:
         self._ahead: dict[str, Passage] = {}
         self._coming: tuple[Passage, torch.Tensor] | None = None
         self._used: Passage | None = None
-        passing = [unit for unit in blocks if unit.name not in homes] if passes else []
-        first = [unit for unit in blocks if unit.name in homes or passes]
-        self._due = deque(chain(first, *repeat(passing, passes - 1)))
+        self._passing = [unit for unit in blocks if unit.name not in homes] if streams else []
+        self._first = [unit for unit in blocks if unit.name in homes or streams]
+        self._due: deque[Unit] = deque()
+        self._begun = self._announced = 0
         self._allocator = RingAllocator(nbytes)
         self._left: deque[tuple[int, Moment]] = deque()
-        self.memory = device.allocate(nbytes if passing else 0)
+        self.memory = device.allocate(nbytes if self._passing else 0)
         self._start = self._after = self._arrived = device.now()
-        try:
-            self._advance()
-        except BaseException:
-            self.close()
-            raise
+
+    def begin(self, another: bool) -> None:
+        """Begins a pass: every block is about to be used. If `another` follows it, its blocks come as soon as there is
+        room. Raises what the source raises."""
+        self._begun += 1
+        while self._announced < self._begun + another:
+            self._due.extend(self._passing if self._announced else self._first)
+            self._announced += 1
+        self._advance()
 
     def settle(self, unit: Unit) -> None:
         """Makes what is launched next wait for `unit` at its home."""

@@ -56,13 +56,13 @@ class WeightResidency:
         self._all = frozenset(unit.name for unit in layout.units)
         self._used = self._all
         self._turns: dict[str, int] = {}
+        self._bound: str | None = None
         self._bindings = {unit.name: _bindings(component.module, unit) for unit in layout.units}
         self._kept = _bindings(component.module, layout.host)
         self._keep_on_host(component.module)
         for unit in layout.blocks:
             block = component.module.get_submodule(unit.name)
             block.register_forward_pre_hook(self._entering(unit))
-            block.register_forward_hook(self._leaving(unit), always_call=True)
 
     @property
     def nbytes(self) -> int:
@@ -82,27 +82,39 @@ class WeightResidency:
     def place(self, limit: int) -> None:
         """Makes units resident as long as they fit in `limit` bytes. Returns at once: a run waits for a unit's bytes
         before it uses them. Raises OutOfMemory, and then makes no unit resident."""
-        self._open(limit, limit, 0, self._all).close()
+        ring = self._open(limit, limit, self._all, streams=False)
+        try:
+            ring.begin(another=False)
+        finally:
+            self._close(ring)
 
     @contextmanager
-    def running(self, limit: int, passes: int, used: Collection[str] | None = None, keep: int = 0) -> Iterator[None]:
-        """Lets the module run, using every block `passes` times. Units that fit in `limit` bytes become resident, the
+    def running(self, limit: int, used: Collection[str] | None = None, keep: int = 0) -> Iterator[None]:
+        """Lets the module run, in passes that `begin` announces. Units that fit in `limit` bytes become resident, the
         others stream. All arrive in the order in which the last run used them.
+
+        A streaming block stays until another block is entered, so it may be called several times for one passage.
 
         `used`: paths of the submodules that the run enters, all by default. A block outside of them never streams. It
         comes after the others, to stay, if it fits in the `keep` bytes that stay resident after the run.
 
         Raises OutOfMemory, and what the source raises; then no new unit is resident."""
         self._used = self._all if used is None else frozenset(self._names(used))
-        self._ring = ring = self._open(limit, keep, passes, self._used)
+        self._ring = ring = self._open(limit, keep, self._used, streams=True)
         try:
             ring.settle(self.layout.rest)
             yield
         finally:
             self._ring = None
-            for name in ring.close():
-                self._let_go(name)
+            self._unbind()
+            self._close(ring)
             self._learn()
+
+    def begin(self, another: bool) -> None:
+        """Begins a pass over the blocks, within `running`. `another`: whether one more is known to follow."""
+        if self._ring is None:
+            raise RuntimeError("a pass begins outside of a run")
+        self._ring.begin(another)
 
     def _names(self, paths: Collection[str]) -> Iterator[str]:
         """The rest, and the units that lie within one of the submodules at `paths`."""
@@ -110,7 +122,11 @@ class WeightResidency:
         prefixes = tuple(f"{path}." for path in paths)
         yield from (unit.name for unit in self.layout.blocks if f"{unit.name}.".startswith(prefixes))
 
-    def _open(self, limit: int, keep: int, passes: int, used: frozenset[str]) -> Ring:
+    def _close(self, ring: Ring) -> None:
+        for name in ring.close():
+            self._let_go(name)
+
+    def _open(self, limit: int, keep: int, used: frozenset[str], *, streams: bool) -> Ring:
         homes: dict[str, torch.Tensor] = {}
         try:
             for unit in self._fitting(limit, keep, used):
@@ -121,7 +137,7 @@ class WeightResidency:
                 (unit for unit in (self.layout.rest, *self._blocks) if unit.name in due),
                 key=lambda unit: unit.name not in used,
             )
-            return Ring(coming, homes, passes, self._ring_bytes, self._source, self._device, self._arrivals)
+            return Ring(coming, homes, streams, self._ring_bytes, self._source, self._device, self._arrivals)
         except BaseException:
             for name in homes:
                 self._let_go(name)
@@ -180,22 +196,29 @@ class WeightResidency:
         def hook(*_: object) -> None:
             if self._ring is None or unit.name not in self._used:
                 raise RuntimeError(f"{unit.name} is used outside of a run that names it")
+            if unit.name == self._bound:
+                return
+            self._leave(self._ring)
             self._turns.setdefault(unit.name, len(self._turns))
             if unit.name in self._slabs:
                 self._ring.settle(unit)
             else:
                 starts = self._ring.enter(unit)
                 self._bind(unit, self._ring.memory, starts)
+                self._bound = unit.name
 
         return hook
 
-    def _leaving(self, unit: Unit) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            if self._ring is not None and unit.name not in self._slabs:
-                self._release(unit.name)
-                self._ring.leave()
+    def _leave(self, ring: Ring) -> None:
+        """Leaves the streaming block that was used last."""
+        if self._bound is not None:
+            self._unbind()
+            ring.leave()
 
-        return hook
+    def _unbind(self) -> None:
+        if self._bound is not None:
+            self._release(self._bound)
+            self._bound = None
 
     def _bind(self, unit: Unit, memory: torch.Tensor, starts: Sequence[int]) -> None:
         for binding, entry, start in zip(self._bindings[unit.name], unit.entries, starts, strict=True):

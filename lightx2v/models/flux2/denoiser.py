@@ -19,6 +19,7 @@ from lightx2v.models.flux2.spec import MAX_TOKENS
 from lightx2v.models.flux2.transformer import Flux2Transformer, read_shape
 from lightx2v.models.sampler import SamplingState
 from lightx2v.models.spec import ModelSpec
+from lightx2v.models.visits import Visits
 from lightx2v.types import Conditioning, GenerateRequest, Latents
 from lightx2v.weights.layout import WeightMap
 
@@ -67,6 +68,14 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
         conditioning = 2 * MAX_TOKENS * self.shape.joint_attention_dim * self.dtype.itemsize
         return self._tokens(request) * (self.branches(request) * per_token + rope) + conditioning
 
+    def member_bytes(self, request: GenerateRequest) -> int:
+        """The states of all tokens twice, as a double block's image and text are joined, and the conditions."""
+        tokens, branches, itemsize = self._tokens(request), self.branches(request), self.dtype.itemsize
+        states = 2 * tokens * branches * self.shape.width * itemsize
+        rope = tokens * self.shape.attention_head_dim * torch.float32.itemsize
+        shifts = 16 * self.shape.width * itemsize
+        return states + rope + shifts + branches * MAX_TOKENS * self.shape.joint_attention_dim * itemsize
+
     def operations(self, request: GenerateRequest) -> float:
         """Two operations for each weight and token; a token meets only its own stream's half of a double block's
         weights. Four for each pair of tokens and each width in attention."""
@@ -91,10 +100,10 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
         tokens = drawn.flatten(2).transpose(1, 2).to(self.dtype)
         return self.start_euler(request, conditions, levels, tokens, references, device)
 
-    def predict(self, state: SamplingState[Flux2Conditions]) -> torch.Tensor:
+    def predict(self, state: SamplingState[Flux2Conditions]) -> Visits[torch.Tensor]:
         text, references, times, guidance, rope = state.conditions
         image = torch.cat((state.latents, *references), dim=1).expand(len(text), -1, -1)
-        velocity = self.module(image, text, times[state.step : state.step + 1], rope, guidance)
+        velocity = yield from self.module(image, text, times[state.step : state.step + 1], rope, guidance)
         return velocity[:, : state.latents.shape[1]]
 
     def _tokens(self, request: GenerateRequest) -> int:

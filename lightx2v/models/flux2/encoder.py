@@ -10,6 +10,7 @@ import torch
 
 from lightx2v.models.flux2.spec import MAX_TOKENS
 from lightx2v.models.language import LanguageEncoder
+from lightx2v.models.visits import Visits
 from lightx2v.types import Picture
 
 
@@ -25,12 +26,11 @@ class Flux2TextEncoder(LanguageEncoder):
         return self.taps[-1]
 
     @torch.no_grad()
-    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> Visits[torch.Tensor]:
         """[tokens, features] of the prompt, tokenised. Its last token stands at the last of `max_tokens` positions."""
         ids, real = self._tokenise(prompt)
-        states = self.states(ids, real, device, first=self.max_tokens - ids.shape[1])
-        taps = [state for depth, state in enumerate(states, start=1) if depth in self.taps]
-        return torch.cat(taps, dim=-1)[0]
+        states = yield from self.states(ids, real, device, self.taps, first=self.max_tokens - ids.shape[1])
+        return torch.cat(states, dim=-1)[0]
 
     @abstractmethod
     def _tokenise(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ from transformers.models.mistral.modeling_mistral import MistralModel
 from lightx2v.layers.attention import exact_masks
 from lightx2v.models.configuration import require
 from lightx2v.models.flux2.encoder import Flux2TextEncoder
+from lightx2v.models.visits import Visits, within
 from lightx2v.types import Picture
 
 SYSTEM_MESSAGE = (
@@ -35,9 +36,8 @@ class MistralTextEncoder(Flux2TextEncoder):
     prefix = "language_model.model."
     unread = (r"lm_head\.weight", r"(vision_tower|multi_modal_projector)\..*")
 
-    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        with exact_masks():
-            features = super().encode(prompt, pictures, device)
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> Visits[torch.Tensor]:
+        features = yield from within(exact_masks, super().encode(prompt, pictures, device))
         padding, prompted = features[:1], features[1:]
         return torch.cat((padding.expand(self.max_tokens - len(prompted), -1), prompted))
 

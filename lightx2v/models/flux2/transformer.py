@@ -20,6 +20,7 @@ from lightx2v.layers.joint import JointProjections
 from lightx2v.layers.modulation import ModulatedNorm, Modulation, Shift, modulated_norm
 from lightx2v.layers.rope import Rope, rotate
 from lightx2v.models.configuration import read_fields
+from lightx2v.models.visits import Pause, Visits
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Flux2Transformer(nn.Module):
         timestep: torch.Tensor,
         rope: Rope,
         guidance: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> Visits[torch.Tensor]:
         """The velocity of every image token.
 
         `image`: [batch, tokens, in_channels], the target's tokens, then the references'; `text`: [batch, tokens,
@@ -90,11 +91,15 @@ class Flux2Transformer(nn.Module):
         (joint_shift,) = self.single_stream_modulation(time)
         image, text = self.x_embedder(image), self.context_embedder(text)
         for block in self.transformer_blocks:
+            yield Pause.BLOCK
             image, text = block(image, text, image_shifts, text_shifts, rope)
-        joint = torch.cat((text, image), dim=1)
+        joint, tokens = torch.cat((text, image), dim=1), text.shape[1]
+        del image, text, image_shifts, text_shifts
         for block in self.single_transformer_blocks:
+            yield Pause.BLOCK
             joint = block(joint, joint_shift, rope)
-        return self.proj_out(self.norm_out(joint[:, text.shape[1] :], time))
+        velocity: torch.Tensor = self.proj_out(self.norm_out(joint[:, tokens:], time))
+        return velocity
 
 
 class TimeEmbedding(nn.Module):

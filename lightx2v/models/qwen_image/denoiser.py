@@ -19,6 +19,7 @@ from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, MAX_TOKENS, PATCH, 
 from lightx2v.models.qwen_image.transformer import QwenImageTransformer, Ropes, read_shape
 from lightx2v.models.sampler import SamplingState
 from lightx2v.models.spec import ModelSpec
+from lightx2v.models.visits import Visits
 from lightx2v.types import ChosenLora, Conditioning, GenerateRequest, Latents
 from lightx2v.weights.layout import WeightMap
 
@@ -106,11 +107,14 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
         )
         return self.start_euler(request, conditions, levels, self._noise(request), references, device)
 
-    def predict(self, state: SamplingState[QwenImageConditions]) -> torch.Tensor:
+    def predict(self, state: SamplingState[QwenImageConditions]) -> Visits[torch.Tensor]:
         text, lengths, references, times, modulations, ropes = state.conditions
         image = torch.cat((state.latents, *references), dim=1).expand(len(lengths), -1, -1)
         modulation, time = self._streams(modulations, state.step).to(image.device), times[state.step : state.step + 1]
-        return self.module(image, text, state.latents.shape[1], lengths, time, modulation, ropes)
+        velocity: torch.Tensor = yield from self.module(
+            image, text, state.latents.shape[1], lengths, time, modulation, ropes
+        )
+        return velocity
 
     def guide(self, towards: torch.Tensor, away: torch.Tensor, guidance: float) -> torch.Tensor:
         """The guided velocity, each token scaled to the norm of its unguided one."""

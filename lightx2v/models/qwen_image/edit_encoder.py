@@ -14,11 +14,12 @@ from transformers.vision_utils import get_vision_position_ids
 from lightx2v.layers.compiled import compile_blocks
 from lightx2v.models.component import on_meta
 from lightx2v.models.configuration import read_configuration, require
-from lightx2v.models.language import CONFIG, HostRotary, last
+from lightx2v.models.language import CONFIG, HostRotary
 from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
 from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, SEEN_TOKENS
 from lightx2v.models.qwen_image.vision import Grid, Mixed, mix, to_patches
 from lightx2v.models.spec import ModelSpec
+from lightx2v.models.visits import Visits
 from lightx2v.types import GenerateRequest, Picture
 
 TEMPLATE = (
@@ -69,13 +70,14 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
         return TEMPLATE.format("".join(PICTURE.format(index) for index in range(1, pictures + 1)) + prompt)
 
     @torch.no_grad()
-    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> Visits[torch.Tensor]:
         image_features, grids = self._see(pictures, device)
         text = self.prompted(prompt, len(pictures))
         ids = self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
         mixed = mix(ids, self.pad, grids)
         real = torch.ones_like(mixed.ids, dtype=torch.bool)
-        states = last(self.through_layers(self._merged(mixed, image_features), mixed.positions, real))
+        merged = self._merged(mixed, image_features)
+        (states,) = yield from self.through_layers(merged, mixed.positions, real, (self.last,))
         features: torch.Tensor = self.module.norm(states)[0, SYSTEM_TOKENS:]
         return features
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 
 from lightx2v.models.language import LanguageEncoder, count
 from lightx2v.models.qwen_image.spec import MAX_TOKENS, NEGATIVE
+from lightx2v.models.visits import Visits
 from lightx2v.types import GenerateRequest, Picture
 
 TEMPLATE = (
@@ -50,13 +51,15 @@ class QwenImageTextEncoder(LanguageEncoder):
     def negative(self, request: GenerateRequest) -> str:
         return request.negative_prompt or NEGATIVE
 
-    def through_layers(self, states: torch.Tensor, positions: torch.Tensor, real: torch.Tensor) -> Iterator[Any]:
+    def through_layers(
+        self, states: torch.Tensor, positions: torch.Tensor, real: torch.Tensor, taps: Collection[int]
+    ) -> Visits[list[torch.Tensor]]:
         """As in the base class. `positions`: [1, tokens] for all axes, or [3, 1, tokens]; not every supported version
         of transformers takes the former."""
-        return super().through_layers(states, positions.expand(3, -1, -1), real)
+        return super().through_layers(states, positions.expand(3, -1, -1), real, taps)
 
     @torch.no_grad()
-    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        states = self.last_state(self.prompted(prompt, 0), device)
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> Visits[torch.Tensor]:
+        states = yield from self.last_state(self.prompted(prompt, 0), device)
         features: torch.Tensor = self.module.norm(states)[0, SYSTEM_TOKENS:]
         return features

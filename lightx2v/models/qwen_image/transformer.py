@@ -25,6 +25,7 @@ from lightx2v.layers.modulation import ModulatedNorm, Shift, modulated_norm
 from lightx2v.layers.rope import Rope, rotate
 from lightx2v.models.configuration import read_configuration, read_fields
 from lightx2v.models.flow import TRAIN_TIMESTEPS
+from lightx2v.models.visits import Pause, Visits
 
 CONFIG = "transformer/config.json"
 EPS = 1e-6
@@ -96,7 +97,7 @@ class QwenImageTransformer(nn.Module):
         timestep: torch.Tensor,
         modulation: torch.Tensor,
         ropes: Ropes,
-    ) -> torch.Tensor:
+    ) -> Visits[torch.Tensor]:
         """The velocity of the first `target` image tokens in every branch; the others are references'.
 
         `image`: [branches, tokens, in_channels]; `text`: [1, sum of lengths, joint_attention_dim], the branches'
@@ -105,8 +106,10 @@ class QwenImageTransformer(nn.Module):
         """
         image, text = self.img_in(image), self.txt_in(self.txt_norm(text))
         for block, shifts in zip(self.transformer_blocks, modulation, strict=True):
+            yield Pause.BLOCK
             image, text = block(image, text, target, lengths, shifts, ropes)
-        return self.proj_out(self.norm_out(image[:, :target], self.time_text_embed(timestep)))
+        velocity: torch.Tensor = self.proj_out(self.norm_out(image[:, :target], self.time_text_embed(timestep)))
+        return velocity
 
     def tabulate(self, timesteps: torch.Tensor) -> torch.Tensor:
         """[steps, blocks, 2, 6, 1, 1, width], on the host: of each of [steps] timesteps, each block's shift, scale and

@@ -16,6 +16,7 @@ from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.flow import noise
 from lightx2v.models.sampler import SamplingState
+from lightx2v.models.visits import Visits
 from lightx2v.models.wan.condition import Condition, FirstFrame, PictureChannels
 from lightx2v.models.wan.latents import to_grid, to_latents
 from lightx2v.models.wan.names import TRANSFORMER
@@ -106,11 +107,12 @@ class WanDenoiser(Denoiser[WanConditions]):
         drawn = noise((1, self.shape.out_channels, *self._grid(request)), request.seed)
         return self.state(request, conditions, stepper, drawn.to(device))
 
-    def predict(self, state: SamplingState[WanConditions]) -> torch.Tensor:
+    def predict(self, state: SamplingState[WanConditions]) -> Visits[torch.Tensor]:
         text, features, reference, times, rope = state.conditions
         shown = reference.show(state.latents).to(self.dtype).expand(len(text), -1, -1, -1, -1)
         timestep = reference.times(times[state.step]).to(shown.device, torch.float32)
-        return self.module(shown, text, timestep, rope, features)
+        velocity: torch.Tensor = yield from self.module(shown, text, timestep, rope, features)
+        return velocity
 
     def latents(self, state: SamplingState[WanConditions]) -> Latents:
         kept = state.conditions.reference.keep(state.latents)

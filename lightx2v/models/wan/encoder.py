@@ -16,6 +16,7 @@ from transformers.models.umt5.modeling_umt5 import UMT5Stack
 from lightx2v.models.component import TextEncoder, on_meta
 from lightx2v.models.configuration import read_configuration
 from lightx2v.models.language import CONFIG, EMBEDDING, count, read_tokenizer
+from lightx2v.models.visits import Pause, Visits
 from lightx2v.models.wan.names import TEXT_ENCODER
 from lightx2v.models.wan.spec import MAX_TOKENS, WanSpec
 from lightx2v.models.wan.variant import IMAGE_ENCODER
@@ -82,13 +83,15 @@ class WanTextEncoder(TextEncoder):
         return count(self.tokenizer, clean(prompt))
 
     @torch.no_grad()
-    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> Visits[torch.Tensor]:
         """[tokens, features] of the prompt, its end token included."""
         ids = self.tokenizer(clean(prompt), return_tensors="pt", truncation=True, max_length=MAX_TOKENS)["input_ids"]
         states = F.embedding(ids, self.module.embed_tokens.weight).to(device)
         for block in self.module.block:
+            yield Pause.BLOCK
             states = block(states)
-        return self.module.final_layer_norm(states)[0]
+        features: torch.Tensor = self.module.final_layer_norm(states)[0]
+        return features
 
     @torch.no_grad()
     def look(self, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor | None:

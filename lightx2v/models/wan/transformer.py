@@ -20,6 +20,7 @@ from lightx2v.layers.feedforward import GeluFeedForward
 from lightx2v.layers.modulation import Shift, modulated_norm
 from lightx2v.layers.rope import Rope, rotate
 from lightx2v.models.configuration import read_configuration, read_fields
+from lightx2v.models.visits import Pause, Visits
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class WanTransformer(nn.Module):
         timestep: torch.Tensor,
         rope: Rope,
         image_features: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> Visits[torch.Tensor]:
         """The velocity of every latent.
 
         `latents`: [batch, channels, frames, rows, columns]; `text`: [batch, tokens, text_dim]; `timestep`: fp32, up to
@@ -97,6 +98,7 @@ class WanTransformer(nn.Module):
         del patches
         time, shifts, text, image_features = self.condition_embedder(timestep, text, image_features)
         for block in self.blocks:
+            yield Pause.BLOCK
             states = block(states, text, image_features, shifts, rope)
         shift, scale = (self.scale_shift_table + time[:, None]).chunk(2, dim=1)
         states = normed(states, shift, scale, self.eps)

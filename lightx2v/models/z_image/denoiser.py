@@ -15,6 +15,7 @@ from lightx2v.layers.rope import Rope, rope_table
 from lightx2v.models.component import Denoiser, on_meta
 from lightx2v.models.flow import TRAIN_TIMESTEPS, noise
 from lightx2v.models.sampler import SamplingState
+from lightx2v.models.visits import Visits
 from lightx2v.models.z_image.names import TRANSFORMER
 from lightx2v.models.z_image.spec import MAX_TOKENS, ZImageSpec
 from lightx2v.models.z_image.transformer import (
@@ -86,18 +87,20 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
         conditions = ZImageConditions(captions, times(levels).to(device), places)
         return self.start_euler(request, conditions, levels, self._noise(request), references, device)
 
-    def predict(self, state: SamplingState[ZImageConditions]) -> torch.Tensor:
+    def predict(self, state: SamplingState[ZImageConditions]) -> Visits[torch.Tensor]:
         """[branches, tokens, token]: the reverse of the velocity, which this transformer was trained to predict."""
         captions, times, places = state.conditions
         time = times[state.step : state.step + 1]
-        return self.module(state.latents[0].to(self.dtype), captions, time, places).float()
+        reverse = yield from self.module(state.latents[0].to(self.dtype), captions, time, places)
+        return reverse.float()
 
     def guide(self, towards: torch.Tensor, away: torch.Tensor, guidance: float) -> torch.Tensor:
         """[1, ...]: the guided velocity, in which a scale of 0 is no guidance."""
         return towards + guidance * (towards - away)
 
-    def velocity(self, state: SamplingState[ZImageConditions]) -> torch.Tensor:
-        return -super().velocity(state)
+    def velocity(self, state: SamplingState[ZImageConditions]) -> Visits[torch.Tensor]:
+        reverse = yield from super().velocity(state)
+        return -reverse
 
     def _tokens(self, request: GenerateRequest) -> tuple[int, int]:
         """Tokens of the image and of the longest caption, both padded."""

@@ -9,6 +9,7 @@ from transformers import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from lightx2v.models.language import LanguageEncoder, chat, count
+from lightx2v.models.visits import Visits
 from lightx2v.models.z_image.spec import MAX_TOKENS
 from lightx2v.types import Picture
 
@@ -32,5 +33,6 @@ class ZImageTextEncoder(LanguageEncoder):
         return chat(self.tokenizer, prompt, thinking=True)
 
     @torch.no_grad()
-    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
-        return self.last_state(self.prompted(prompt), device)[0]
+    def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> Visits[torch.Tensor]:
+        state = yield from self.last_state(self.prompted(prompt), device)
+        return state[0]

@@ -22,6 +22,7 @@ from lightx2v.layers.attention import attention
 from lightx2v.layers.embedding import sinusoid
 from lightx2v.layers.rope import Rope, rotate
 from lightx2v.models.configuration import read_fields
+from lightx2v.models.visits import Pause, Visits
 
 PATCH = 2
 MULTIPLE = 32
@@ -104,7 +105,7 @@ class ZImageTransformer(nn.Module):
 
     def forward(
         self, image: torch.Tensor, captions: Sequence[torch.Tensor], time: torch.Tensor, places: Places
-    ) -> torch.Tensor:
+    ) -> Visits[torch.Tensor]:
         """The reverse of every image token's velocity: [captions, tokens, token].
 
         `image`: [tokens, token], the same for all captions; `captions`: [tokens, cap_feat_dim] each; `time`: [1], up to
@@ -113,17 +114,21 @@ class ZImageTransformer(nn.Module):
         embedded = self.t_embedder(time)
         images = padded(self.all_x_embedder[f"{PATCH}-1"](image), self.x_pad_token).repeat(len(captions), 1)[None]
         for block in self.noise_refiner:
+            yield Pause.BLOCK
             images = block(images, places.image, embedded)
         texts = torch.cat([padded(self.cap_embedder(caption), self.cap_pad_token) for caption in captions])[None]
         for block in self.context_refiner:
+            yield Pause.BLOCK
             texts = block(texts, places.caption)
         branches = zip(images.split(places.image.lengths, 1), texts.split(places.caption.lengths, 1), strict=True)
         joint = torch.cat([part for branch in branches for part in branch], dim=1)
         del images, texts, branches
         for block in self.layers:
+            yield Pause.BLOCK
             joint = block(joint, places.joint, embedded)
         last = torch.cat([branch[:, : len(image)] for branch in joint.split(places.joint.lengths, 1)])
-        return self.all_final_layer[f"{PATCH}-1"](last, embedded)
+        reverse: torch.Tensor = self.all_final_layer[f"{PATCH}-1"](last, embedded)
+        return reverse
 
 
 class TimeEmbedding(nn.Module):
