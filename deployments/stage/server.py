@@ -6,10 +6,9 @@ import asyncio
 import hashlib
 import logging
 import os
-import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -30,17 +29,19 @@ from deployments.card.members import Member, starting
 from deployments.card.memory_probe import CPU_CARD
 from deployments.logs import configure_logging
 from deployments.messages import Terms
+from deployments.stage.cohort_runner import CohortRunner
 from deployments.stage.coordinator_client import CoordinatorClient
+from deployments.stage.jobs import Job
 from deployments.stage.process_memory import STARTING_BYTES, ProcessMemory
 from deployments.stage.weights import StageWeights
-from deployments.stage.wire import pack, unpack
+from deployments.stage.wire import pack
 from lightx2v.config import EngineSettings
 from lightx2v.errors import DeadlineExceeded, OutOfMemory
 from lightx2v.models.notices import Notice
-from lightx2v.residency.lease import Grant, Holder
+from lightx2v.residency.lease import Holder, Room, Work
 from lightx2v.stages.build import load_stage, open_device
-from lightx2v.stages.interface import Control, StageInputs, StageMethod
-from lightx2v.types import GenerateRequest, Progress, StageName
+from lightx2v.stages.interface import StageInputs, StageMethod
+from lightx2v.types import GenerateRequest, StageName
 
 Answer = asyncio.Future[Any]
 
@@ -51,40 +52,43 @@ log = logging.getLogger(__name__)
 
 
 class StageServer:
-    """Runs one job at a time under a lease, in a thread that checks for cancellation between pieces of work.
+    """Runs jobs in cohorts, under leases, in a thread that checks for cancellation between pieces of work.
 
-    A job is answered as soon as its output is on the host; its memory and its lease are returned after that.
+    A job is answered as soon as its output is on the host. The memory and the lease are returned after the last one.
     """
+
+    _jobs: CohortRunner
 
     async def __init__(self, stage: StageName, model: str, settings: EngineSettings, cuda: bool) -> None:  # type: ignore[misc]
         configure_logging()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=stage)
-        self._loop = asyncio.get_running_loop()
-        self._turn = asyncio.Lock()
-        self._broken: torch.AcceleratorError | None = None
         card_id = card_identity(cuda)
         holder = Holder(uuid.uuid4().hex, model, stage, os.getpid(), 0, 0, _fingerprint(settings))
         self._weights = StageWeights(self._thread)
         find = partial(find_coordinator, card_id)
-        self._client = CoordinatorClient(starting(holder, settings.gpu_budget), find, self._weights)
+        starting_member = starting(holder, settings.gpu_budget)
+        self._client = CoordinatorClient(starting_member, find, self._weights, lambda: self._jobs.recall())
         self._obedience = await self._client.start()
         async with self._room_to_start(STARTING_BYTES if cuda else 0):
             self._device = await self._in_thread(open_device, "cuda" if cuda else "cpu", settings, card_id)
             self._stage = self._weights.stage = await self._in_thread(load_stage, stage, settings, self._device)
+            self._jobs = CohortRunner(self._stage, self._client, self._weights, self._thread, self._weigh)
             self._process_memory = ProcessMemory(card_id) if cuda else None
             context = self._process_memory.before_any_run() if self._process_memory else 0
             size = self._stage.size(self._stage.planned)
             holder = replace(holder, context=context, reachable=size.reachable)
             await self._client.introduce(Member(holder, size, settings.policy, settings.gpu_budget))
+        self._running = asyncio.create_task(self._jobs.run())
 
     @asynccontextmanager
     async def _room_to_start(self, nbytes: int) -> AsyncIterator[None]:
         """Leases the memory of a CUDA context while the stage is loaded. If it is refused, the stage is loaded anyway:
         its first run is then refused with figures."""
         async with AsyncExitStack() as stack:
+            room, work = Room(nbytes, nbytes), Work(1, 0.0, time.time())
             try:
                 if nbytes:
-                    await stack.enter_async_context(self._client.lease(nbytes, Terms(time.time(), START_SECONDS)))
+                    await stack.enter_async_context(self._client.lease(room, work, START_SECONDS))
             except (OutOfMemory, DeadlineExceeded) as error:
                 log.warning("loading the stage although the card has no room for its process: %s", error)
             yield
@@ -96,14 +100,14 @@ class StageServer:
         """
         if method == "run" and (known := self._stage.recall(request)) is not None:
             return pack(known)
-        answer: Answer = self._loop.create_future()
-        work = partial(self._work, method, request, StageInputs(**inputs), answer)
-        running = self._client.apart(self._run(work, request, terms))
-        running.add_done_callback(partial(_conclude, answer))
+        stage, answer = self._stage, asyncio.get_running_loop().create_future()
+        room, rounds, units = stage.room(request), stage.passes(request), stage.units(request)
+        job = Job(method, request, StageInputs(**inputs), terms, room, rounds, units, answer)
+        self._jobs.submit(job)
         try:
             return await answer
         except asyncio.CancelledError:
-            running.cancel()
+            self._jobs.cancel(job)
             raise
 
     async def truncations(self, request: GenerateRequest) -> tuple[Notice, ...]:
@@ -124,21 +128,11 @@ class StageServer:
 
         A stage that ignores commands would dead-lock the card, and after a device error nothing runs here.
         """
-        if self._obedience.done():
-            raise RuntimeError(f"this stage no longer follows commands: {self._obedience.exception()!r}")
-        if self._broken is not None:
-            raise RuntimeError(f"the device failed under this process: {self._broken}")
-
-    async def _run(self, work: Callable[[Grant, Control], None], request: GenerateRequest, terms: Terms) -> None:
-        """Runs `work` under a lease. After that the process's memory is measured, while the next run may start."""
-        cancelled, start, activation_bytes = threading.Event(), time.monotonic(), self._stage.activation_bytes(request)
-        async with self._turn, self._client.lease(activation_bytes, terms.since(start)) as lease, self._weights.lock:
-            control = Control(cancelled.is_set, partial(self._report, request))
-            try:
-                await self._to_the_end(partial(work, lease, control), cancelled)
-            finally:
-                self._client.holds(self._stage.resident)
-        await self._weigh()
+        for name, task in (("follows commands", self._obedience), ("takes jobs", self._running)):
+            if task.done():
+                raise RuntimeError(f"this stage no longer {name}: {task.exception()!r}")
+        if self._jobs.failure is not None:
+            raise RuntimeError(f"the device failed under this process: {self._jobs.failure}")
 
     async def _weigh(self) -> None:
         if self._process_memory is not None:
@@ -147,64 +141,8 @@ class StageServer:
             if context is not None:
                 await self._client.weigh(context)
 
-    async def _to_the_end(self, work: Callable[[], None], cancelled: threading.Event) -> None:
-        """Waits until the thread has ended `work`, even if the caller is cancelled: the memory is in use until then."""
-        running = asyncio.ensure_future(self._in_thread(work))
-        while not running.done():
-            try:
-                await asyncio.wait([running])
-            except asyncio.CancelledError:
-                cancelled.set()
-        if isinstance(error := running.exception(), torch.AcceleratorError):
-            self._broken = error
-        if cancelled.is_set():
-            raise asyncio.CancelledError
-        running.result()
-
-    def _work(
-        self,
-        method: StageMethod,
-        request: GenerateRequest,
-        packed: StageInputs,
-        answer: Answer,
-        grant: Grant,
-        control: Control,
-    ) -> None:
-        """Runs a job in the thread of the stage, and answers while the stage still has its grant."""
-        run = self._stage.method(method)
-
-        def work(request: GenerateRequest, inputs: StageInputs, control: Control) -> None:
-            self._answer(answer, run(request, inputs, control))
-
-        blocks = self._stage.method_blocks(method)
-        self._stage.perform(grant, work, request, unpack(packed), control, blocks=blocks)
-
-    def _answer(self, answer: Answer, output: Any) -> None:
-        """Hands an output from the thread of the stage to the call that waits for it."""
-        self._loop.call_soon_threadsafe(_resolve, answer, pack(output))
-
-    def _report(self, request: GenerateRequest, progress: Progress) -> None:
-        """Reports the progress of a run to whoever asks for that of its job."""
-        log.debug("request %s: step %d of %d", request.id, progress.step, progress.total)
-        self._loop.call_soon_threadsafe(self._client.advance, request.id, progress)
-
     async def _in_thread(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
-
-
-def _resolve(answer: Answer, output: Any) -> None:
-    if not answer.done():
-        answer.set_result(output)
-
-
-def _conclude(answer: Answer, running: asyncio.Task[None]) -> None:
-    """Passes an error to the call that waits for the answer, or logs it if that call was answered or is gone."""
-    if running.cancelled():
-        answer.cancel()
-    elif (error := running.exception()) is not None and not answer.done():
-        answer.set_exception(error)
-    elif error is not None:
-        log.error("a job failed after it was answered or cancelled", exc_info=error)
 
 
 def _fingerprint(settings: EngineSettings) -> str:

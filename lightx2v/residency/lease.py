@@ -63,6 +63,27 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """The bytes of one job besides weights."""
+
+    activation_bytes: int
+    """While it computes."""
+    member_bytes: int
+    """Those of them that it keeps while another member of its cohort computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What waits or runs at a holder."""
+
+    jobs: int
+    seconds: float
+    """Predicted seconds of computation of all of them together; 0 if nothing was measured yet."""
+    admitted_at: float
+    """Unix seconds at which the oldest was admitted."""
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
     """The memory that one run asks for."""
 

@@ -31,6 +31,8 @@ class StageSize:
     """Bytes that the link carries while one use of all units computes."""
     member_bytes: int = 0
     """The bytes that a member of a cohort keeps while another one computes."""
+    max_width: int = 1
+    """The most members of a cohort."""
 
     @cached_property
     def reachable(self) -> int:

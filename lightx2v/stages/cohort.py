@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lightx2v.models.visits import Move, Pause, Visits
+from lightx2v.residency.lease import Room
 
 
 @dataclass(eq=False, slots=True)
@@ -16,10 +17,7 @@ class Member:
     visits: Visits[Any]
     rounds: int
     """The rounds that it still takes."""
-    member_bytes: int
-    """Device bytes that it keeps while another member computes."""
-    activation_bytes: int
-    """Device bytes that it takes while it computes, the former included."""
+    room: Room
     done: Callable[[Any], None]
     failed: Callable[[Exception], None]
     is_over: bool = field(default=False, init=False)
@@ -52,11 +50,10 @@ class Cohort:
         self._begin, self._room, self._width = begin, room, width
         self.members: list[Member] = []
 
-    def fits(self, member: Member) -> bool:
-        """Whether `member` can join. A member that has the cohort for itself always can: the grant was made for it."""
-        if not self.members:
-            return True
-        return len(self.members) < self._width and room_for([*self.members, member]) <= self._room
+    def fits(self, room: Room) -> bool:
+        """Whether a job that needs `room` can join."""
+        rooms = [*(member.room for member in self.members), room]
+        return len(rooms) <= self._width and room_for(rooms) <= self._room
 
     def join(self, member: Member) -> None:
         """Adds a member, before its next round."""
@@ -80,8 +77,7 @@ class Cohort:
             member.move(to)
 
 
-def room_for(members: Iterable[Member]) -> int:
-    """Device bytes of `members` besides weights, whoever of them computes."""
-    members = list(members)
-    computing = max((member.activation_bytes - member.member_bytes for member in members), default=0)
-    return computing + sum(member.member_bytes for member in members)
+def room_for(rooms: Sequence[Room]) -> int:
+    """Device bytes of members besides weights, whoever of them computes."""
+    computing = max((room.activation_bytes - room.member_bytes for room in rooms), default=0)
+    return computing + sum(room.member_bytes for room in rooms)

@@ -65,7 +65,7 @@ class StepStage(Stage[D]):
             if state.step < state.stop:
                 control.check()
 
-        with self._adapters.chosen(request, self.units) as loras:
+        with self._adapters.chosen(request, self.unit_paths) as loras:
             with loras.active():
                 state = start()
             control.report(Progress(before, total))

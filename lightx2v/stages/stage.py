@@ -20,7 +20,7 @@ from lightx2v.models.component import Component
 from lightx2v.models.notices import Notice
 from lightx2v.models.packed import keep_packed
 from lightx2v.models.visits import Visits, within
-from lightx2v.residency.lease import Grant
+from lightx2v.residency.lease import Grant, Room
 from lightx2v.residency.plan import StageSize
 from lightx2v.stages.cohort import Cohort, Member
 from lightx2v.stages.interface import Control, StageInputs, StageMethod, StageRun
@@ -68,10 +68,12 @@ class Stage(ABC, Generic[C]):
         """Host bytes of the weights: all of them, or with `lazy_load` only those that never leave the host."""
         source = device.host_source(layout, settings.lazy_load)
         overlap_bytes = self._overlap_bytes(planned) // max(1, len(blocks))
+        # The parts of a block are used in turn by one member before the next, so by phase there is no visit to share.
+        self._max_width = 1 if settings.by_phase else settings.max_cohort
         self._residence = WeightResidency(component, layout, source, device, overlap_bytes)
 
     @property
-    def units(self) -> tuple[str, ...]:
+    def unit_paths(self) -> tuple[str, ...]:
         """The paths of the submodules whose weights come and go."""
         return tuple(unit.name for unit in self._residence.layout.blocks)
 
@@ -103,6 +105,15 @@ class Stage(ABC, Generic[C]):
         """Device bytes of those that a request keeps while another member of its cohort computes."""
         return self.component.member_bytes(request)
 
+    def room(self, request: GenerateRequest) -> Room:
+        """Device bytes of a request besides weights."""
+        return Room(self.activation_bytes(request), self.member_bytes(request))
+
+    def units(self, request: GenerateRequest) -> float:
+        """The work of one round of a request, to be compared with others of this stage: operations, where they are
+        known."""
+        return self.component.flops(request) or 1.0
+
     def size(self, request: GenerateRequest) -> StageSize:
         """The sizes that the plan needs, for a request like this one."""
         _, *blocks = self._residence.units
@@ -110,7 +121,15 @@ class Stage(ABC, Generic[C]):
         passes, overlap_bytes = max(1, self.planned_passes(request)), int(OVERLAP_SHARE * self._overlap_bytes(request))
         activation_bytes, member_bytes = self.activation_bytes(request), self.member_bytes(request)
         return StageSize(
-            self.name, units, self.rest, activation_bytes, self.slot_bytes, passes, overlap_bytes, member_bytes
+            self.name,
+            units,
+            self.rest,
+            activation_bytes,
+            self.slot_bytes,
+            passes,
+            overlap_bytes,
+            member_bytes,
+            self._max_width,
         )
 
     @abstractmethod
@@ -173,8 +192,7 @@ class Stage(ABC, Generic[C]):
         return Member(
             self._visits(method, request, inputs, control),
             self.passes(request),
-            self.member_bytes(request),
-            self.activation_bytes(request),
+            self.room(request),
             done,
             failed,
         )
