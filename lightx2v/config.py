@@ -146,7 +146,7 @@ class EngineSettings(Settings):
     """Host bytes for the encodings of the latest prompts, so that a repeated prompt is not encoded again."""
 
     max_cohort: int = Field(default=8, ge=1, le=64)
-    """The most requests that a stage runs together, so that streamed weights cross the link once for all of them. 1: one
+    """The most requests that a stage runs together, so that streamed weights cross the link once for them. 1: one
     request after another. Pictures are the same to the bit."""
 
     compile: bool | Literal["auto"] = "auto"

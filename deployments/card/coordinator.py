@@ -23,9 +23,8 @@ from deployments.card.tickets import Tickets
 from deployments.card.transfer import Transfers
 from deployments.card.watcher import ProcessWatcher
 from deployments.logs import configure_logging
-from deployments.messages import Terms
 from lightx2v.errors import OutOfMemory, StageLost, StaleEpoch
-from lightx2v.residency.lease import Command, Event, Holder, Lease, Refused
+from lightx2v.residency.lease import Command, Event, Holder, Lease, Refused, Room, Work
 from lightx2v.residency.ledger import Ledger
 from lightx2v.types import Progress
 
@@ -78,15 +77,15 @@ class Coordinator(CoordinatorCalls):
         self._pump()
         return self._epoch
 
-    async def lease(self, epoch: str, holder_id: str, activation_bytes: int, terms: Terms) -> Lease:
+    async def lease(self, epoch: str, holder_id: str, room: Room, work: Work, seconds: float) -> Lease:
         """Waits for the right to run. The request that was admitted first is served first. Raises OutOfMemory or
         DeadlineExceeded."""
         self._fence(epoch, holder_id)
-        deadline = time.monotonic() + terms.seconds
+        deadline = time.monotonic() + seconds
         self._forget(holder_id)
         await self.ready(epoch, holder_id)
-        need = self._members.need(holder_id, activation_bytes)
-        ticket = self._ledger.request(holder_id, need, terms.admitted_at, deadline, epoch)
+        need = self._members.need(holder_id, room)
+        ticket = self._ledger.request(holder_id, need, work.admitted_at, deadline, epoch)
         self._tickets.open(ticket, holder_id)
         self._pump()
         try:
@@ -95,6 +94,10 @@ class Coordinator(CoordinatorCalls):
             self._ledger.cancel(ticket, epoch)
             self._pump()
             raise
+
+    async def waits(self, epoch: str, holder_id: str, work: Work) -> None:
+        """Notes the work of a holder."""
+        self._fence(epoch, holder_id)
 
     async def release(self, epoch: str, holder_id: str, lease_id: str, holdings: Holdings) -> None:
         """Ends a run. An unknown lease has been returned already and is ignored."""

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from lightx2v.errors import OutOfMemory
 from lightx2v.residency import plan as plans
-from lightx2v.residency.lease import Holder, Need, Wish
+from lightx2v.residency.lease import Holder, Need, Room, Wish
 from lightx2v.residency.plan import Shares, StageSize
 from lightx2v.types import Policy
 
@@ -80,15 +80,18 @@ class CardMembers:
         if isinstance(shares, OutOfMemory):
             raise shares
 
-    def need(self, holder_id: str, activation_bytes: int) -> Need:
-        """The memory that a holder needs for one run. Raises OutOfMemory if its model has no plan."""
+    def need(self, holder_id: str, room: Room) -> Need:
+        """The memory that a holder needs for one run, with as many members as its plan has
+        width. Raises OutOfMemory if its model has no plan."""
         member = self._members[holder_id]
         shares, size = self._shares[member.holder.plan], member.size
         if isinstance(shares, OutOfMemory):
             raise shares
         share = shares[member.holder.stage]
         floor = size.reachable if member.policy in ("whole", "model") else size.rest
-        return Need(share.placed, floor, activation_bytes, size.slot_bytes, share.resident)
+        width = size.max_width
+        activation_bytes = room.activation_bytes + (width - 1) * room.member_bytes
+        return Need(share.placed, floor, activation_bytes, size.slot_bytes, share.resident, width)
 
     def wish(self, member: Member) -> Wish | None:
         """The memory that the member will be granted for its next run.

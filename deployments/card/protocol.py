@@ -9,9 +9,8 @@ from ray.actor import ActorHandle
 
 from deployments.card.members import Member
 from deployments.card.transfer import TransferBytes
-from deployments.messages import Terms
 from deployments.remote import answer
-from lightx2v.residency.lease import Command, Lease
+from lightx2v.residency.lease import Command, Lease, Room, Work
 from lightx2v.types import Progress
 
 
@@ -30,8 +29,12 @@ class CoordinatorCalls(Protocol):
     async def join(self, member: Member, holdings: Holdings, lease: Lease | None) -> str:
         """Registers a process with its holdings, and with its lease from an earlier epoch. Returns the epoch."""
 
-    async def lease(self, epoch: str, holder_id: str, activation_bytes: int, terms: Terms) -> Lease:
-        """Waits for the right to run. Raises OutOfMemory or DeadlineExceeded."""
+    async def lease(self, epoch: str, holder_id: str, room: Room, work: Work, seconds: float) -> Lease:
+        """Waits for the right to run. `room`: of the first job. `work`: of all that wait. Raises OutOfMemory, or
+        DeadlineExceeded after `seconds`."""
+
+    async def waits(self, epoch: str, holder_id: str, work: Work) -> None:
+        """Replaces the work of the caller's open request for a lease, or what is left of its run."""
 
     async def release(self, epoch: str, holder_id: str, lease_id: str, holdings: Holdings) -> None:
         """Returns the lease after the run."""
@@ -71,8 +74,11 @@ class RemoteCoordinator(CoordinatorCalls):
     async def join(self, member: Member, holdings: Holdings, lease: Lease | None) -> str:
         return await answer(self._actor.join.remote(member, holdings, lease))
 
-    async def lease(self, epoch: str, holder_id: str, activation_bytes: int, terms: Terms) -> Lease:
-        return await answer(self._actor.lease.remote(epoch, holder_id, activation_bytes, terms))
+    async def lease(self, epoch: str, holder_id: str, room: Room, work: Work, seconds: float) -> Lease:
+        return await answer(self._actor.lease.remote(epoch, holder_id, room, work, seconds))
+
+    async def waits(self, epoch: str, holder_id: str, work: Work) -> None:
+        await answer(self._actor.waits.remote(epoch, holder_id, work))
 
     async def release(self, epoch: str, holder_id: str, lease_id: str, holdings: Holdings) -> None:
         await answer(self._actor.release.remote(epoch, holder_id, lease_id, holdings))

@@ -15,9 +15,8 @@ from ray.exceptions import RayActorError
 from deployments.card.members import Member
 from deployments.card.protocol import CoordinatorCalls, Holdings
 from deployments.card.transfer import TransferBytes
-from deployments.messages import Terms
 from lightx2v.errors import StaleEpoch
-from lightx2v.residency.lease import Fetch, Lease
+from lightx2v.residency.lease import Fetch, Lease, Room, Work
 from lightx2v.types import Progress
 
 T = TypeVar("T")
@@ -42,8 +41,14 @@ class Weights(Protocol):
 class CoordinatorClient:
     """Connects a stage process to its card's coordinator. `find` returns the coordinator, or its successor."""
 
-    def __init__(self, member: Member, find: Callable[[], CoordinatorCalls], weights: Weights) -> None:
-        self._member, self._find, self._weights = member, find, weights
+    def __init__(
+        self,
+        member: Member,
+        find: Callable[[], CoordinatorCalls],
+        weights: Weights,
+        recalled: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._member, self._find, self._weights, self._recalled = member, find, weights, recalled
         self._held = 0
         self._lease: Lease | None = None
         self._epoch = ""
@@ -51,6 +56,8 @@ class CoordinatorClient:
         self._variables = Context()
         self._news: tuple[str, Progress] | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._work: Work | None = None
+        self._telling_work: asyncio.Task[None] | None = None
         self._apart: set[asyncio.Task[None]] = set()
 
     async def start(self) -> asyncio.Task[None]:
@@ -60,10 +67,10 @@ class CoordinatorClient:
         return asyncio.create_task(self._obey())
 
     @asynccontextmanager
-    async def lease(self, activation_bytes: int, terms: Terms) -> AsyncIterator[Lease]:
-        """Holds a lease, the right to run. The body calls `holds` with the bytes that it left resident. Raises
-        OutOfMemory or DeadlineExceeded."""
-        self._lease = lease = await self._ask(activation_bytes, terms)
+    async def lease(self, room: Room, work: Work, seconds: float) -> AsyncIterator[Lease]:
+        """Holds a lease, the right to run. `room`: of the first job. `work`: of all that wait. The body calls `holds`
+        with the bytes that it left resident. Raises OutOfMemory, or DeadlineExceeded after `seconds`."""
+        self._lease = lease = await self._ask(room, work, seconds)
         self._held = lease.weights
         try:
             yield lease
@@ -80,6 +87,12 @@ class CoordinatorClient:
         self._news = request_id, progress
         if self._telling is None or self._telling.done():
             self._telling = self.apart(self._tell())
+
+    def tell(self, work: Work) -> None:
+        """Reports what waits and runs here, without waiting: one message at a time, and only the latest."""
+        self._work = work
+        if self._telling_work is None or self._telling_work.done():
+            self._telling_work = self.apart(self._tell_work())
 
     async def weigh(self, context: int) -> None:
         """Reports the bytes that the process itself takes on the card, if they have changed."""
@@ -115,9 +128,9 @@ class CoordinatorClient:
     def _holdings(self) -> Holdings:
         return Holdings(self._held, self._weights.transferred())
 
-    async def _ask(self, activation_bytes: int, terms: Terms) -> Lease:
+    async def _ask(self, room: Room, work: Work, seconds: float) -> Lease:
         asked = asyncio.ensure_future(
-            self._call(lambda coordinator, epoch: coordinator.lease(epoch, self._id, activation_bytes, terms))
+            self._call(lambda coordinator, epoch: coordinator.lease(epoch, self._id, room, work, seconds))
         )
         try:
             return await asyncio.shield(asked)
@@ -136,6 +149,14 @@ class CoordinatorClient:
         while self._lease is not None and self._news is not None:
             (request_id, progress), self._news = self._news, None
             await self._advance(request_id, progress)
+
+    async def _tell_work(self) -> None:
+        while self._work is not None:
+            work, self._work = self._work, None
+            await self._waits(work)
+
+    async def _waits(self, work: Work) -> None:
+        await self._call(lambda coordinator, epoch: coordinator.waits(epoch, self._id, work))
 
     async def _advance(self, request_id: str, progress: Progress) -> None:
         await self._call(lambda coordinator, epoch: coordinator.advance(epoch, self._id, request_id, progress))

@@ -96,11 +96,13 @@ class Need:
     """Comes on top when not all reachable weights are granted."""
     keep: int
     """Bytes of weights to hold at rest after the run."""
+    width: int = 1
+    """Members that a cohort may have."""
 
     def grant(self, weights: int, reachable: int) -> Grant:
         """The grant of a run with `weights`. The slot comes with it unless they are all that are `reachable`."""
         slot_bytes = self.slot_bytes if weights < reachable else 0
-        return Grant(weights, self.activation_bytes, slot_bytes, min(self.keep, weights))
+        return Grant(weights, self.activation_bytes, slot_bytes, min(self.keep, weights), width=self.width)
 
     def least(self, reachable: int) -> int:
         """The smallest room in which the run is possible."""

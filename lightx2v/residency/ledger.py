@@ -208,7 +208,13 @@ class Ledger:
     def _grant(self, ticket: Ticket, account: Account, weights: int) -> Granted:
         grant = ticket.need.grant(weights, account.holder.reachable)
         account.lease = Lease(
-            grant.weights, grant.activation_bytes, grant.slot_bytes, grant.keep, ticket.id, ticket.holder
+            grant.weights,
+            grant.activation_bytes,
+            grant.slot_bytes,
+            grant.keep,
+            ticket.id,
+            ticket.holder,
+            width=grant.width,
         )
         account.before, account.weights, account.used = account.weights, weights, next(self._turn)
         account.offered, self._last = 0, account.holder
