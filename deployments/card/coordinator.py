@@ -24,6 +24,7 @@ from deployments.card.transfer import Transfers
 from deployments.card.watcher import ProcessWatcher
 from deployments.logs import configure_logging
 from lightx2v.errors import OutOfMemory, StageLost, StaleEpoch
+from lightx2v.residency.gate import Gate
 from lightx2v.residency.lease import Command, Event, Holder, Lease, Refused, Room, Work
 from lightx2v.residency.ledger import Ledger
 from lightx2v.types import Progress
@@ -35,6 +36,7 @@ IDLE_SECONDS = 30.0
 copies of a dead process for the same time, so that a successor can attach to them."""
 PATIENCE_SECONDS = 10.0
 """A command that is not answered within this time is overdue."""
+GATE = Gate()
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Coordinator(CoordinatorCalls):
         self._total = probe.total()
         self._epoch = uuid.uuid4().hex
         opens_at = time.monotonic() + SETTLE_SECONDS
-        self._ledger = Ledger(self._total, self._epoch, opens_at=opens_at, patience=PATIENCE_SECONDS)
+        self._ledger = Ledger(self._total, self._epoch, opens_at=opens_at, patience=PATIENCE_SECONDS, gate=GATE)
         self._settled = False
         self._members = CardMembers()
         self._transfers = Transfers()
@@ -78,14 +80,13 @@ class Coordinator(CoordinatorCalls):
         return self._epoch
 
     async def lease(self, epoch: str, holder_id: str, room: Room, work: Work, seconds: float) -> Lease:
-        """Waits for the right to run. The request that was admitted first is served first. Raises OutOfMemory or
-        DeadlineExceeded."""
+        """Waits for the right to run, in the order of the gate. Raises OutOfMemory or DeadlineExceeded."""
         self._fence(epoch, holder_id)
         deadline = time.monotonic() + seconds
         self._forget(holder_id)
         await self.ready(epoch, holder_id)
         need = self._members.need(holder_id, room)
-        ticket = self._ledger.request(holder_id, need, work.admitted_at, deadline, epoch)
+        ticket = self._ledger.request(holder_id, need, work, deadline, epoch)
         self._tickets.open(ticket, holder_id)
         self._pump()
         try:
@@ -96,8 +97,10 @@ class Coordinator(CoordinatorCalls):
             raise
 
     async def waits(self, epoch: str, holder_id: str, work: Work) -> None:
-        """Notes the work of a holder."""
+        """Notes what waits or runs at a holder: the gate decides by the latest."""
         self._fence(epoch, holder_id)
+        self._ledger.waits(holder_id, work, epoch)
+        self._pump()
 
     async def release(self, epoch: str, holder_id: str, lease_id: str, holdings: Holdings) -> None:
         """Ends a run. An unknown lease has been returned already and is ignored."""

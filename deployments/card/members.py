@@ -81,15 +81,15 @@ class CardMembers:
             raise shares
 
     def need(self, holder_id: str, room: Room) -> Need:
-        """The memory that a holder needs for one run, with as many members as its plan has
-        width. Raises OutOfMemory if its model has no plan."""
+        """The memory that a holder needs for one run, of as many members as its plan allows. `room`: of one. Raises
+        OutOfMemory if its model has no plan."""
         member = self._members[holder_id]
         shares, size = self._shares[member.holder.plan], member.size
         if isinstance(shares, OutOfMemory):
             raise shares
         share = shares[member.holder.stage]
         floor = size.reachable if member.policy in ("whole", "model") else size.rest
-        width = size.max_width
+        width = self.width(member.holder)
         activation_bytes = room.activation_bytes + (width - 1) * room.member_bytes
         return Need(share.placed, floor, activation_bytes, size.slot_bytes, share.resident, width)
 
@@ -108,6 +108,10 @@ class CardMembers:
         """Bytes of weights that the holder keeps at rest; None if its model has no plan."""
         shares = self._shares.get(holder.plan)
         return shares[holder.stage].resident if isinstance(shares, dict) else None
+
+    def width(self, holder: Holder) -> int:
+        """Members of one size that a cohort of the holder may have."""
+        return self._members[holder.id].size.max_width
 
     def max_replicas(self, holder_id: str, budget: int) -> int:
         """The number of replicas of this stage that fit into `budget` beside the other stages; at least 1."""

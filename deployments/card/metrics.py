@@ -6,6 +6,7 @@ Counters start at zero with every coordinator, as Prometheus expects of a proces
 from __future__ import annotations
 
 from collections import Counter as Counts
+from dataclasses import asdict
 
 from ray.util.metrics import Counter, Gauge
 
@@ -31,6 +32,7 @@ class CardMetrics:
             "shrinks": Counter("lightx2v_shrinks_total", "Commands to give way that were followed", CARD),
             "evictions": Counter("lightx2v_evictions_total", "Stages that gave up all their weights", CARD),
             "fetches": Counter("lightx2v_fetches_total", "Fetches of weights ahead of their run", CARD),
+            "recalls": Counter("lightx2v_recalls_total", "Runs that were asked to end early", CARD),
         }
         self._decided: Counts[str] = Counts()
         self._h2d = Counter("lightx2v_h2d_bytes_total", "Weights copied to the card", STAGE)
@@ -40,14 +42,9 @@ class CardMetrics:
         """Sets the gauges and counters from the ledger, after it changed."""
         self._budget.set(ledger.budget, self._tags)
         self._granted.set(ledger.granted, self._tags)
-        self._waiting.set(ledger.waiting, self._tags)
+        self._waiting.set(len(ledger.tickets), self._tags)
         self._running.set(sum(account.active for account in ledger.holders.values()), self._tags)
-        decided = Counts(
-            grants=ledger.grants_total,
-            shrinks=ledger.shrinks_total,
-            evictions=ledger.evictions_total,
-            fetches=ledger.fetches_total,
-        )
+        decided = Counts(asdict(ledger.counters))
         for name, more in (decided - self._decided).items():
             self._decisions[name].inc(more, self._tags)
         self._decided = decided

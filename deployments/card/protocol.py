@@ -43,7 +43,8 @@ class CoordinatorCalls(Protocol):
         """Voids the process's last request for a lease, granted or not: its caller went away and cannot know."""
 
     async def next_command(self, epoch: str, holder_id: str) -> Command:
-        """Waits until this process must give way, or may fetch. Returns the same command until it is answered."""
+        """Waits until this process must give way, may fetch, or is to end its lease. Returns the same command until it
+        is answered: a recall by the release of its lease."""
 
     async def resized(self, epoch: str, holder_id: str, command_id: str, holdings: Holdings) -> None:
         """Answers a command that the process has carried out."""

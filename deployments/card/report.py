@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from deployments.card.members import CardMembers
@@ -18,21 +19,21 @@ def card_report(ledger: Ledger, members: CardMembers, transferred: TransferBytes
         "peak_granted_bytes": ledger.peak_granted,
         "h2d_bytes_total": transferred.h2d,
         "d2h_bytes_total": transferred.d2h,
-        "grants_total": ledger.grants_total,
-        "shrinks_total": ledger.shrinks_total,
-        "evictions_total": ledger.evictions_total,
-        "fetches_total": ledger.fetches_total,
-        "waiting": ledger.waiting,
-        "stages": [_stage_report(account, members) for account in ledger.holders.values()],
+        **{f"{name}_total": total for name, total in asdict(ledger.counters).items()},
+        "waiting": len(ledger.tickets),
+        "stages": [_stage_report(account, ledger, members) for account in ledger.holders.values()],
     }
 
 
-def _stage_report(account: Account, members: CardMembers) -> dict[str, Any]:
+def _stage_report(account: Account, ledger: Ledger, members: CardMembers) -> dict[str, Any]:
+    work = ledger.work(account.holder.id)
     return {
         "model": account.holder.model,
         "stage": account.holder.stage,
         "pid": account.holder.pid,
         "running": account.active,
+        "jobs": work.jobs if work else 0,
+        "width": members.width(account.holder),
         "context_bytes": account.holder.context,
         "resident_bytes": account.weights,
         "planned_bytes": members.planned(account.holder),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -16,12 +16,14 @@ from deployments.card.members import Member
 from deployments.card.protocol import CoordinatorCalls, Holdings
 from deployments.card.transfer import TransferBytes
 from lightx2v.errors import StaleEpoch
-from lightx2v.residency.lease import Fetch, Lease, Room, Work
+from lightx2v.residency.lease import Fetch, Lease, Recall, Room, Shrink, Work
 from lightx2v.types import Progress
 
 T = TypeVar("T")
 
 RETRY_SECONDS = 0.2
+RECALL_SECONDS = 1.0
+"""A recalled process asks for its next command after this time, if its lease has neither come nor ended until then."""
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +41,8 @@ class Weights(Protocol):
 
 
 class CoordinatorClient:
-    """Connects a stage process to its card's coordinator. `find` returns the coordinator, or its successor."""
+    """Connects a stage process to its card's coordinator. `find` returns the coordinator, or its successor. `recalled`
+    is called when the running lease is to end at its next step boundary; it may be called again until then."""
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class CoordinatorClient:
         self._member, self._find, self._weights, self._recalled = member, find, weights, recalled
         self._held = 0
         self._lease: Lease | None = None
+        self._turned = asyncio.Event()
         self._epoch = ""
         self._joining = asyncio.Lock()
         self._variables = Context()
@@ -72,6 +76,7 @@ class CoordinatorClient:
         with the bytes that it left resident. Raises OutOfMemory, or DeadlineExceeded after `seconds`."""
         self._lease = lease = await self._ask(room, work, seconds)
         self._held = lease.weights
+        self._turned.set()
         try:
             yield lease
         finally:
@@ -144,6 +149,7 @@ class CoordinatorClient:
 
     async def _release(self, lease_id: str, holdings: Holdings) -> None:
         await self._call(lambda coordinator, epoch: coordinator.release(epoch, self._id, lease_id, holdings))
+        self._turned.set()
 
     async def _tell(self) -> None:
         while self._lease is not None and self._news is not None:
@@ -164,14 +170,26 @@ class CoordinatorClient:
     async def _obey(self) -> None:
         while True:
             command = await self._call(lambda coordinator, epoch: coordinator.next_command(epoch, self._id))
-            if self._lease is not None:  # commands are for idle stages: this one has lapsed on its way
-                continue
-            if isinstance(command, Fetch):
-                self._held = command.weights
-                self._held = await self._weights.fetch(command.weights)
-            else:
-                self._held = await self._weights.drop(command.weights)
-            await self._resized(command.id)
+            if isinstance(command, Recall):
+                await self._end(command)
+            elif self._lease is None:  # commands are for idle stages: any other has lapsed on its way
+                await self._resize(command)
+
+    async def _end(self, recall: Recall) -> None:
+        """Passes a recall on. It is given until its lease has ended, and may arrive before the lease does."""
+        self._turned.clear()
+        if self._lease is not None and self._lease.id == recall.lease:
+            self._recalled()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._turned.wait(), RECALL_SECONDS)
+
+    async def _resize(self, command: Shrink | Fetch) -> None:
+        if isinstance(command, Fetch):
+            self._held = command.weights
+            self._held = await self._weights.fetch(command.weights)
+        else:
+            self._held = await self._weights.drop(command.weights)
+        await self._resized(command.id)
 
     async def _resized(self, command_id: str) -> None:
         holdings = self._holdings()

@@ -1,17 +1,17 @@
-"""The records of the ledger: an account for each holder with its open command, and a ticket for each waiter."""
+"""The entries of the ledger: an account for each holder with its open command, and a ticket for each waiter."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightx2v.residency.lease import Command, Fetch, Holder, Lease, Need, Wish
+from lightx2v.residency.lease import Command, Fetch, Holder, Lease, Need, Recall, Shrink, Wish, Work
 
 
 @dataclass(slots=True)
 class Pending:
     """A command whose answer is `due` at that monotonic second, and overdue after it."""
 
-    command: Command
+    command: Shrink | Fetch
     due: float
     overdue: bool = False
     answered: bool = False
@@ -21,6 +21,17 @@ class Pending:
     def grows(self) -> bool:
         """Whether it allows more weights, rather than asking for some."""
         return isinstance(self.command, Fetch)
+
+
+@dataclass(slots=True)
+class Run:
+    """What the gate knows of a run."""
+
+    began: float
+    """Monotonic seconds at which it was granted."""
+    work: Work
+    """What is left of it."""
+    recall: Recall | None = None
 
 
 @dataclass(slots=True)
@@ -34,6 +45,8 @@ class Account:
     lease: Lease | None = None
     before: int = 0
     """Weights held when the lease was granted."""
+    run: Run | None = None
+    """None without a lease, and for a lease of another ledger."""
     pending: Pending | None = None
     wish: Wish | None = None
     offered: int = 0
@@ -53,7 +66,9 @@ class Account:
     @property
     def command(self) -> Command | None:
         """The command that the holder is to carry out now; the same until it has answered."""
-        return self.pending.command if self.pending and not (self.pending.answered or self.active) else None
+        if self.active:
+            return self.run.recall if self.run else None
+        return self.pending.command if self.pending and not self.pending.answered else None
 
     @property
     def extra_bytes(self) -> int:
@@ -88,13 +103,24 @@ class Account:
         return self.pending is None and weights > max(self.weights, self.offered)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ticket:
-    """A request for memory that waits. Of two tickets the one of lower rank is served first."""
+    """A request for memory that waits."""
 
     id: str
-    holder: str
+    holder: Holder
     need: Need
-    rank: tuple[float, int]
+    work: Work
+    """The latest that its holder told."""
+    turn: int
     deadline: float
     """Monotonic seconds, after which it is refused."""
+    since: float | None = None
+    """Monotonic seconds at which the ledger first looked at it."""
+    is_begun: bool = False
+    """Whether somebody was told to make room for it: then it goes next."""
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """The age of its oldest job; of two equal ones, who asked first."""
+        return self.work.admitted_at, self.turn

@@ -165,8 +165,18 @@ class Fetch:
     id: str
 
 
-Command = Shrink | Fetch
-"""A command to an idle holder. To carry it out twice has the same effect as once."""
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """The running holder is to end its lease at its next step boundary. The release answers it. What is left of its
+    work waits with its next request."""
+
+    holder: str
+    lease: str
+
+
+Command = Shrink | Fetch | Recall
+"""A command to a holder: an idle one drops or fetches weights, a running one ends its lease. To carry it out twice has
+the same effect as once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import count
+from math import inf
 from types import MappingProxyType
 
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
-from lightx2v.residency.account import Account, Pending, Ticket
+from lightx2v.residency.account import Account, Pending, Run, Ticket
+from lightx2v.residency.accounts import Accounts
+from lightx2v.residency.claim import Claim, claim, shortage
+from lightx2v.residency.counters import Counters
 from lightx2v.residency.eviction import evictions
-from lightx2v.residency.lease import Command, Event, Fetch, Granted, Holder, Lease, Need, Refused, Shrink, Wish
+from lightx2v.residency.gate import Gate
+from lightx2v.residency.lease import (
+    Event,
+    Fetch,
+    Granted,
+    Holder,
+    Lease,
+    Need,
+    Recall,
+    Refused,
+    Shrink,
+    Wish,
+    Work,
+)
 from lightx2v.residency.prefetch import offers
+
+UNKNOWN = Work(1, 0.0, 0.0)
+"""The work of a run that another ledger granted, until its holder tells."""
 
 
 class IntegrityError(AssertionError):
@@ -18,60 +38,72 @@ class IntegrityError(AssertionError):
 
 
 class Ledger:
-    """Grants memory to the oldest request first, and takes it from the holder that needs it last.
+    """Grants memory in the order of its gate, and takes it from the holder that needs it last.
 
     Times are monotonic seconds and come from the caller. Weights at rest stay granted until their holder reports them
     dropped; those of a dead process until it is gone. `epoch` fences: what was agreed with another ledger is refused.
     """
 
-    def __init__(self, budget: int, epoch: str, *, opens_at: float = 0.0, patience: float = 10.0) -> None:
-        self.budget = budget
+    def __init__(
+        self, budget: int, epoch: str, *, opens_at: float = 0.0, patience: float = 10.0, gate: Gate | None = None
+    ) -> None:
         self.epoch = epoch
         self.opens_at = opens_at
         self.patience = patience
+        self.gate = gate or Gate()
         self.peak_granted = 0
-        self.grants_total = 0
-        self.shrinks_total = 0
-        self.evictions_total = 0
-        self.fetches_total = 0
-        self._accounts: dict[str, Account] = {}
+        self.counters = Counters()
+        self._accounts = Accounts(budget)
         self._waiting: dict[str, Ticket] = {}
         self._last: Holder | None = None
         self._turn = count(1)
-        self._open = False
+        self._now = 0.0
+        self._looks: list[float] = []
         self._allowed = max(budget, 0)
+
+    @property
+    def budget(self) -> int:
+        """Bytes that can be granted."""
+        return self._accounts.budget
 
     @property
     def granted(self) -> int:
         """Bytes that somebody has: processes, weights, and what runs take besides."""
-        return sum(account.nbytes for account in self._accounts.values())
+        return self._accounts.granted
 
     @property
     def free(self) -> int:
         """Bytes that nobody has. Negative while a join or a smaller budget has revealed too much."""
-        return self.budget - self.granted
+        return self._accounts.free
 
     @property
-    def waiting(self) -> int:
-        """Open tickets."""
-        return len(self._waiting)
+    def tickets(self) -> Mapping[str, Ticket]:
+        """Those that wait, by their ids."""
+        return MappingProxyType(self._waiting)
 
     @property
     def holders(self) -> Mapping[str, Account]:
         """Accounts by the ids of their holders."""
         return MappingProxyType(self._accounts)
 
+    def work(self, holder_id: str) -> Work | None:
+        """What waits or runs at a holder; None if it has neither a ticket nor a lease."""
+        ticket = next((ticket for ticket in self._waiting.values() if ticket.holder.id == holder_id), None)
+        run = self._accounts[holder_id].run
+        return ticket.work if ticket else run.work if run else None
+
     def join(self, holder: Holder, weights: int = 0, lease: Lease | None = None) -> None:
         """Register a process, with what it holds if a previous ledger granted it that. Known ids change nothing."""
         if holder.id in self._accounts:
             return
         held = max(weights, lease.weights) if lease else weights
-        self._accounts[holder.id] = Account(holder, held, next(self._turn), lease, before=weights)
+        run = Run(self.opens_at, UNKNOWN) if lease else None
+        self._accounts[holder.id] = Account(holder, held, next(self._turn), lease, before=weights, run=run)
         self._reveal()
 
     def resize(self, budget: int) -> None:
         """Sets the budget anew: other users of the card took memory or gave it back."""
-        self.budget = budget
+        self._accounts.budget = budget
         self._reveal()
 
     def weigh(self, holder: Holder) -> None:
@@ -84,26 +116,36 @@ class Ledger:
         account = self._accounts[holder_id]
         account.wish, account.offered = wish, 0
 
-    def request(self, holder_id: str, need: Need, admitted_at: float, deadline: float, epoch: str) -> str:
-        """A ticket, which is also the id of the lease to come. `admitted_at`: unix seconds of the user's request.
+    def request(self, holder_id: str, need: Need, work: Work, deadline: float, epoch: str) -> str:
+        """A ticket for what waits at the holder; its id is also that of the lease to come.
 
         Whoever asks to run has heard of no overdue command, so that lapses: else a lost answer would lock it out.
         """
         account = self._living(holder_id, epoch)
-        self._require(account, need)
+        self._accounts.require(account, need)
         if account.is_unresponsive:
             account.pending = None
         turn = next(self._turn)
-        ticket = Ticket(f"{self.epoch}:{turn}", holder_id, need, (admitted_at, turn), deadline)
+        ticket = Ticket(f"{self.epoch}:{turn}", account.holder, need, work, turn, deadline)
         self._waiting[ticket.id] = ticket
         return ticket.id
+
+    def waits(self, holder_id: str, work: Work, epoch: str) -> None:
+        """Replaces the work of the holder's ticket, or while it runs what is left of that. Without either, nothing."""
+        account = self._living(holder_id, epoch)
+        if account.run is not None:
+            account.run.work = work
+        for ticket in self._waiting.values():
+            if ticket.holder.id == holder_id:
+                ticket.work = work
 
     def release(self, lease_id: str, weights: int, epoch: str) -> None:
         """The run ended, and the holder holds `weights` now. An unknown lease is one that has been returned already."""
         self._fence(epoch)
-        account = self._leased(lease_id)
+        account = self._accounts.leased(lease_id)
         if account is not None and account.lease is not None:
-            limit, account.lease, account.used = account.lease.weights, None, next(self._turn)
+            limit, account.lease, account.run = account.lease.weights, None, None
+            account.used = next(self._turn)
             self._settle(account, weights, limit)
 
     def resized(self, holder_id: str, weights: int, epoch: str, command_id: str | None = None) -> None:
@@ -117,15 +159,15 @@ class Ledger:
             pending.answered = command_id is not None
         if pending is not None and weights <= pending.command.weights:
             account.pending = None
-            self.shrinks_total += not pending.grows
-            self.evictions_total += weights == 0 and not pending.grows
+            self.counters.shrinks += not pending.grows
+            self.counters.evictions += weights == 0 and not pending.grows
         self._settle(account, weights, account.weights)
 
     def cancel(self, ticket_id: str, epoch: str) -> None:
         """The caller went away: its ticket is void, and a lease that it was granted meanwhile counts as unused."""
         self._fence(epoch)
         self._waiting.pop(ticket_id, None)
-        account = self._leased(ticket_id)
+        account = self._accounts.leased(ticket_id)
         if account is not None:
             self.release(ticket_id, account.before, epoch)
 
@@ -135,7 +177,7 @@ class Ledger:
         if account is None:
             return []
         account.dying, account.pending = True, None
-        dropped = [ticket.id for ticket in self._waiting.values() if ticket.holder == holder_id]
+        dropped = [ticket.id for ticket in self._waiting.values() if ticket.holder.id == holder_id]
         for ticket_id in dropped:
             del self._waiting[ticket_id]
         return dropped
@@ -148,17 +190,19 @@ class Ledger:
 
     def advance(self, now: float) -> list[Event]:
         """The events to carry out now. Call it after any change, and at `next_deadline()`."""
+        self._now, self._looks = now, []
         self._allowed = min(self._allowed, max(self.budget, self.granted))
-        self._open = now >= self.opens_at
         self._note_overdue(now)
+        for ticket in self._waiting.values():
+            ticket.since = now if ticket.since is None else ticket.since
         events: list[Event] = [*self._expire(now)]
-        while self._open and self._waiting:
-            ticket = min(self._waiting.values(), key=lambda ticket: ticket.rank)
-            events += self._serve(ticket, now)
-            if ticket.id in self._waiting:
-                break
-        if self._open and not self._waiting and self._last is not None:
-            events += self._fetch(self._last, now)
+        if now >= self.opens_at:
+            events += self._serve_all(now)
+            if not self._waiting and self._last is not None:
+                events += self._fetch(self._last, now)
+            if self._accounts.runs:
+                bounds = (self.gate.overdue_at(ticket) for ticket in self._waiting.values())
+                self._looks += [bound for bound in bounds if now < bound < inf]
         return events
 
     def next_deadline(self) -> float | None:
@@ -166,9 +210,9 @@ class Ledger:
         times = [ticket.deadline for ticket in self._waiting.values()]
         commands = [account.pending for account in self._accounts.values() if account.pending]
         times += [command.due for command in commands if not command.overdue]
-        if self._waiting and not self._open:
+        if self._waiting and self._now < self.opens_at:
             times.append(self.opens_at)
-        return min(times, default=None)
+        return min([*times, *self._looks], default=None)
 
     def check(self) -> None:
         """Raise IntegrityError if an invariant is broken."""
@@ -180,98 +224,133 @@ class Ledger:
             if account.lease is not None and account.weights < account.lease.weights:
                 raise IntegrityError(f"{account.holder} runs with more than the {account.weights} bytes counted")
         for ticket in self._waiting.values():
-            if ticket.holder not in self._accounts or self._accounts[ticket.holder].dying:
+            if ticket.holder.id not in self._accounts or self._accounts[ticket.holder.id].dying:
                 raise IntegrityError(f"ticket {ticket.id} waits for {ticket.holder}, which is dead")
 
-    def _serve(self, ticket: Ticket, now: float) -> list[Event]:
+    def _serve_all(self, now: float) -> Iterator[Event]:
+        """Serves the first, and then the next, until one has to wait; then whoever fits beside it."""
+        while order := self._order(now):
+            yield from self._serve(order[0], now)
+            if order[0].id in self._waiting:
+                yield from self._serve_beside(order[0], order[1:], now)
+                return
+
+    def _order(self, now: float) -> list[Ticket]:
+        """Those that wait and do not run, the first one first."""
+        last = self._last.plan if self._last else None
+        keys = {}
+        for ticket in self._waiting.values():
+            if not self._accounts[ticket.holder.id].active:
+                claimed = claim(self._accounts, ticket)
+                keys[ticket.id] = self.gate.key(ticket, claimed.moved if claimed else 0, last, now)
+        return [self._waiting[ticket_id] for ticket_id in sorted(keys, key=lambda ticket_id: keys[ticket_id])]
+
+    def _serve_beside(self, first: Ticket, others: list[Ticket], now: float) -> Iterator[Event]:
+        """Grants what is free to those behind the first while it waits for a run to end, unless its switch has begun,
+        or it has waited for long."""
+        if first.is_begun or self.gate.is_overdue(first, now):
+            return
+        for ticket in others:
+            claimed = claim(self._accounts, ticket)
+            if claimed is not None and claimed.fits:
+                yield self._grant(claimed, now)
+
+    def _serve(self, ticket: Ticket, now: float) -> Iterator[Event]:
+        account = self._accounts[ticket.holder.id]
         try:
-            return self._grant_or_ask(ticket, self._accounts[ticket.holder], now)
+            claimed = claim(self._accounts, ticket)
+            if claimed is None:
+                self._accounts.require(account, ticket.need)
+                self._accounts.require_responses(account, ticket.need, self.patience)
+            elif claimed.fits:
+                yield self._grant(claimed, now)
+            else:
+                yield from self._make_room(claimed, now)
         except OutOfMemory as error:
             del self._waiting[ticket.id]
-            return [Refused(ticket.id, error)]
+            yield Refused(ticket.id, error)
 
-    def _grant_or_ask(self, ticket: Ticket, account: Account, now: float) -> list[Event]:
-        if account.active:
-            return []
-        unresponsive = [other for other in self._accounts.values() if other.is_unresponsive and other is not account]
-        weights = ticket.need.fit(self._room(unresponsive), account.holder.reachable)
-        if weights is None or account.is_stuck:
-            self._require(account, ticket.need)
-            self._require_responses(account, ticket.need, unresponsive)
-            return []
-        extra_bytes = ticket.need.grant(weights, account.holder.reachable).extra_bytes
-        lacking = max(0, weights - account.weights) + extra_bytes - self.free
-        if account.pending is None and account.weights <= weights and lacking <= 0:
-            return [self._grant(ticket, account, weights)]
-        return [*self._ask(account, weights, lacking, now)]
-
-    def _grant(self, ticket: Ticket, account: Account, weights: int) -> Granted:
-        grant = ticket.need.grant(weights, account.holder.reachable)
+    def _grant(self, claimed: Claim, now: float) -> Granted:
+        ticket, account = claimed.ticket, claimed.account
+        grant = ticket.need.grant(claimed.weights, account.holder.reachable)
         account.lease = Lease(
             grant.weights,
             grant.activation_bytes,
             grant.slot_bytes,
             grant.keep,
             ticket.id,
-            ticket.holder,
+            account.holder.id,
             width=grant.width,
         )
-        account.before, account.weights, account.used = account.weights, weights, next(self._turn)
+        account.run = Run(now, ticket.work)
+        account.before, account.weights, account.used = account.weights, claimed.weights, next(self._turn)
         account.offered, self._last = 0, account.holder
         del self._waiting[ticket.id]
-        self.grants_total += 1
+        self.counters.grants += 1
         self.peak_granted = max(self.peak_granted, self.granted)
         return Granted(ticket.id, account.lease)
 
-    def _ask(self, account: Account, weights: int, lacking: int, now: float) -> Iterator[Command]:
-        """Commands for what neither running leases nor earlier commands will bring back."""
-        if account.pending is None and account.weights > weights:
-            yield self._shrink(account, account.weights - weights, now)
-        lacking -= sum(other.returning for other in self._accounts.values())
+    def _make_room(self, claimed: Claim, now: float) -> Iterator[Recall | Shrink]:
+        """Commands for what neither runs nor earlier commands will bring back. As long as a run has to end for it by
+        itself, none: until then, the gate may still choose another ticket."""
+        ticket, account = claimed.ticket, claimed.account
+        is_urgent = ticket.is_begun or self.gate.is_overdue(ticket, now)
+        ended = [run for run in self._accounts.runs if run.run and run.run.recall]
+        if shortage(self._accounts, claimed, ended, not is_urgent) > 0 and len(ended) < len(self._accounts.runs):
+            yield from self._recall(claimed, ended, is_urgent, now)
+            if not (is_urgent or ticket.is_begun):
+                return
+        lacking = claimed.lacking - sum(other.returning for other in self._accounts.values())
+        if account.pending is None and account.weights > claimed.weights:
+            ticket.is_begun = True
+            yield self._shrink(account, account.weights - claimed.weights, now)
         for holder_id, nbytes in evictions(self._accounts.values(), account, lacking).items():
+            ticket.is_begun = True
             yield self._shrink(self._accounts[holder_id], nbytes, now)
 
-    def _shrink(self, account: Account, nbytes: int, now: float) -> Command:
+    def _recall(self, claimed: Claim, ended: list[Account], is_urgent: bool, now: float) -> Iterator[Recall]:
+        """Recalls the runs that must end for a claim, if the gate wants all of them to; else notes when it will."""
+        times = {}
+        for run in self._accounts.runs:
+            if run.run and run.lease and run not in ended:
+                moved = claimed.moved + run.lease.weights - run.lease.keep
+                times[run.holder.id] = self.gate.recall_at(claimed.ticket, run.run, moved)
+        chosen: list[Account] = []
+        for holder_id in sorted(times, key=lambda holder_id: times[holder_id]):
+            if shortage(self._accounts, claimed, [*ended, *chosen], not is_urgent) > 0:
+                chosen.append(self._accounts[holder_id])
+        at = max((times[run.holder.id] for run in chosen), default=inf)
+        if now < at < inf:
+            self._looks.append(at)
+        for run in chosen if at <= now else ():
+            claimed.ticket.is_begun = True
+            yield self._order_back(run)
+
+    def _order_back(self, account: Account) -> Recall:
+        assert account.run is not None
+        assert account.lease is not None
+        self.counters.recalls += 1
+        account.run.recall = Recall(account.holder.id, account.lease.id)
+        return account.run.recall
+
+    def _shrink(self, account: Account, nbytes: int, now: float) -> Shrink:
         account.offered = 0
-        return self._command(account, Shrink(account.holder.id, account.weights - nbytes, self._next_id()), now)
-
-    def _fetch(self, last: Holder, now: float) -> Iterator[Command]:
-        """Offers free memory to the stages that run next, while nobody waits. It counts as held from now on."""
-        for account, to in list(offers(self._accounts.values(), last, self.free)):
-            account.weights = account.offered = to
-            self.fetches_total += 1
-            self.peak_granted = max(self.peak_granted, self.granted)
-            yield self._command(account, Fetch(account.holder.id, to, self._next_id()), now)
-
-    def _command(self, account: Account, command: Command, now: float) -> Command:
+        command = Shrink(account.holder.id, account.weights - nbytes, self._next_id())
         account.pending = Pending(command, now + self.patience)
         return command
 
+    def _fetch(self, last: Holder, now: float) -> Iterator[Fetch]:
+        """Offers free memory to the stages that run next, while nobody waits. It counts as held from now on."""
+        for account, to in list(offers(self._accounts.values(), last, self.free)):
+            account.weights = account.offered = to
+            self.counters.fetches += 1
+            self.peak_granted = max(self.peak_granted, self.granted)
+            command = Fetch(account.holder.id, to, self._next_id())
+            account.pending = Pending(command, now + self.patience)
+            yield command
+
     def _next_id(self) -> str:
         return f"{self.epoch}:{next(self._turn)}"
-
-    def _room(self, unresponsive: Sequence[Account] = ()) -> int:
-        """Bytes that one holder can have if all others drop their weights, except the dead and the `unresponsive`."""
-        held = sum(a.nbytes if a.dying else a.holder.context for a in self._accounts.values())
-        return self.budget - held - sum(account.weights for account in unresponsive)
-
-    def _require(self, account: Account, need: Need) -> None:
-        """Refuse what would not fit even with everyone else evicted and the dead gone."""
-        contexts = sum(other.holder.context for other in self._accounts.values() if not other.dying)
-        if need.fit(self.budget - contexts, account.holder.reachable) is None:
-            raise OutOfMemory(
-                f"{account.holder} needs at least {need.least(account.holder.reachable)} bytes; "
-                f"the budget of {self.budget} bytes, less {contexts} for the processes, leaves {self.budget - contexts}"
-            )
-
-    def _require_responses(self, account: Account, need: Need, unresponsive: Sequence[Account]) -> None:
-        """Refuse what would fit only if holders gave way that do not answer."""
-        if account.is_stuck or (unresponsive and need.fit(self._room(), account.holder.reachable) is not None):
-            other = account if account.is_stuck else max(unresponsive, key=lambda other: other.weights)
-            raise OutOfMemory(
-                f"{account.holder} needs at least {need.least(account.holder.reachable)} bytes, "
-                f"but {other.holder} holds {other.weights} and did not give way within {self.patience} s"
-            )
 
     def _note_overdue(self, now: float) -> None:
         for account in self._accounts.values():
@@ -281,8 +360,7 @@ class Ledger:
     def _expire(self, now: float) -> Iterator[Refused]:
         for ticket in [ticket for ticket in self._waiting.values() if ticket.deadline <= now]:
             del self._waiting[ticket.id]
-            holder = self._accounts[ticket.holder].holder
-            yield Refused(ticket.id, DeadlineExceeded(f"{holder} got no device memory before the deadline"))
+            yield Refused(ticket.id, DeadlineExceeded(f"{ticket.holder} got no device memory before the deadline"))
 
     def _reveal(self) -> None:
         self._allowed = max(self.budget, self.granted)
@@ -303,10 +381,6 @@ class Ledger:
         if account is None or account.dying:
             raise StaleEpoch(f"holder {holder_id} is not registered in epoch {epoch}; join again")
         return account
-
-    def _leased(self, lease_id: str) -> Account | None:
-        living = (account for account in self._accounts.values() if not account.dying)
-        return next((account for account in living if account.lease and account.lease.id == lease_id), None)
 
 
 def _answers(command_id: str | None, pending: Pending | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightx2v.residency.lease import Event, Granted, Holder, Lease, Need, Shrink
+from lightx2v.residency.lease import Event, Granted, Holder, Lease, Need, Shrink, Work
 from lightx2v.residency.ledger import Ledger
 from lightx2v.types import StageName
 
@@ -28,8 +28,17 @@ def ledger_of(budget: int, *resting: tuple[Holder, int]) -> Ledger:
     return ledger
 
 
-def ask(ledger: Ledger, name: str, wants: Need, admitted_at: float = 0.0, deadline: float = FAR) -> str:
-    return ledger.request(name, wants, admitted_at, deadline, ledger.epoch)
+def ask(
+    ledger: Ledger,
+    name: str,
+    wants: Need,
+    admitted_at: float = 0.0,
+    deadline: float = FAR,
+    *,
+    jobs: int = 1,
+    seconds: float = 0.0,
+) -> str:
+    return ledger.request(name, wants, Work(jobs, seconds, admitted_at), deadline, ledger.epoch)
 
 
 def grant(ledger: Ledger, name: str, wants: Need) -> Lease:

@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
 from lightx2v.residency.account import Account
-from lightx2v.residency.lease import Command, Event, Fetch, Granted, Holder, Lease, Need, Shrink, Wish
+from lightx2v.residency.gate import Gate
+from lightx2v.residency.lease import Event, Fetch, Granted, Holder, Lease, Need, Recall, Shrink, Wish, Work
 from lightx2v.residency.ledger import Ledger
 from lightx2v.types import STAGES, StageName
 
@@ -26,7 +27,8 @@ class Process:
     lease: Lease | None = None
     ticket: str | None = None
     wants: Need | None = None
-    order: Command | None = None
+    recalled: bool = False
+    order: Shrink | Fetch | None = None
     alive: bool = True
 
     @property
@@ -38,6 +40,9 @@ class Process:
 
     def running(self) -> bool:
         return self.alive and self.lease is not None
+
+    def called_back(self) -> bool:
+        return self.alive and self.recalled
 
     def waiting(self) -> bool:
         return self.ticket is not None
@@ -55,14 +60,20 @@ class Process:
 @dataclass
 class Waiter:
     process: Process
-    rank: tuple[int, int]
+    since: float
     deadline: float
+
+    def is_overdue(self, now: float) -> bool:
+        return now >= self.since + GATE.age_bound and self.process.lease is None
 
 
 def ahead(account: Account) -> int:
     """What it was to fetch for its next run alone."""
     return max(0, account.weights - account.wish.keep) if account.wish else 0
 
+
+GATE = Gate(age_bound=4.0, link=100.0)
+WORKS = st.builds(Work, st.integers(0, 4), st.floats(0, 10), st.integers(0, 5).map(float))
 
 Act = Callable[["Card", Process, st.DataObject], None]
 
@@ -97,13 +108,14 @@ class Card(RuleBasedStateMachine):
     def begin(self, size: int, stages: list[StageName]) -> None:
         self.size = size
         self.before = 0
-        self.ledger = Ledger(size, "e0")
+        self.ledger = Ledger(size, "e0", gate=GATE)
         for stage in stages:
             self.start("klein", stage, 2, 50)
 
     # What the driver of a ledger does after every change.
     def drive(self, revealing: bool = False) -> None:
         ceiling = max(self.ledger.budget, self.before)
+        self.begun = {ticket.id for ticket in self.ledger.tickets.values() if ticket.is_begun}
         for event in self.ledger.advance(self.now):
             self.apply(event)
         if not revealing:
@@ -116,13 +128,18 @@ class Card(RuleBasedStateMachine):
         if isinstance(event, Shrink | Fetch):
             self.order(event)
             return
+        if isinstance(event, Recall):
+            self.call_back(event)
+            return
         waiter = self.waiters.pop(event.ticket)
         process, process.ticket = waiter.process, None
         wants, process.wants = process.wants, None
         assert wants is not None
         if isinstance(event, Granted):
             assert self.now >= self.ledger.opens_at
-            assert all(waiter.rank < other.rank for other in self.waiters.values()), "oldest first"
+            if event.ticket not in self.begun:
+                overdue = (one for one in self.waiters.values() if one.is_overdue(self.now))
+                assert all(waiter.since <= one.since for one in overdue), "those that waited too long, oldest first"
             assert process.alive
             assert process.lease is None
             assert process.weights <= event.lease.weights
@@ -137,7 +154,16 @@ class Card(RuleBasedStateMachine):
         else:
             self.refused(wants, process)
 
-    def order(self, event: Command) -> None:
+    def call_back(self, event: Recall) -> None:
+        process = next(process for process in self.processes if process.holder.id == event.holder)
+        assert process.alive
+        assert process.lease is not None
+        assert process.lease.id == event.lease
+        assert self.waiters
+        assert not process.recalled, "once for each lease"
+        process.recalled = True
+
+    def order(self, event: Shrink | Fetch) -> None:
         process = next(process for process in self.processes if process.holder.id == event.holder)
         account = self.ledger.holders[event.holder]
         assert process.alive
@@ -178,21 +204,36 @@ class Card(RuleBasedStateMachine):
 
     @on(Process.silent)
     def ask(self, process: Process, data: st.DataObject) -> None:
+        self.ask_for(process, data)
+
+    def ask_for(self, process: Process, data: st.DataObject) -> None:
         reachable = process.holder.reachable
         weights = data.draw(st.sampled_from([reachable, reachable // 2]) | st.integers(0, reachable))
         part = st.sampled_from([0, weights]) | st.integers(0, weights)
         wants = Need(weights, data.draw(part), data.draw(st.integers(0, 20)), data.draw(part), data.draw(part))
-        admitted_at, deadline = data.draw(st.integers(0, 5)), self.now + data.draw(st.integers(1, 40))
+        deadline = self.now + data.draw(st.integers(1, 40))
         try:
             process.ticket = self.ledger.request(
-                process.holder.id, wants, float(admitted_at), deadline, self.ledger.epoch
+                process.holder.id, wants, data.draw(WORKS), deadline, self.ledger.epoch
             )
         except OutOfMemory:
             self.refused(wants, process)
             return
         process.wants = wants
-        self.serial += 1
-        self.waiters[process.ticket] = Waiter(process, (admitted_at, self.serial), deadline)
+        self.waiters[process.ticket] = Waiter(process, self.now, deadline)
+
+    @on(lambda process: process.alive)
+    def tell(self, process: Process, data: st.DataObject) -> None:
+        self.ledger.waits(process.holder.id, data.draw(WORKS), self.ledger.epoch)
+
+    @on(Process.called_back)
+    def come_back(self, process: Process, data: st.DataObject) -> None:
+        """It ends its lease, and asks for another one at once."""
+        assert process.lease is not None
+        assert self.ledger.holders[process.holder.id].command == Recall(process.holder.id, process.lease.id)
+        self.end_run(process, data.draw(st.integers(0, 3)))
+        if process.silent():
+            self.ask_for(process, data)
 
     @on(Process.running)
     def finish(self, process: Process, data: st.DataObject) -> None:
@@ -201,7 +242,7 @@ class Card(RuleBasedStateMachine):
     def end_run(self, process: Process, loss: int) -> None:
         """It keeps what it was to keep, or less by `loss`."""
         assert process.lease is not None
-        lease, process.lease = process.lease, None
+        lease, process.lease, process.recalled = process.lease, None, False
         process.weights = max(0, lease.keep - loss)
         self.ledger.release(lease.id, process.weights, self.ledger.epoch)
 
@@ -214,7 +255,7 @@ class Card(RuleBasedStateMachine):
         process.order = None
         self.ledger.resized(process.holder.id, process.weights, self.ledger.epoch, order.id)
 
-    def carry_out(self, process: Process, more: int) -> Command:
+    def carry_out(self, process: Process, more: int) -> Shrink | Fetch:
         """It drops or fetches what it was told, less `more` to make whole units. Once it runs again, nothing."""
         order = process.order
         assert order is not None
@@ -234,7 +275,9 @@ class Card(RuleBasedStateMachine):
     @on(Process.idle)
     def ask_again(self, process: Process, data: st.DataObject) -> None:
         """It gets the command that it has not answered."""
-        process.order = self.ledger.holders[process.holder.id].command
+        command = self.ledger.holders[process.holder.id].command
+        assert not isinstance(command, Recall)
+        process.order = command
 
     @on(lambda process: process.alive)
     def wish(self, process: Process, data: st.DataObject) -> None:
@@ -266,6 +309,7 @@ class Card(RuleBasedStateMachine):
         assert self.ledger.granted == granted
         self.waiters.pop(process.ticket or "", None)
         process.alive, process.ticket, process.wants, process.order = False, None, None, None
+        process.recalled = False
 
     @on(Process.dead)
     def vanish(self, process: Process, data: st.DataObject) -> None:
@@ -294,14 +338,15 @@ class Card(RuleBasedStateMachine):
         self.unseen = [process for process in self.processes if not process.alive]
         budget = self.size - sum(process.nbytes for process in self.unseen)
         self.serial += 1
-        self.ledger = Ledger(budget, f"e{self.serial}", opens_at=self.now + 2.0)
+        self.ledger = Ledger(budget, f"e{self.serial}", opens_at=self.now + 2.0, gate=GATE)
         self.waiters = {}
         for process in self.processes:
             if process.alive:
                 process.ticket = process.wants = process.order = None
+                process.recalled = False
                 self.ledger.join(process.holder, process.weights, process.lease)
                 with pytest.raises(StaleEpoch):
-                    self.ledger.request(process.holder.id, Need(0, 0, 0, 0, 0), 0.0, 1e9, old.epoch)
+                    self.ledger.request(process.holder.id, Need(0, 0, 0, 0, 0), Work(1, 0.0, 0.0), 1e9, old.epoch)
         self.drive(revealing=True)
 
     @invariant()
@@ -323,7 +368,7 @@ class Card(RuleBasedStateMachine):
 
     @invariant()
     def no_waiter_is_lost(self) -> None:
-        assert self.ledger.waiting == len(self.waiters)
+        assert len(self.ledger.tickets) == len(self.waiters)
         assert {process.ticket for process in self.processes if process.ticket} == set(self.waiters)
 
     def teardown(self) -> None:
@@ -337,7 +382,7 @@ class Card(RuleBasedStateMachine):
             self.drive(revealing=True)
             if not self.waiters and all(process.lease is None for process in self.processes):
                 break
-        assert self.ledger.waiting == 0
+        assert len(self.ledger.tickets) == 0
         assert not any(account.is_unresponsive or account.active for account in self.ledger.holders.values())
         self.every_byte_is_counted_once()
         self.at_rest_only_contexts_and_weights_are_granted()
@@ -348,6 +393,7 @@ class Card(RuleBasedStateMachine):
         elif process.lease is not None:
             self.end_run(process, 0)
         elif (command := self.ledger.holders[process.holder.id].command) is not None:
+            assert not isinstance(command, Recall)
             process.order = command
             self.answer(process, 0)
 

@@ -15,8 +15,7 @@ from deployments.card.coordinator import Coordinator
 from deployments.card.members import Member
 from deployments.card.protocol import Holdings
 from deployments.card.transfer import TransferBytes
-from deployments.messages import Terms
-from lightx2v.residency.lease import Fetch, Holder, Lease, Shrink
+from lightx2v.residency.lease import Command, Holder, Lease, Room, Shrink, Work
 from lightx2v.residency.plan import StageSize
 from lightx2v.types import Policy, StageName
 
@@ -83,6 +82,19 @@ async def join(coordinator: Coordinator, *members: Member) -> str:
     return [await coordinator.join(one, NOTHING, None) for one in members][-1]
 
 
+async def lease_of(
+    coordinator: Coordinator,
+    epoch: str,
+    name: str,
+    admitted_at: float = 0.0,
+    *,
+    workspace: int = 0,
+    seconds: float = LONG_SECONDS,
+) -> Lease:
+    """A lease for one job."""
+    return await coordinator.lease(epoch, name, Room(workspace, workspace), Work(1, 0.0, admitted_at), seconds)
+
+
 async def ask(
     coordinator: Coordinator,
     one: Member,
@@ -93,7 +105,9 @@ async def ask(
 ) -> asyncio.Task[Lease]:
     """A call of lease() that has reached the coordinator."""
     epoch = (await coordinator.report())["epoch"]
-    asked = asyncio.create_task(coordinator.lease(epoch, one.holder.id, workspace, Terms(admitted_at, seconds)))
+    asked = asyncio.create_task(
+        lease_of(coordinator, epoch, one.holder.id, admitted_at, workspace=workspace, seconds=seconds)
+    )
     await asyncio.sleep(0)
     return asked
 
@@ -119,6 +133,6 @@ async def within(awaitable: Awaitable[T], seconds: float = 4.0) -> T:
         return await awaitable
 
 
-def shrink(order: Shrink | Fetch) -> Shrink:
+def shrink(order: Command) -> Shrink:
     assert isinstance(order, Shrink)
     return order

@@ -11,12 +11,11 @@ import pytest
 
 from deployments.card import coordinator as module
 from deployments.card.coordinator import Coordinator
-from deployments.messages import Terms
 from lightx2v.errors import DeadlineExceeded, StaleEpoch
-from lightx2v.residency.lease import Lease
+from lightx2v.residency.gate import Gate
+from lightx2v.residency.lease import Lease, Recall, Work
 from lightx2v.types import Policy, Progress
 from tests.unit.card.members import (
-    LONG_SECONDS,
     NOTHING,
     FakeCard,
     Processes,
@@ -24,6 +23,7 @@ from tests.unit.card.members import (
     granted,
     held,
     join,
+    lease_of,
     member,
     release,
     running,
@@ -103,7 +103,7 @@ async def test_a_waiter_expires(card: FakeCard, processes: Processes) -> None:
 
 Call = Callable[[Coordinator, str, str], Awaitable[Any]]
 FENCED: dict[str, Call] = {
-    "lease": lambda coordinator, epoch, name: coordinator.lease(epoch, name, 0, Terms(0.0, LONG_SECONDS)),
+    "lease": lambda coordinator, epoch, name: lease_of(coordinator, epoch, name),
     "next_command": lambda coordinator, epoch, name: coordinator.next_command(epoch, name),
     "resized": lambda coordinator, epoch, name: coordinator.resized(epoch, name, "command", NOTHING),
     "release": lambda coordinator, epoch, name: coordinator.release(epoch, name, "lease", held(0, 9)),
@@ -163,6 +163,7 @@ async def test_a_command_is_given_again_until_it_is_answered(
     asked = await ask(coordinator, encode)
     lost, again = [await within(coordinator.next_command(epoch, denoise.holder.id)) for _ in range(2)]
     assert lost == again
+    assert not isinstance(again, Recall)
     for _ in range(2):
         await coordinator.resized(epoch, denoise.holder.id, again.id, held(70))
     assert (await within(asked)).weights == 30
@@ -220,3 +221,33 @@ async def test_who_rejoins_with_weights_is_asked_for_them(
     assert (order.weights, await granted(coordinator)) == (40, 60)
     await coordinator.resized(epoch, resting.holder.id, order.id, held(40))
     await within(asked)
+
+
+async def test_a_recall_is_given_until_the_lease_is_back(
+    card: FakeCard, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long run gives way to a short one after its bound, and goes on after it."""
+    monkeypatch.setattr(module, "GATE", Gate(age_bound=0.05))
+    coordinator, long, short = Coordinator("card"), member(processes()), member(processes(), "encode")
+    epoch = await join(coordinator, long, short)
+    lease = await within(await ask(coordinator, long))
+    await coordinator.waits(epoch, long.holder.id, Work(3, 600.0, 0.0))
+    asked = await ask(coordinator, short)
+    lost, again = [await within(coordinator.next_command(epoch, long.holder.id)) for _ in range(2)]
+    assert lost == again == Recall(long.holder.id, lease.id)
+    stages = {stage["stage"]: stage for stage in (await coordinator.report())["stages"]}
+    assert [stages[name]["jobs"] for name in ("denoise", "encode")] == [3, 1]
+    await release(coordinator, lease, 60)
+    goes_on = await ask(coordinator, long)
+    command = shrink(await within(coordinator.next_command(epoch, long.holder.id)))
+    await coordinator.resized(epoch, long.holder.id, command.id, held(command.weights))
+    await release(coordinator, await within(asked))
+    assert (await within(goes_on)).weights == 60
+    assert (await coordinator.report())["recalls_total"] == 1
+
+
+async def test_what_waits_is_no_news_of_another_epoch(card: FakeCard, processes: Processes) -> None:
+    coordinator, one = Coordinator("card"), member(processes())
+    await join(coordinator, one)
+    with pytest.raises(StaleEpoch):
+        await coordinator.waits("another", one.holder.id, Work(1, 1.0, 0.0))

@@ -16,15 +16,15 @@ from deployments.card.coordinator import Coordinator
 from deployments.card.members import Member
 from deployments.card.protocol import RemoteCoordinator
 from deployments.card.transfer import TransferBytes
-from deployments.messages import Terms
 from deployments.stage.coordinator_client import CoordinatorClient
 from lightx2v.errors import LightError, OutOfMemory
-from lightx2v.residency.lease import Holder, Lease
+from lightx2v.residency.gate import Gate
+from lightx2v.residency.lease import Holder, Lease, Room, Work
 from lightx2v.residency.plan import StageSize
 from lightx2v.types import Policy, Progress, StageName
 from tests.unit.card.members import FakeCard, granted, running, within
 
-TERMS = Terms(admitted_at=0.0, seconds=60.0)
+ASK = Room(0, 0), Work(1, 0.0, 0.0), 60.0
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -109,7 +109,8 @@ class Stage:
         self.stage, self.resident = name, 0
         self.drops: list[int] = []
         member = Member(holder, size, policy, None)
-        self.client = CoordinatorClient(member, card.find, self)
+        self.recalled = asyncio.Event()
+        self.client = CoordinatorClient(member, card.find, self, self.recalled.set)
 
     async def drop(self, limit: int) -> int:
         self.drops.append(limit)
@@ -124,7 +125,7 @@ class Stage:
         return TransferBytes(7, 0)
 
     async def run(self, until: asyncio.Event | None = None, began: asyncio.Event | None = None) -> Lease:
-        async with self.client.lease(0, TERMS) as lease:
+        async with self.client.lease(*ASK) as lease:
             try:
                 if began is not None:
                     began.set()
@@ -204,7 +205,7 @@ async def test_the_latest_progress_is_told_one_message_at_a_time() -> None:
     card = Card()
     stage = Stage(card, "denoise")
     await stage.client.start()
-    async with stage.client.lease(0, TERMS):
+    async with stage.client.lease(*ASK):
         for step in range(50):
             stage.client.advance("a", Progress(step, 50))
         await told(card.actor, Progress(49, 50))
@@ -238,7 +239,7 @@ async def test_progress_is_told_to_a_successor() -> None:
     card = Card()
     stage = Stage(card, "denoise")
     await stage.client.start()
-    async with stage.client.lease(0, TERMS):
+    async with stage.client.lease(*ASK):
         successor = card.die()
         stage.client.advance("a", Progress(1, 4))
         await told(successor, Progress(1, 4))
@@ -248,7 +249,7 @@ async def test_progress_after_the_run_is_told_to_nobody() -> None:
     card = Card()
     stage = Stage(card, "denoise")
     await stage.client.start()
-    async with stage.client.lease(0, TERMS):
+    async with stage.client.lease(*ASK):
         stage.client.advance("a", Progress(1, 4))
     stage.client.advance("a", Progress(2, 4))
     for _ in range(10):
@@ -262,7 +263,7 @@ async def test_a_failing_run_leaves_nothing_leased() -> None:
     await stage.client.start()
 
     async def fail() -> None:
-        async with stage.client.lease(0, TERMS):
+        async with stage.client.lease(*ASK):
             stage.client.holds(0)
             raise ZeroDivisionError
 
@@ -276,7 +277,7 @@ async def test_who_does_not_say_what_it_left_is_taken_to_have_left_all() -> None
     card = Card()
     stage = Stage(card, "denoise")
     await stage.client.start()
-    async with stage.client.lease(0, TERMS):
+    async with stage.client.lease(*ASK):
         pass
     assert await resident(card.actor) == {"denoise": 60}
 
@@ -305,6 +306,42 @@ async def test_it_gives_way_and_fetches_although_a_reply_is_lost(lost: str) -> N
         while card.actor.lost or await resident(card.actor) != {one.stage: one.resident for one in (encode, denoise)}:
             await asyncio.sleep(0)
     assert encode.resident + denoise.resident <= 100
+
+
+async def test_a_recall_is_passed_on_and_asked_for_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GATE", Gate(age_bound=0.0))
+    card = Card()
+    encode, denoise = Stage(card, "encode"), Stage(card, "denoise")
+    for stage in (encode, denoise):
+        await stage.client.start()
+    began = asyncio.Event()
+    run = asyncio.create_task(denoise.run(denoise.recalled, began))
+    await within(began.wait())
+    await within(encode.run())
+    await within(run)
+    assert denoise.recalled.is_set()
+    assert not encode.recalled.is_set()
+    assert card.actor.calls.count("next_command") <= 6
+
+
+async def test_a_recall_that_comes_before_its_lease_is_passed_on_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reply with the lease is late."""
+    monkeypatch.setattr(module, "GATE", Gate(age_bound=0.0))
+    card = Card()
+    encode, denoise = Stage(card, "encode"), Stage(card, "denoise")
+    for stage in (encode, denoise):
+        await stage.client.start()
+    reply = card.actor.held["lease"] = asyncio.Event()
+    run = asyncio.create_task(denoise.run(denoise.recalled))
+    while await running(card.actor.coordinator) == []:
+        await asyncio.sleep(0)
+    waiting = asyncio.create_task(encode.run())
+    while (await card.actor.coordinator.report())["recalls_total"] == 0:
+        await asyncio.sleep(0)
+    reply.set()
+    await within(run)
+    assert denoise.recalled.is_set()
+    await within(waiting)
 
 
 async def test_a_stage_that_cannot_drop_no_longer_obeys() -> None:

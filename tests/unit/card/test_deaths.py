@@ -9,17 +9,16 @@ import pytest
 
 from deployments.card import coordinator as module
 from deployments.card.coordinator import Coordinator
-from deployments.messages import Terms
 from lightx2v.errors import StageLost, StaleEpoch
 from lightx2v.types import Progress
 from tests.unit.card.members import (
-    LONG_SECONDS,
     FakeCard,
     Processes,
     ask,
     granted,
     held,
     join,
+    lease_of,
     member,
     release,
     running,
@@ -75,7 +74,7 @@ async def test_bytes_of_a_killed_process_return_only_when_the_driver_lets_go(
     asked = await ask(coordinator, waiter)
     await within(card.looked_at(3))
     with pytest.raises(StaleEpoch):
-        await coordinator.lease(epoch, victim.holder.id, 0, Terms(0.0, LONG_SECONDS))
+        await lease_of(coordinator, epoch, victim.holder.id)
     assert await granted(coordinator) == held, "the driver still lists it"
     assert not asked.done()
     del card.listed[victim.holder.pid]
@@ -134,7 +133,7 @@ async def test_others_give_way_for_a_waiter_while_the_driver_holds_on_to_the_dea
     asked = await ask(coordinator, waiter)
     assert shrink(await within(coordinator.next_command(epoch, victim.holder.id))).weights == 0
     process.kill()
-    order = await within(coordinator.next_command(epoch, other.holder.id))
+    order = shrink(await within(coordinator.next_command(epoch, other.holder.id)))
     await coordinator.resized(epoch, other.holder.id, order.id, held(0))
     assert (await within(asked)).weights == 100
 

@@ -10,18 +10,17 @@ import pytest
 from deployments.card import coordinator as module
 from deployments.card.coordinator import Coordinator
 from deployments.card.members import Member
-from deployments.messages import Terms
 from lightx2v.errors import OutOfMemory, StaleEpoch
 from lightx2v.residency.lease import Fetch
 from lightx2v.types import STAGES, Progress
 from tests.unit.card.members import (
-    LONG_SECONDS,
     FakeCard,
     Processes,
     ask,
     granted,
     held,
     join,
+    lease_of,
     member,
     release,
     running,
@@ -35,7 +34,7 @@ pytestmark = pytest.mark.timeout(30)
 async def test_a_lease_is_granted_and_released(card: FakeCard, processes: Processes) -> None:
     coordinator, one = Coordinator("card"), member(processes())
     epoch = await join(coordinator, one)
-    lease = await within(coordinator.lease(epoch, one.holder.id, 30, Terms(0.0, LONG_SECONDS)))
+    lease = await within(lease_of(coordinator, epoch, one.holder.id, workspace=30))
     assert (lease.holder, lease.weights, lease.extra_bytes, lease.keep) == (one.holder.id, 60, 30, 60)
     assert (await running(coordinator), await granted(coordinator)) == ([one.holder.pid], 90)
     await release(coordinator, lease, 60, 60)
@@ -172,7 +171,7 @@ async def test_under_load_the_budget_holds_and_nobody_starves(card: FakeCard, pr
             await coordinator.resized(epoch, name, order.id, held(weights[name]))
 
     async def use(one: Member, admitted_at: float) -> None:
-        lease = await coordinator.lease(epoch, one.holder.id, 10, Terms(admitted_at, LONG_SECONDS))
+        lease = await lease_of(coordinator, epoch, one.holder.id, admitted_at, workspace=10)
         weights[one.holder.id] = lease.weights
         try:
             assert await granted(coordinator) <= 100

@@ -13,6 +13,7 @@ import torch
 
 from deployments.card.coordinator import Coordinator
 from deployments.card.protocol import RemoteCoordinator
+from deployments.messages import Terms
 from deployments.stage import server as module
 from deployments.stage.process_memory import STARTING_BYTES
 from deployments.stage.server import StageServer
@@ -34,8 +35,9 @@ from tests.unit.card.members import (
     shrink,
     within,
 )
-from tests.unit.card.test_coordinator_client import TERMS, Remote, rests
+from tests.unit.card.test_coordinator_client import Remote, rests
 
+TERMS = Terms(admitted_at=0.0, seconds=60.0)
 REQUEST = GenerateRequest("a", "a red circle", Size(64, 64), 1, 0)
 
 pytestmark = pytest.mark.timeout(60)

@@ -1,0 +1,73 @@
+"""Which waiting stage gets the card next, and when a running one is recalled. Pure: the clock comes from the caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from lightx2v.residency.account import Run, Ticket
+from lightx2v.residency.lease import Work
+from lightx2v.types import STAGES
+
+UNMEASURED_SECONDS = 1.0
+"""What a job counts for while its stage has measured nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The order of those that wait, the first one first:
+
+    1. the one whose switch has begun;
+    2. those that have waited for `age_bound` seconds, the oldest first;
+    3. the model that ran last, its later stages first: what is begun ends before the card changes models;
+    4. who has the most seconds of work for each byte that must move.
+    """
+
+    age_bound: float = 5.0
+    """Seconds."""
+    link: float = 25e9
+    """Bytes per second that cross to the card, about: a PCIe link of the fourth generation."""
+    overhead: float = 0.03
+    """Seconds of a switch besides what moves."""
+    share: float = 0.1
+    """The most of the card's time that recalls for a lower mean wait may take."""
+
+    def overdue_at(self, ticket: Ticket) -> float:
+        """When a ticket has waited for its bound."""
+        return inf if ticket.since is None else ticket.since + self.age_bound
+
+    def is_overdue(self, ticket: Ticket, now: float) -> bool:
+        """Whether a ticket has waited for its bound."""
+        return now >= self.overdue_at(ticket)
+
+    def key(self, ticket: Ticket, moved: int, last: tuple[str, str] | None, now: float) -> tuple[float, ...]:
+        """Of two tickets the one of the lower key goes first. `moved`: bytes that move if it does. `last`: the plan
+        that ran last."""
+        stage = -STAGES.index(ticket.holder.stage)
+        if ticket.is_begun:
+            return (0, *ticket.rank)
+        if self.is_overdue(ticket, now):
+            return (1, ticket.since or 0.0, *ticket.rank)
+        if ticket.holder.plan == last:
+            return (2, stage, *ticket.rank)
+        return (3, -seconds(ticket.work) / moved if moved else -inf, stage, *ticket.rank)
+
+    def recall_at(self, ticket: Ticket, run: Run, moved: int) -> float:
+        """When `run` is to be recalled for a ticket that does not fit beside it: infinity for never. `moved`: bytes
+        that move because of the recall.
+
+        A ticket that reached its age bound gets the card. A younger one does if the jobs of both wait less in the mean
+        when it goes first, and if the run has lasted so long that such recalls take no more than `share` of it.
+        """
+        switch = self.overhead + moved / self.link
+        left, due = seconds(run.work), self.overdue_at(ticket)
+        if left <= switch:
+            return inf
+        if ticket.work.jobs * left > run.work.jobs * (seconds(ticket.work) + switch):
+            due = min(due, run.began + switch / self.share)
+        return due
+
+
+def seconds(work: Work) -> float:
+    """Predicted seconds of computation."""
+    return work.seconds or work.jobs * UNMEASURED_SECONDS
