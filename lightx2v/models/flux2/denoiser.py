@@ -96,7 +96,7 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
         levels = noise_levels(rows * columns, request.steps)
         grids = [(rows, columns), *((reference.rows, reference.columns) for reference in references)]
         conditions = Flux2Conditions(
-            torch.stack(conditioning.branches).to(device, self.dtype),
+            torch.stack([branch.to(device, self.dtype) for branch in conditioning.branches]),
             tuple(reference.tokens.to(device, self.dtype)[None] for reference in references),
             timesteps(levels, self.dtype).to(device),
             torch.tensor([request.guidance], device=device).to(self.dtype) * TRAIN_TIMESTEPS,
