@@ -17,7 +17,7 @@ from deployments.stage.coordinator_client import CoordinatorClient
 from deployments.stage.jobs import Job, JobQueue
 from deployments.stage.pace import Pace
 from deployments.stage.weights import StageWeights
-from deployments.stage.wire import pack, unpack
+from deployments.stage.wire import pack
 from lightx2v.errors import LightError, OutOfMemory
 from lightx2v.models.visits import Move
 from lightx2v.residency.lease import Grant, Lease, Work
@@ -54,6 +54,7 @@ class CohortRunner:
         self._pace = Pace()
         self._asking: asyncio.Task[Lease] | None = None
         self._recalled = False
+        self._crowd = 1
         self.failure: torch.AcceleratorError | None = None
         """The device's error, after which nothing runs here."""
 
@@ -87,7 +88,8 @@ class CohortRunner:
             if lease is None:
                 return
             await stack.enter_async_context(self._weights.lock)
-            self._recalled = False
+            await self._queue.gathered(self._crowd)
+            self._recalled, self._crowd = False, 1
             try:
                 await self._use(lease)
             finally:
@@ -123,6 +125,14 @@ class CohortRunner:
         except Exception as error:  # of the weights or the device: it is every member's
             self._fail_all(error)
         self._pace.note(units, time.monotonic() - began)
+        log.info(
+            "COHORT %s lease of %.3f s, weights %d, extra %d, keep %d",
+            self._stage.name,
+            time.monotonic() - began,
+            grant.weights,
+            grant.extra_bytes,
+            grant.keep,
+        )
 
     async def _rounds(self, cohort: Cohort, grant: Grant, first: Job) -> AsyncIterator[float]:
         """Runs rounds until nobody is left, or the lease is recalled. Yields the units of work in each."""
@@ -134,7 +144,9 @@ class CohortRunner:
             if self._recalled:
                 await self._park(cohort)
                 return
+            self._crowd = max(self._crowd, len(cohort.members))
             yield sum(job.units for job in self._running)
+            log.info("COHORT %s round of %d, %d wait", self._stage.name, len(cohort.members), len(self._queue))
             await self._in_thread(cohort.run_round, bool(self._queue))
             self._tell()
 
@@ -159,7 +171,7 @@ class CohortRunner:
     def _member(self, job: Job, grant: Grant) -> Member:
         control = Control(job.cancelled.is_set, partial(self._report, job))
         done, failed = partial(self._done, job), partial(self._failed, job, grant)
-        return self._stage.member(job.method, job.request, unpack(job.inputs), control, done, failed)
+        return self._stage.member(job.method, job.request, job.inputs, control, done, failed)
 
     async def _park(self, cohort: Cohort) -> None:
         """Moves what the members have on the device to the host. They wait for the next lease."""

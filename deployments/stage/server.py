@@ -34,7 +34,7 @@ from deployments.stage.coordinator_client import CoordinatorClient
 from deployments.stage.jobs import Job
 from deployments.stage.process_memory import STARTING_BYTES, ProcessMemory
 from deployments.stage.weights import StageWeights
-from deployments.stage.wire import pack
+from deployments.stage.wire import pack, unpack
 from lightx2v.config import EngineSettings
 from lightx2v.errors import DeadlineExceeded, OutOfMemory
 from lightx2v.models.notices import Notice
@@ -102,7 +102,8 @@ class StageServer:
             return pack(known)
         stage, answer = self._stage, asyncio.get_running_loop().create_future()
         room, rounds, units = stage.room(request), stage.passes(request), stage.units(request)
-        job = Job(method, request, StageInputs(**inputs), terms, room, rounds, units, answer)
+        unpacked = await asyncio.to_thread(unpack, StageInputs(**inputs))
+        job = Job(method, request, unpacked, terms, room, rounds, units, answer)
         self._jobs.submit(job)
         try:
             return await answer

@@ -36,6 +36,10 @@ OVERLAP_SHARE = 0.9
 """The share of the link's capacity, while blocks compute, that a plan uses. Closer to 1, every pause of either side
 shows (H100, Z-Image: streaming 5.1 GB a step, of a capacity of 5.2, took 9 to 15 % longer)."""
 
+WHOLE_BLOCK = 1 << 62
+"""Bytes that come ahead of their use where every block is used once: the next block, whatever its size. Room for it
+costs nothing there, because what is placed for a single use saves no bytes."""
+
 log = logging.getLogger(__name__)
 
 
@@ -67,10 +71,10 @@ class Stage(ABC, Generic[C]):
         self.host_bytes = layout.host.nbytes if settings.lazy_load else layout.nbytes
         """Host bytes of the weights: all of them, or with `lazy_load` only those that never leave the host."""
         source = device.host_source(layout, settings.lazy_load)
-        overlap_bytes = self._overlap_bytes(planned) // max(1, len(blocks))
+        ahead = self._overlap_bytes(planned) // max(1, len(blocks)) if self.planned_passes(planned) > 1 else WHOLE_BLOCK
         # The parts of a block are used in turn by one member before the next, so by phase there is no visit to share.
         self._max_width = 1 if settings.by_phase else settings.max_cohort
-        self._residence = WeightResidency(component, layout, source, device, overlap_bytes)
+        self._residence = WeightResidency(component, layout, source, device, ahead)
 
     @property
     def unit_paths(self) -> tuple[str, ...]:

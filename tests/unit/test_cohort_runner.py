@@ -44,10 +44,10 @@ class Walker(Stage[Toy]):
         hidden = torch.full((2, WIDTH), float(request.seed))
         for step in range(request.steps):
             control.check()
-            hidden = self.component.module.entry(hidden)
-            for block in self.component.module.blocks:
+            hidden = self.component.module.get_submodule("entry")(hidden)
+            for index in range(BLOCKS):
                 yield Pause.BLOCK
-                hidden = block(hidden)
+                hidden = self.component.module.get_submodule(f"blocks.{index}")(hidden)
             self.react(request, step)
             control.report(Progress(step + 1, request.steps))
             if step + 1 < request.steps:

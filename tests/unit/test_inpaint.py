@@ -24,6 +24,7 @@ from lightx2v.models.reference_image import make_reference
 from lightx2v.models.request import check_request, complete
 from lightx2v.models.sampler import Euler, SamplingState, sample
 from lightx2v.models.spec import ModelSpec
+from lightx2v.models.visits import Pause, Visits, finish
 from lightx2v.models.wan.spec import WanSpec
 from lightx2v.models.z_image.spec import ZImageSpec
 from lightx2v.types import GenerateRequest, Latents, Mask, Size, VideoSpec
@@ -39,8 +40,16 @@ MASKLESS = [
 ]
 
 
-def velocity(state: SamplingState[None]) -> torch.Tensor:
+def velocity(state: SamplingState[None]) -> Visits[torch.Tensor]:
+    yield Pause.BLOCK
     return 0.5 * state.latents + state.step
+
+
+def each_step(state: SamplingState[None]) -> list[torch.Tensor]:
+    """The latents after each step."""
+    reached = list[torch.Tensor]()
+    finish(sample(state, velocity, lambda: reached.append(state.latents)))
+    return reached
 
 
 def test_latents_outside_follow_the_picture_at_every_step() -> None:
@@ -48,15 +57,14 @@ def test_latents_outside_follow_the_picture_at_every_step() -> None:
     shares = torch.tensor([[0.0], [0.25], [1.0]])
     stepper = Inpaint(Euler(LEVELS), LEVELS, Latents(clean, 1, 3, edited=shares), drawn, torch.device("cpu"))
     request = GenerateRequest("unit", "", Size(16, 16), steps=3, seed=1)
-    plain = sample(SamplingState(request, None, Euler(LEVELS), drawn, 0, 3), velocity)
-    for state, free, level in zip(
-        sample(SamplingState(request, None, stepper, drawn, 0, 3), velocity), plain, LEVELS[1:], strict=True
-    ):
+    plain = each_step(SamplingState(request, None, Euler(LEVELS), drawn, 0, 3))
+    masked = each_step(SamplingState(request, None, stepper, drawn, 0, 3))
+    for latents, free, level in zip(masked, plain, LEVELS[1:], strict=True):
         kept = level * drawn[0] + (1 - level) * clean
-        assert torch.equal(state.latents[0, 0], kept[0])
-        assert torch.equal(state.latents[0, 2], free.latents[0, 2])
-        assert not torch.equal(state.latents[0, 1], kept[1])
-    assert torch.equal(state.latents[0, 0], clean[0])
+        assert torch.equal(latents[0, 0], kept[0])
+        assert torch.equal(latents[0, 2], free[0, 2])
+        assert not torch.equal(latents[0, 1], kept[1])
+    assert torch.equal(latents[0, 0], clean[0])
     assert stepper.history() == ()
 
 

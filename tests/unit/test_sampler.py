@@ -10,6 +10,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from lightx2v.models.flow import noise
 from lightx2v.models.sampler import Euler, SamplingState, sample
+from lightx2v.models.visits import Pause, Visits, finish, together
 from lightx2v.types import GenerateRequest, Size
 
 LEVELS = torch.tensor([1.0, 0.8, 0.5, 0.0])
@@ -20,13 +21,24 @@ def make_state(seed: int, first: int = 0, stop: int = 3) -> SamplingState[float]
     return SamplingState(request, 0.5, Euler(LEVELS), noise((1, 4, 2), seed), first, stop)
 
 
-def velocity(state: SamplingState[float]) -> torch.Tensor:
+def velocity(state: SamplingState[float]) -> Visits[torch.Tensor]:
+    yield Pause.BLOCK
     return state.conditions * state.latents + state.step
 
 
+def stepped() -> None:
+    return None
+
+
+def sampled(state: SamplingState[float]) -> SamplingState[float]:
+    return finish(sample(state, velocity, stepped))
+
+
 def test_steps_follow_the_levels() -> None:
-    (state, *_) = reached = list(sample(make_state(1), velocity))
-    assert len(reached) == 3
+    reached = list[int]()
+    state = make_state(1)
+    finish(sample(state, velocity, lambda: reached.append(state.step)))
+    assert reached == [1, 2, 3]
     expected = noise((1, 4, 2), 1)
     for step, (level, following) in enumerate(pairwise(LEVELS)):
         expected = expected + (following.item() - level.item()) * (0.5 * expected + step)
@@ -36,19 +48,29 @@ def test_steps_follow_the_levels() -> None:
 
 def test_a_part_of_the_schedule_counts_on() -> None:
     begun, whole = make_state(1, stop=2), make_state(1)
-    assert [state.step for state in sample(begun, velocity)] == [1, 2]
+    assert sampled(begun).step == 2
     rest = SamplingState(begun.request, 0.5, Euler(LEVELS), begun.latents, 2, 3)
-    assert [state.step for state in sample(rest, velocity)] == [3]
-    assert torch.equal(rest.latents, [*sample(whole, velocity)][-1].latents)
+    assert sampled(rest).step == 3
+    assert torch.equal(rest.latents, sampled(whole).latents)
 
 
 def test_requests_take_their_steps_side_by_side() -> None:
-    alone = [[*sample(make_state(seed), velocity)][-1].latents for seed in (1, 2)]
-    first, second = make_state(1), make_state(2)
-    for _ in zip(sample(first, velocity), sample(second, velocity), strict=True):
-        pass
+    alone = [sampled(make_state(seed)).latents for seed in (1, 2)]
+    first, second = finish(together([sample(make_state(seed), velocity, stepped) for seed in (1, 2)]))
     assert torch.equal(first.latents, alone[0])
     assert torch.equal(second.latents, alone[1])
+
+
+def test_a_parked_state_goes_on_where_it_was() -> None:
+    state = make_state(1)
+    steps = sample(state, velocity, stepped)
+    while next(steps) is not Pause.STEP:
+        pass
+    parked = state.park()
+    with pytest.raises(AttributeError):
+        print(state.latents)
+    state.unpark(parked)
+    assert torch.equal(finish(steps).latents, sampled(make_state(1)).latents)
 
 
 def test_noise_that_is_skipped_is_drawn() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,10 @@ REFERENCE_SPACING = 10
 
 WIDTHS_PER_TOKEN = 25
 """Live activations of a step at their peak, in hidden widths per token: 21.4 were counted, and a sixth is to spare."""
+
+
+ROPES = 8
+"""The latest rotary tables that are kept on the host. Each takes some 5 ms to compute, while the device waits."""
 
 
 class Flux2Conditions(NamedTuple):
@@ -60,6 +65,7 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
         self.weights = WeightMap((self.folder,), (*double, *single))
         per_stream, shared = map(_numel, (self.module.transformer_blocks, self.module.single_transformer_blocks))
         self._flops_per_token = per_stream + 2 * shared
+        self._rope = lru_cache(maxsize=ROPES)(self._rope_of)
 
     def activation_bytes(self, request: GenerateRequest) -> int:
         """Activations are linear in the tokens of text, target and references, of both branches of a guided step."""
@@ -90,11 +96,11 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
         levels = noise_levels(rows * columns, request.steps)
         grids = [(rows, columns), *((reference.rows, reference.columns) for reference in references)]
         conditions = Flux2Conditions(
-            torch.stack(conditioning.branches).to(device, self.dtype),
+            torch.stack([branch.to(device, self.dtype) for branch in conditioning.branches]),
             tuple(reference.tokens.to(device, self.dtype)[None] for reference in references),
             timesteps(levels, self.dtype).to(device),
             torch.tensor([request.guidance], device=device).to(self.dtype) * TRAIN_TIMESTEPS,
-            self._rope(conditioning.positive.shape[0], grids).to(device),
+            self._rope(conditioning.positive.shape[0], tuple(grids)).to(device),
         )
         drawn = noise((1, self.shape.in_channels, rows, columns), request.seed)
         tokens = drawn.flatten(2).transpose(1, 2).to(self.dtype)
@@ -110,7 +116,7 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
         """The number of tokens of text, target and references."""
         return MAX_TOKENS + sum(math.prod(self.grid(size)) for size in (request.size, *request.references))
 
-    def _rope(self, text_tokens: int, grids: Sequence[tuple[int, int]]) -> Rope:
+    def _rope_of(self, text_tokens: int, grids: tuple[tuple[int, int], ...]) -> Rope:
         ids = [_ids(columns=1, rows=1, count=text_tokens)]
         ids += [_ids(index * REFERENCE_SPACING, rows, columns) for index, (rows, columns) in enumerate(grids)]
         return rope_table(torch.cat(ids), self.shape.axes_dims_rope, self.shape.rope_theta)
