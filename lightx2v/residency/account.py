@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from lightx2v.residency.lease import Command, Fetch, Holder, Lease, Need, Recall, Shrink, Wish, Work
 
 
+class IntegrityError(AssertionError):
+    """The accounts contradict each other, or a holder holds what it was not granted."""
+
+
 @dataclass(slots=True)
 class Pending:
     """A command whose answer is `due` at that monotonic second, and overdue after it."""
@@ -21,6 +25,10 @@ class Pending:
     def grows(self) -> bool:
         """Whether it allows more weights, rather than asking for some."""
         return isinstance(self.command, Fetch)
+
+    def is_answered_by(self, command_id: str | None) -> bool:
+        """Whether a report answers this command, or nobody asked for it and it takes nothing from what is fetched."""
+        return not self.grows if command_id is None else self.command.id == command_id
 
 
 @dataclass(slots=True)
@@ -97,6 +105,12 @@ class Account:
             return 0
         commanded = max(0, self.weights - self.pending.command.weights) if self.pending else 0
         return self.lease.returns if self.lease else commanded
+
+    def settle(self, weights: int, limit: int) -> None:
+        """Takes what the holder reports that it holds. Raises IntegrityError if that is more than `limit`."""
+        self.weights = weights
+        if not 0 <= weights <= limit:
+            raise IntegrityError(f"{self.holder} holds {weights} bytes of weights, granted were {limit}")
 
     def could_use(self, weights: int) -> bool:
         """Whether an offer of `weights` exceeds what the holder has, and what it was offered in vain."""

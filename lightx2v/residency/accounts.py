@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightx2v.errors import OutOfMemory
-from lightx2v.residency.account import Account
+from lightx2v.residency.account import Account, IntegrityError
 from lightx2v.residency.lease import Need
 
 
@@ -64,3 +64,13 @@ class Accounts(dict[str, Account]):
                 f"{account.holder} needs at least {need.least(account.holder.reachable)} bytes, "
                 f"but {other.holder} holds {other.weights} and did not give way within {patience} s"
             )
+
+    def check(self, allowed: int) -> None:
+        """Raises IntegrityError if more than `allowed` bytes are granted, or an account contradicts itself."""
+        if self.granted > allowed:
+            raise IntegrityError(f"{self.granted} bytes are granted of {allowed}")
+        for account in self.values():
+            if not 0 <= account.weights <= account.holder.reachable:
+                raise IntegrityError(f"{account.holder} holds {account.weights} of {account.holder.reachable} bytes")
+            if account.lease is not None and account.weights < account.lease.weights:
+                raise IntegrityError(f"{account.holder} runs with more than the {account.weights} bytes counted")

@@ -22,6 +22,8 @@ def evictions(accounts: Iterable[Account], waiter: Account, lacking: int) -> dic
     """Bytes to drop by ids of idle holders, so that `lacking` bytes return, or all that there are."""
     others = (account for account in accounts if account.idle and account is not waiter)
     given: Counter[str] = Counter()
+    if lacking <= 0:
+        return given
     for piece in sorted(piece for account in others for piece in _pieces(account, waiter.holder)):
         if lacking <= 0:
             break

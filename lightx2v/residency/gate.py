@@ -29,7 +29,7 @@ class Gate:
     """Bytes per second that cross to the card, about: a PCIe link of the fourth generation."""
     overhead: float = 0.03
     """Seconds of a switch besides what moves."""
-    share: float = 0.1
+    share: float = 0.02
     """The most of the card's time that recalls for a lower mean wait may take."""
 
     def overdue_at(self, ticket: Ticket) -> float:

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from itertools import count
 from math import inf
 from types import MappingProxyType
 
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
-from lightx2v.residency.account import Account, Pending, Run, Ticket
+from lightx2v.residency.account import Account, IntegrityError, Run, Ticket
 from lightx2v.residency.accounts import Accounts
-from lightx2v.residency.claim import Claim, claim, shortage
+from lightx2v.residency.claim import Claim, claim
+from lightx2v.residency.commands import Commands, note_overdue
 from lightx2v.residency.counters import Counters
 from lightx2v.residency.eviction import evictions
 from lightx2v.residency.gate import Gate
-from lightx2v.residency.lease import (
-    Event,
-    Fetch,
-    Granted,
-    Holder,
-    Lease,
-    Need,
-    Recall,
-    Refused,
-    Shrink,
-    Wish,
-    Work,
-)
+from lightx2v.residency.lease import Command, Event, Fetch, Granted, Holder, Lease, Need, Refused, Shrink, Wish, Work
 from lightx2v.residency.prefetch import offers
+from lightx2v.residency.recalls import recalls
+from lightx2v.residency.tickets import Tickets
 
 UNKNOWN = Work(1, 0.0, 0.0)
 """The work of a run that another ledger granted, until its holder tells."""
-
-
-class IntegrityError(AssertionError):
-    """The accounts contradict each other, or a holder holds what it was not granted."""
 
 
 class Ledger:
@@ -49,14 +37,14 @@ class Ledger:
     ) -> None:
         self.epoch = epoch
         self.opens_at = opens_at
-        self.patience = patience
         self.gate = gate or Gate()
         self.peak_granted = 0
         self.counters = Counters()
         self._accounts = Accounts(budget)
-        self._waiting: dict[str, Ticket] = {}
+        self._waiting = Tickets()
         self._last: Holder | None = None
         self._turn = count(1)
+        self._commands = Commands(patience, self.counters, self._next_id)
         self._now = 0.0
         self._looks: list[float] = []
         self._allowed = max(budget, 0)
@@ -88,9 +76,8 @@ class Ledger:
 
     def work(self, holder_id: str) -> Work | None:
         """What waits or runs at a holder; None if it has neither a ticket nor a lease."""
-        ticket = next((ticket for ticket in self._waiting.values() if ticket.holder.id == holder_id), None)
-        run = self._accounts[holder_id].run
-        return ticket.work if ticket else run.work if run else None
+        tickets, run = self._waiting.of(holder_id), self._accounts[holder_id].run
+        return tickets[-1].work if tickets else run.work if run else None
 
     def join(self, holder: Holder, weights: int = 0, lease: Lease | None = None) -> None:
         """Register a process, with what it holds if a previous ledger granted it that. Known ids change nothing."""
@@ -127,7 +114,7 @@ class Ledger:
             account.pending = None
         turn = next(self._turn)
         ticket = Ticket(f"{self.epoch}:{turn}", account.holder, need, work, turn, deadline)
-        self._waiting[ticket.id] = ticket
+        self._waiting.add(ticket)
         return ticket.id
 
     def waits(self, holder_id: str, work: Work, epoch: str) -> None:
@@ -135,9 +122,7 @@ class Ledger:
         account = self._living(holder_id, epoch)
         if account.run is not None:
             account.run.work = work
-        for ticket in self._waiting.values():
-            if ticket.holder.id == holder_id:
-                ticket.work = work
+        self._waiting.tell(holder_id, work)
 
     def release(self, lease_id: str, weights: int, epoch: str) -> None:
         """The run ended, and the holder holds `weights` now. An unknown lease is one that has been returned already."""
@@ -146,22 +131,14 @@ class Ledger:
         if account is not None and account.lease is not None:
             limit, account.lease, account.run = account.lease.weights, None, None
             account.used = next(self._turn)
-            self._settle(account, weights, limit)
+            account.settle(weights, limit)
 
     def resized(self, holder_id: str, weights: int, epoch: str, command_id: str | None = None) -> None:
         """An idle holder dropped or fetched weights and holds `weights` now. The answer to a command that has lapsed,
         or has been answered, is ignored."""
         account = self._living(holder_id, epoch)
-        pending = account.pending
-        if account.active or not _answers(command_id, pending):
-            return
-        if pending is not None:
-            pending.answered = command_id is not None
-        if pending is not None and weights <= pending.command.weights:
-            account.pending = None
-            self.counters.shrinks += not pending.grows
-            self.counters.evictions += weights == 0 and not pending.grows
-        self._settle(account, weights, account.weights)
+        if self._commands.answered(account, weights, command_id):
+            account.settle(weights, account.weights)
 
     def cancel(self, ticket_id: str, epoch: str) -> None:
         """The caller went away: its ticket is void, and a lease that it was granted meanwhile counts as unused."""
@@ -177,10 +154,7 @@ class Ledger:
         if account is None:
             return []
         account.dying, account.pending = True, None
-        dropped = [ticket.id for ticket in self._waiting.values() if ticket.holder.id == holder_id]
-        for ticket_id in dropped:
-            del self._waiting[ticket_id]
-        return dropped
+        return self._waiting.drop(holder_id)
 
     def gone(self, holder_id: str) -> list[str]:
         """The driver no longer lists its process: its bytes are free. Returns tickets as `dead` does."""
@@ -192,9 +166,8 @@ class Ledger:
         """The events to carry out now. Call it after any change, and at `next_deadline()`."""
         self._now, self._looks = now, []
         self._allowed = min(self._allowed, max(self.budget, self.granted))
-        self._note_overdue(now)
-        for ticket in self._waiting.values():
-            ticket.since = now if ticket.since is None else ticket.since
+        note_overdue(self._accounts.values(), now)
+        self._waiting.look(now)
         events: list[Event] = [*self._expire(now)]
         if now >= self.opens_at:
             events += self._serve_all(now)
@@ -216,13 +189,7 @@ class Ledger:
 
     def check(self) -> None:
         """Raise IntegrityError if an invariant is broken."""
-        if self.granted > self._allowed:
-            raise IntegrityError(f"{self.granted} bytes are granted of {self._allowed}")
-        for account in self._accounts.values():
-            if not 0 <= account.weights <= account.holder.reachable:
-                raise IntegrityError(f"{account.holder} holds {account.weights} of {account.holder.reachable} bytes")
-            if account.lease is not None and account.weights < account.lease.weights:
-                raise IntegrityError(f"{account.holder} runs with more than the {account.weights} bytes counted")
+        self._accounts.check(self._allowed)
         for ticket in self._waiting.values():
             if ticket.holder.id not in self._accounts or self._accounts[ticket.holder.id].dying:
                 raise IntegrityError(f"ticket {ticket.id} waits for {ticket.holder}, which is dead")
@@ -261,7 +228,7 @@ class Ledger:
             claimed = claim(self._accounts, ticket)
             if claimed is None:
                 self._accounts.require(account, ticket.need)
-                self._accounts.require_responses(account, ticket.need, self.patience)
+                self._accounts.require_responses(account, ticket.need, self._commands.patience)
             elif claimed.fits:
                 yield self._grant(claimed, now)
             else:
@@ -273,15 +240,7 @@ class Ledger:
     def _grant(self, claimed: Claim, now: float) -> Granted:
         ticket, account = claimed.ticket, claimed.account
         grant = ticket.need.grant(claimed.weights, account.holder.reachable)
-        account.lease = Lease(
-            grant.weights,
-            grant.activation_bytes,
-            grant.slot_bytes,
-            grant.keep,
-            ticket.id,
-            account.holder.id,
-            width=grant.width,
-        )
+        account.lease = Lease(**asdict(grant), id=ticket.id, holder=account.holder.id)
         account.run = Run(now, ticket.work)
         account.before, account.weights, account.used = account.weights, claimed.weights, next(self._turn)
         account.offered, self._last = 0, account.holder
@@ -290,86 +249,44 @@ class Ledger:
         self.peak_granted = max(self.peak_granted, self.granted)
         return Granted(ticket.id, account.lease)
 
-    def _make_room(self, claimed: Claim, now: float) -> Iterator[Recall | Shrink]:
+    def _make_room(self, claimed: Claim, now: float) -> list[Command]:
         """Commands for what neither runs nor earlier commands will bring back. As long as a run has to end for it by
         itself, none: until then, the gate may still choose another ticket."""
-        ticket, account = claimed.ticket, claimed.account
+        ticket = claimed.ticket
         is_urgent = ticket.is_begun or self.gate.is_overdue(ticket, now)
-        ended = [run for run in self._accounts.runs if run.run and run.run.recall]
-        if shortage(self._accounts, claimed, ended, not is_urgent) > 0 and len(ended) < len(self._accounts.runs):
-            yield from self._recall(claimed, ended, is_urgent, now)
-            if not (is_urgent or ticket.is_begun):
-                return
-        lacking = claimed.lacking - sum(other.returning for other in self._accounts.values())
-        if account.pending is None and account.weights > claimed.weights:
-            ticket.is_begun = True
-            yield self._shrink(account, account.weights - claimed.weights, now)
-        for holder_id, nbytes in evictions(self._accounts.values(), account, lacking).items():
-            ticket.is_begun = True
-            yield self._shrink(self._accounts[holder_id], nbytes, now)
-
-    def _recall(self, claimed: Claim, ended: list[Account], is_urgent: bool, now: float) -> Iterator[Recall]:
-        """Recalls the runs that must end for a claim, if the gate wants all of them to; else notes when it will."""
-        times = {}
-        for run in self._accounts.runs:
-            if run.run and run.lease and run not in ended:
-                moved = claimed.moved + run.lease.weights - run.lease.keep
-                times[run.holder.id] = self.gate.recall_at(claimed.ticket, run.run, moved)
-        chosen: list[Account] = []
-        for holder_id in sorted(times, key=lambda holder_id: times[holder_id]):
-            if shortage(self._accounts, claimed, [*ended, *chosen], not is_urgent) > 0:
-                chosen.append(self._accounts[holder_id])
-        at = max((times[run.holder.id] for run in chosen), default=inf)
+        at, runs = recalls(self._accounts, claimed, self.gate, not is_urgent)
+        commands: list[Command] = [self._commands.recall(run) for run in runs if at <= now]
         if now < at < inf:
             self._looks.append(at)
-        for run in chosen if at <= now else ():
-            claimed.ticket.is_begun = True
-            yield self._order_back(run)
+        if commands or is_urgent or not runs:
+            commands += self._shrinks(claimed, now)
+        ticket.is_begun = ticket.is_begun or bool(commands)
+        return commands
 
-    def _order_back(self, account: Account) -> Recall:
-        assert account.run is not None
-        assert account.lease is not None
-        self.counters.recalls += 1
-        account.run.recall = Recall(account.holder.id, account.lease.id)
-        return account.run.recall
-
-    def _shrink(self, account: Account, nbytes: int, now: float) -> Shrink:
-        account.offered = 0
-        command = Shrink(account.holder.id, account.weights - nbytes, self._next_id())
-        account.pending = Pending(command, now + self.patience)
-        return command
+    def _shrinks(self, claimed: Claim, now: float) -> Iterator[Shrink]:
+        account = claimed.account
+        lacking = claimed.lacking - sum(other.returning for other in self._accounts.values())
+        if account.pending is None and account.weights > claimed.weights:
+            yield self._commands.shrink(account, account.weights - claimed.weights, now)
+        for holder_id, nbytes in evictions(self._accounts.values(), account, lacking).items():
+            yield self._commands.shrink(self._accounts[holder_id], nbytes, now)
 
     def _fetch(self, last: Holder, now: float) -> Iterator[Fetch]:
         """Offers free memory to the stages that run next, while nobody waits. It counts as held from now on."""
         for account, to in list(offers(self._accounts.values(), last, self.free)):
-            account.weights = account.offered = to
-            self.counters.fetches += 1
+            yield self._commands.fetch(account, to, now)
             self.peak_granted = max(self.peak_granted, self.granted)
-            command = Fetch(account.holder.id, to, self._next_id())
-            account.pending = Pending(command, now + self.patience)
-            yield command
 
     def _next_id(self) -> str:
         return f"{self.epoch}:{next(self._turn)}"
 
-    def _note_overdue(self, now: float) -> None:
-        for account in self._accounts.values():
-            if account.pending is not None and account.pending.due <= now:
-                account.pending.overdue = True
-
     def _expire(self, now: float) -> Iterator[Refused]:
-        for ticket in [ticket for ticket in self._waiting.values() if ticket.deadline <= now]:
-            del self._waiting[ticket.id]
+        for ticket in self._waiting.expire(now):
             yield Refused(ticket.id, DeadlineExceeded(f"{ticket.holder} got no device memory before the deadline"))
 
     def _reveal(self) -> None:
         self._allowed = max(self.budget, self.granted)
         self.peak_granted = max(self.peak_granted, self.granted)
-
-    def _settle(self, account: Account, weights: int, limit: int) -> None:
-        account.weights = weights
-        if not 0 <= weights <= limit:
-            raise IntegrityError(f"{account.holder} holds {weights} bytes of weights, granted were {limit}")
 
     def _fence(self, epoch: str) -> None:
         if epoch != self.epoch:
@@ -381,10 +298,3 @@ class Ledger:
         if account is None or account.dying:
             raise StaleEpoch(f"holder {holder_id} is not registered in epoch {epoch}; join again")
         return account
-
-
-def _answers(command_id: str | None, pending: Pending | None) -> bool:
-    """Whether a report is of now: one that nobody asked for may precede what the holder is about to fetch."""
-    if command_id is None:
-        return pending is None or not pending.grows
-    return pending is not None and pending.command.id == command_id

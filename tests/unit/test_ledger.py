@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from lightx2v.errors import DeadlineExceeded, OutOfMemory, StaleEpoch
+from lightx2v.residency.account import IntegrityError
 from lightx2v.residency.lease import Event, Fetch, Granted, Refused, Shrink, Wish, Work
-from lightx2v.residency.ledger import IntegrityError, Ledger
+from lightx2v.residency.ledger import Ledger
 from tests.unit.ledgers import FAR, ask, grant, holder, ledger_of, need, shrinks
 
 
