@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightx2v.errors import DeadlineExceeded, OutOfMemory
 from lightx2v.types import STAGES, StageName
@@ -48,6 +48,8 @@ class Grant:
     """For what streams; 0 where nothing does."""
     keep: int
     """Weights that may stay after the run."""
+    width: int = field(default=1, kw_only=True)
+    """Requests of the planned size that may run together."""
 
     @property
     def extra_bytes(self) -> int:
@@ -73,11 +75,13 @@ class Need:
     """Comes on top when not all reachable weights are granted."""
     keep: int
     """Bytes of weights to hold at rest after the run."""
+    width: int = 1
+    """Requests that may run together; `activation_bytes` suffice for all of them."""
 
     def grant(self, weights: int, reachable: int) -> Grant:
         """The grant of a run with `weights`. The slot comes with it unless they are all that are `reachable`."""
         slot_bytes = self.slot_bytes if weights < reachable else 0
-        return Grant(weights, self.activation_bytes, slot_bytes, min(self.keep, weights))
+        return Grant(weights, self.activation_bytes, slot_bytes, min(self.keep, weights), width=self.width)
 
     def least(self, reachable: int) -> int:
         """The smallest room in which the run is possible."""
