@@ -81,9 +81,7 @@ def plan(stages: Sequence[StageSize], budget: int) -> Shares:
 
     Exact. Among equals, those that move the fewest; then the stage that uses its weights more often keeps more.
     """
-    for size in stages:
-        if size.least > budget:
-            raise OutOfMemory(f"{size.stage} needs {size.least} bytes with every unit streamed; the budget is {budget}")
+    check_fit(stages, budget)
     order = sorted(range(len(stages)), key=lambda index: -stages[index].planned_passes)
 
     def rank(shares: list[Share]) -> tuple[int, ...]:
@@ -91,6 +89,13 @@ def plan(stages: Sequence[StageSize], budget: int) -> Shares:
         return (waits, moves, *(-shares[index].resident for index in order))
 
     return {share.stage: share for share in min(_feasible(stages, budget), key=rank)}
+
+
+def check_fit(stages: Sequence[StageSize], budget: int) -> None:
+    """Raises OutOfMemory if a stage cannot run even with all of the budget and every unit streamed."""
+    for size in stages:
+        if size.least > budget:
+            raise OutOfMemory(f"{size.stage} needs {size.least} bytes with every unit streamed; the budget is {budget}")
 
 
 def moved(size: StageSize, share: Share) -> int:
