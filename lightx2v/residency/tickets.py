@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightx2v.residency.account import Ticket
-from lightx2v.residency.lease import Work
+from lightx2v.residency.lease import Need, Work
 
 
 class Tickets(dict[str, Ticket]):
