@@ -41,7 +41,7 @@ def test_the_host_copies_outlive_the_process_that_measured(tmp_path: Path) -> No
     arguments = [str(checkpoint), "--output", str(tmp_path), "--size", "64x64", "--steps", "1", "--set", "device=cpu"]
     run = Run(parse(arguments))
     before = descriptors()
-    run._measure_compute()
+    run.computation()
     assert len(descriptors() - before) == 3, "one for each stage"
 
 
