@@ -69,7 +69,8 @@ class Run:
         for budget in options.budgets:
             self._add("caps", self._measure_cap(budget, compute))
         for how in BASELINES if options.baselines else ():
-            self._add("baselines", self._measure_baseline(how))
+            largest = max(options.budgets)
+            self._add("baselines", measure_baseline(options.checkpoint, how, largest, self._asks[0], options.set))
 
     def _add(self, part: str, figures: dict[str, Any]) -> None:
         self.result[part].append(figures)
@@ -105,22 +106,23 @@ class Run:
         within = watch.peak <= budget
         return figures | {"contexts_bytes": budget - room, "peak_bytes": watch.peak, "within_budget": within}
 
-    def _measure_baseline(self, how: str) -> dict[str, Any]:
-        """Under the largest cap."""
-        options = self._options
-        budget, size = max(options.budgets), options.size
-        command = [sys.executable, "-m", "benchmarks.baseline", str(options.checkpoint), "--how", how]
-        command += ["--budget", str(budget), "--size", str(size.width), str(size.height)]
-        command += ["--steps", str(options.steps or 4), "--device", self._settings["device"]]
-        head = {"how": how, "budget_bytes": budget}
-        try:
-            ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=BASELINE_SECONDS)
-        except subprocess.TimeoutExpired:
-            return head | {"error": f"not done after {BASELINE_SECONDS:.0f} s"}
-        if ended.returncode:
-            return head | {"error": f"ended with {ended.returncode}"}
-        figures: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-        return figures
+
+def measure_baseline(
+    checkpoint: Path | str, how: str, budget: int, ask: Ask, settings: Sequence[tuple[str, Any]]
+) -> dict[str, Any]:
+    """What `benchmarks.baseline` prints, or an `error`."""
+    command = [sys.executable, "-m", "benchmarks.baseline", str(checkpoint), "--how", how]
+    command += ["--budget", str(budget), "--size", str(ask.size.width), str(ask.size.height)]
+    command += ["--steps", str(ask.steps or 4), "--device", dict(settings).get("device", "cuda")]
+    head = {"how": how, "budget_bytes": budget}
+    try:
+        ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=BASELINE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return head | {"error": f"not done after {BASELINE_SECONDS:.0f} s"}
+    if ended.returncode:
+        return head | {"error": f"ended with {ended.returncode}"}
+    figures: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return figures
 
 
 def saturate(server: Server, ask: Ask, clients: int, counter: Iterator[int]) -> float:
