@@ -21,8 +21,8 @@ from benchmarks.ask import Ask, numbers
 from benchmarks.load.arrivals import poisson
 from benchmarks.load.measure import Load, measure_clients, measure_closed, measure_open
 from benchmarks.load.mix import even
-from benchmarks.load.options import add_ask, add_settings
-from benchmarks.load.summary import fell_behind
+from benchmarks.load.options import EVERY_PROMPT, add_ask, add_settings
+from benchmarks.load.summary import ratio, show
 from benchmarks.server import serve
 from lightx2v.config import BUNDLED_MODEL
 from lightx2v.types import Size
@@ -34,34 +34,35 @@ SEED = 0
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    settings = {"conditioning_cache": 0, "request_timeout_seconds": options.timeout} | dict(options.set)
+    settings = {**EVERY_PROMPT, "request_timeout_seconds": options.timeout, **dict(options.set)}
     loads: dict[str, Load] = {}
+
+    def add(name: str, load: Load) -> None:
+        loads[name] = load
+        show(name, load.figures)
+
     with serve(settings | {"model": str(options.folder)}) as server:
         calls = even(Ask(options.size, options.steps, options.guidance)).calls(numbers(), SEED)
         measure_closed(server.url, calls, FEW, WARM_UP)
         for clients in (FEW, MANY):
-            load = measure_clients(server.url, calls, clients, options.clients_seconds, options.timeout)
-            loads[f"{clients} clients"] = show(f"{clients} clients", load)
-        rate = loads[f"{FEW} clients"].per_second
+            add(name_of(clients), measure_clients(server.url, calls, clients, options.clients_seconds, options.timeout))
+        rate = loads[name_of(FEW)].per_second
         for times in (LESS, MORE):
             arrivals = poisson(times * rate, options.seconds, SEED)
-            load = measure_open(server.url, calls, arrivals, options.seconds, options.timeout)
-            loads[f"{times} x"] = show(f"{times} x", load)
+            add(f"{times} x", measure_open(server.url, calls, arrivals, options.seconds, options.timeout))
     return summary(loads)
 
 
-def show(name: str, load: Load) -> Load:
-    behind = " THE CLIENT FELL BEHIND its arrivals" if fell_behind(load.figures) else ""
-    print(f"{name}: {json.dumps(load.figures)}{behind}", flush=True)
-    return load
+def name_of(clients: int) -> str:
+    return f"{clients} clients"
 
 
 def summary(loads: dict[str, Load]) -> dict[str, Any]:
     """The parts, and the ratios of pictures a second in time; of the most loaded also what was late or slow."""
     more = loads[f"{MORE} x"].figures
     return {
-        "many_clients_of_few": loads[f"{MANY} clients"].per_second / loads[f"{FEW} clients"].per_second,
-        "overloaded_of_below": loads[f"{MORE} x"].per_second / loads[f"{LESS} x"].per_second,
+        "many_clients_of_few": ratio(loads[name_of(MANY)].per_second, loads[name_of(FEW)].per_second),
+        "overloaded_of_below": ratio(loads[f"{MORE} x"].per_second, loads[f"{LESS} x"].per_second),
         "after_deadline": sum(load.figures["after_deadline"] for load in loads.values()),
         "refusals": more["failures"],
         "parts": {name: load.figures for name, load in loads.items()},

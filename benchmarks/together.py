@@ -26,14 +26,12 @@ from benchmarks.ask import Ask
 from benchmarks.card_load import CardLoad, Parts
 from benchmarks.computation import measure_computation, read_computation
 from benchmarks.gpu import measure_baseline, parse_budgets
-from benchmarks.load.options import add_ask, add_settings, application, parse_setting
+from benchmarks.load.options import EVERY_PROMPT, add_ask, add_settings, application, parse_setting
+from benchmarks.load.summary import show
 from benchmarks.load.table import table
 from benchmarks.started import FAILURES, started
 from deployments.card.host_copies import HostCopies
 from lightx2v.types import Size
-
-EVERY_PROMPT = {"conditioning_cache": 0}
-"""A request that is made again for the comparison is encoded again."""
 
 
 class Run:
@@ -60,7 +58,7 @@ class Run:
 
     def measure(self) -> None:
         options = self._options
-        computes = [self._computation(index) for index in range(len(self._names))]
+        computes = self.computations()
         self.result |= {key: computes[0][key] for key in ("gpu", "torch")}
         self.result["compute"] = dict(zip(self._names, computes, strict=True))
         for budget in options.budgets:
@@ -70,6 +68,9 @@ class Run:
             of = measure_baseline(options.checkpoints[0], "group-offload", budget, self._asks[0], options.set)
             self.result["baselines"].append(of)
             self._write()
+
+    def computations(self) -> list[dict[str, Any]]:
+        return [self._computation(index) for index in range(len(self._names))]
 
     def _computation(self, index: int) -> dict[str, Any]:
         """Of an earlier run, or measured now and written for the next."""
@@ -89,7 +90,7 @@ class Run:
         print(f"{budget / 2**30:.2f} GiB {changed or ''}", flush=True)
         tail = "-".join(map(str, changed.values()))
         log = self._file.with_name(f"{self._file.stem}-{budget / 2**30:.2f}GiB{tail and '-' + tail}.log")
-        arguments = self._settings | EVERY_PROMPT | changed | {"gpu_budget": budget}
+        arguments = {**EVERY_PROMPT, **self._settings, **changed, "gpu_budget": budget}
         try:
             with started(application(self._options.checkpoints, arguments), self._host_copies, log) as (server, ready):
                 entry["ready_seconds"] = ready
@@ -97,7 +98,7 @@ class Run:
                 for part, figures in load.measure():
                     entry[part] = figures
                     self._write()
-                    print(f"  {part}: {json.dumps(figures)[:600]}", flush=True)
+                    show(part, figures)
         except (*FAILURES, ExceptionGroup) as error:
             entry["error"] = str(error)
         self._write()

@@ -19,7 +19,8 @@ from typing import Any
 from benchmarks.ask import Ask, numbers
 from benchmarks.load.measure import Load, differing, measure_closed
 from benchmarks.load.mix import Call
-from benchmarks.load.options import add_ask, add_settings
+from benchmarks.load.options import EVERY_PROMPT, add_ask, add_settings
+from benchmarks.load.summary import ratio
 from benchmarks.server import serve
 from lightx2v.checkpoint import read_spec
 from lightx2v.config import BUNDLED_MODEL, EngineSettings
@@ -36,7 +37,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     warm = [Call(ask, next(counter)) for ask in asks * 2]
     ordered, mixed = [[Call(ask, next(counter)) for ask in asks for _ in range(options.requests)] for _ in range(2)]
     Random(0).shuffle(mixed)
-    settings = {"device": "cpu", "conditioning_cache": 0, "max_replicas": 1} | dict(options.set)
+    settings = {**EVERY_PROMPT, "device": "cpu", "max_replicas": 1, **dict(options.set)}
     budget = budget_for_one(options.folders, asks[0], settings)
     models = [{"model": str(folder), "name": name} for folder, name in zip(options.folders, NAMES, strict=True)]
     with serve(settings | {"gpu_budget": budget, "models": models}) as server:
@@ -61,11 +62,8 @@ def budget_for_one(folders: Sequence[Path], ask: Ask, settings: dict[str, Any]) 
 
 def summary(budget: int, loads: dict[str, Load]) -> dict[str, Any]:
     moved = {name: load.figures["h2d_bytes_per_picture"] for name, load in loads.items()}
-    return {
-        "budget_bytes": budget,
-        **{name: load.figures for name, load in loads.items()},
-        "ratio_of_bytes": moved["mixed"] / moved["ordered"],
-    }
+    head = {"ratio_of_bytes": ratio(moved["mixed"], moved["ordered"]), "budget_bytes": budget}
+    return head | {name: load.figures for name, load in loads.items()}
 
 
 def _load(url: str, calls: Sequence[Call], options: argparse.Namespace) -> Load:

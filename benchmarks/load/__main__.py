@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks.ask import numbers
 from benchmarks.load.arrivals import bursts
 from benchmarks.load.measure import Load, differing, measure_closed, measure_open
-from benchmarks.load.options import add_ask, add_settings, application, mix_of
-from benchmarks.load.summary import fell_behind
+from benchmarks.load.options import EVERY_PROMPT, add_ask, add_settings, application, mix_of
+from benchmarks.load.summary import show
 from benchmarks.started import started
 from deployments.card.host_copies import HostCopies
 from lightx2v.types import Size
@@ -32,29 +32,27 @@ PROMPTS_PER_SEED = 1_000_000
 
 def measure(url: str, options: argparse.Namespace, models: list[str]) -> dict[str, Any]:
     """The figures of each loop, and of the comparison of pictures."""
-    mix, result = mix_of(options, models), {}
+    mix, result = mix_of(options, models), dict[str, Any]()
     calls = mix.calls(numbers(1 + options.seed * PROMPTS_PER_SEED), options.seed)
     loads: list[Load] = []
     rate: float | None = options.rate
+
+    def add(name: str, figures: dict[str, Any]) -> None:
+        result[name] = figures
+        show(name, figures)
+
     if options.clients:
         loads.append(measure_closed(url, calls, options.clients, options.requests, options.deadline))
-        result["closed"] = show("closed", loads[-1].figures)
+        add("closed", loads[-1].figures)
         rate = options.share * loads[-1].per_second if options.share else rate
     if rate:
         arrivals = bursts(rate, options.burst, options.seconds, options.seed)
         loads.append(measure_open(url, calls, arrivals, options.seconds, options.deadline))
-        result["open"] = show("open", loads[-1].figures)
+        add("open", loads[-1].figures)
     if options.check is not None:
         answers = [answer for load in loads for answer in load.answers]
-        result["bits"] = show("bits", differing(options.against or url, answers, options.check or None))
+        add("bits", differing(options.against or url, answers, options.check or None))
     return result
-
-
-def show(name: str, figures: dict[str, Any]) -> dict[str, Any]:
-    print(f"{name}: {json.dumps(figures)}", flush=True)
-    if "late_start_seconds" in figures and fell_behind(figures):
-        print(f"{name}: THE CLIENT FELL BEHIND its arrivals; the load was less than asked for", flush=True)
-    return figures
 
 
 @contextmanager
@@ -64,7 +62,7 @@ def served(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     if targets[0].startswith("http"):
         yield targets[0], []
         return
-    with started(application(targets, dict(options.set)), HostCopies()) as (server, _):
+    with started(application(targets, {**EVERY_PROMPT, **dict(options.set)}), HostCopies()) as (server, _):
         yield server.url, [Path(target).name for target in targets]
 
 

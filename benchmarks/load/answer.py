@@ -41,6 +41,11 @@ class Answer:
         """From the moment at which the request was due: a client that sends late does not hide what its user waits."""
         return self.ended - self.due
 
+    @property
+    def seconds_since_sent(self) -> float:
+        """What the server took."""
+        return self.ended - self.sent
+
 
 def pictures(answers: Iterable[Answer]) -> list[Answer]:
     return [answer for answer in answers if answer.is_picture]

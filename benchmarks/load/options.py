@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -15,6 +17,9 @@ from deployments.settings import ModelSettings
 from lightx2v.config import parse_settings
 from lightx2v.errors import InvalidSettings
 from lightx2v.types import Size
+
+EVERY_PROMPT: Mapping[str, Any] = MappingProxyType({"conditioning_cache": 0})
+"""A setting of loaded servers: a request that is made again, to compare its picture, is encoded again."""
 
 
 def add_ask(parser: argparse.ArgumentParser, size: Size) -> None:
@@ -53,8 +58,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return name, setting[name]
 
 
-def application(checkpoints: list[str], settings: dict[str, Any]) -> dict[str, Any]:
+def application(checkpoints: list[str], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The `args` of a server of these checkpoints, each named by its folder."""
     if len(checkpoints) == 1:
-        return settings | {"model": checkpoints[0]}
-    return settings | {"models": [{"model": checkpoint, "name": Path(checkpoint).name} for checkpoint in checkpoints]}
+        return {**settings, "model": checkpoints[0]}
+    return {**settings, "models": [{"model": checkpoint, "name": Path(checkpoint).name} for checkpoint in checkpoints]}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from benchmarks.load.answer import Answer, pictures
 
 QUANTILES = (50, 95, 99)
 LATE_SECONDS = 0.05
-"""An open loop that sends so late is one that fell behind its arrivals."""
+"""A client that sends so late has not made the load that was asked for."""
 
 
 def steady_rate(ends: Sequence[float], clients: int) -> float:
@@ -33,7 +34,7 @@ def rate_within(answers: Sequence[Answer], seconds: float, deadline: float | Non
 
 def in_time(answers: Sequence[Answer], deadline: float | None) -> list[Answer]:
     """The answers with a picture that came within the deadline, in seconds from when the request was sent."""
-    return [answer for answer in pictures(answers) if deadline is None or answer.ended - answer.sent <= deadline]
+    return [answer for answer in pictures(answers) if deadline is None or answer.seconds_since_sent <= deadline]
 
 
 def summarise(answers: Sequence[Answer], per_second: float, deadline: float | None = None) -> dict[str, Any]:
@@ -54,11 +55,11 @@ def summarise(answers: Sequence[Answer], per_second: float, deadline: float | No
 
 
 def failures(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
-    """By status and code, the requests without a picture: how many, and the p99 of their seconds."""
+    """By status and code, the requests without a picture: their number, and quantiles of the seconds from sending."""
     found: dict[str, list[float]] = defaultdict(list)
     for answer in answers:
         if not answer.is_picture:
-            found[f"{answer.status} {answer.code}"].append(answer.seconds)
+            found[f"{answer.status} {answer.code}"].append(answer.seconds_since_sent)
     return {name: {"count": len(seconds)} | quantiles(seconds) for name, seconds in sorted(found.items())}
 
 
@@ -69,9 +70,22 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
     return dict(zip((f"p{share}" for share in QUANTILES), np.percentile(values, QUANTILES).tolist(), strict=True))
 
 
-def fell_behind(figures: dict[str, Any]) -> bool:
-    """Whether the client itself was late, so that the load was another one than was asked for."""
-    return bool(figures["late_start_seconds"].get("p99", 0.0) > LATE_SECONDS)
+def warnings(figures: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the load itself."""
+    late = figures.get("late_start_seconds", {})
+    if late.get("p99", 0.0) <= LATE_SECONDS:
+        return []
+    return [f"the client was late: the p99 of its delay is {late['p99']:.2f} s, so the load was less than asked for"]
+
+
+def show(name: str, figures: Mapping[str, Any]) -> None:
+    """Prints the figures of a part when it is done, on one line, and what was wrong with it."""
+    print(f"{name}: {json.dumps(figures)}", *warnings(figures), sep="\n", flush=True)
+
+
+def ratio(value: float, of: float) -> float | None:
+    """None of nothing."""
+    return value / of if of else None
 
 
 def _grouped(answers: Sequence[Answer]) -> dict[str, list[Answer]]:

@@ -27,7 +27,7 @@ from benchmarks.load.loops import closed_loop, open_loop
 from benchmarks.load.mix import Call, even, read_mix
 from benchmarks.load.options import application
 from benchmarks.load.queueing import md1_quantile, waits, waits_at_most
-from benchmarks.load.summary import fell_behind, rate_within, steady_rate, summarise
+from benchmarks.load.summary import rate_within, ratio, steady_rate, summarise, warnings
 from lightx2v.types import Size
 
 ASK = Ask(Size(64, 64))
@@ -91,13 +91,15 @@ def test_figures_of_answers() -> None:
     assert figures["seconds"]["p50"] == 2
     assert figures["failures"]["503 queue_full"]["count"] == 1
     assert figures["failures"]["503 queue_full"]["p99"] == pytest.approx(0.05)
-    assert not fell_behind(figures)
-    assert fell_behind(summarise([answer(0, 3, sent=1)], 1.0))
+    assert warnings(figures) == []
+    (late,) = warnings(summarise([answer(0, 3, sent=1)], 1.0))
+    assert "late" in late
 
 
 def test_nothing_is_a_figure_too() -> None:
     figures = summarise([answer(0, 5, 504, "deadline_exceeded")], 0.0)
     assert (figures["pictures"], figures["seconds"]) == (0, {})
+    assert (ratio(3, 0), ratio(3, 2)) == (None, 1.5)
 
 
 def test_the_queue_of_a_server_that_always_takes_as_long() -> None:
