@@ -24,9 +24,18 @@ if TYPE_CHECKING:
 GB = 1e9
 Row = tuple[str, ...]
 STAGES_HEAD: Row = ("stage", "weights", "activations", "host memory", "uses a request")
-CARDS_HEAD: Row = ("card", "memory", "weights that stay", "moved a request", "seconds a request")
+CARDS_HEAD: Row = (
+    "card",
+    "memory",
+    "weights that stay",
+    "moved a request",
+    "seconds a request",
+    "most a second",
+    "together",
+)
 NOTE = """The plan is the server's. Seconds are an estimate for requests one after another, each with a new prompt:
-within a tenth for an H200 (docs/tools.md), and coarser for cards that were not measured."""
+within a tenth for an H200 (docs/tools.md), and coarser for cards that were not measured. The most a second is what many
+clients can get, of whose requests so many run together in each stage."""
 EXAMPLE = "fit black-forest-labs/FLUX.2-klein-9B --gpu 24GiB --host 64GiB --size 1024x1024"
 
 
@@ -125,7 +134,9 @@ def _card_row(card: Card, settings: EngineSettings, made: Forecast | str) -> Row
     if isinstance(made, str):
         return card.name, _gib(budget), made
     resident = (f"{part.size.stage} {_of(part.share.resident, part.size.reachable)}" for part in made.parts)
-    return card.name, _gib(budget), ", ".join(resident), f"{made.moved / GB:.1f} GB", f"{made.seconds:.2f}"
+    together = "/".join(str(part.cohort.wide.width) for part in made.parts)
+    alone = f"{made.moved / GB:.1f} GB", f"{made.seconds:.2f}"
+    return card.name, _gib(budget), ", ".join(resident), *alone, f"{made.per_second:.2f}", together
 
 
 def _of(resident: int, reachable: int) -> str:

@@ -16,6 +16,7 @@ from lightx2v.config import EngineSettings
 from lightx2v.errors import InvalidSettings, OutOfMemory
 from lightx2v.residency import plan as plans
 from lightx2v.residency.plan import Share, StageSize
+from lightx2v.residency.width import Cohort, cohorts
 from lightx2v.stages.build import FP8_CAPABILITY, load_stage
 from lightx2v.stages.stage import Stage
 from lightx2v.types import GenerateRequest
@@ -42,10 +43,20 @@ class Part:
     """One stage on the card."""
 
     size: StageSize
-    share: Share
+    cohort: Cohort
     host_bytes: int
     seconds: float
     """Of computation, in all uses."""
+
+    @property
+    def share(self) -> Share:
+        """The share of a lone request."""
+        return self.cohort.narrow
+
+    def seconds_together(self, link: float) -> float:
+        """Seconds of each request while as many as may run together do."""
+        wide = self.cohort.wide
+        return self.seconds + plans.exposed(self.size, wide, wide.width) / (wide.width * link)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +84,11 @@ class Forecast:
         exposed = sum(plans.exposed(part.size, part.share) for part in self.parts)
         return SERVING_SECONDS + computed + exposed / self.link
 
+    @property
+    def per_second(self) -> float:
+        """Requests a second while many wait: stages of different requests take turns at the card."""
+        return 1 / sum(part.seconds_together(self.link) for part in self.parts)
+
 
 def forecast(settings: EngineSettings, request: GenerateRequest, card: Card) -> Forecast:
     """What `request` takes on `card`, within the settings' budget.
@@ -81,16 +97,17 @@ def forecast(settings: EngineSettings, request: GenerateRequest, card: Card) -> 
     if settings.fp8 and card.capability < FP8_CAPABILITY:
         raise InvalidSettings("it has no products in fp8")
     link = DISK if settings.lazy_load else card.link
-    planned = PlannedCard(card.memory, link, card.rate)
-    stages = [load_stage(name, settings, planned) for name in read_stages(settings)]
+    device = PlannedCard(card.memory, link, card.rate)
+    stages = [load_stage(name, settings, device) for name in read_stages(settings)]
     sizes = tuple(stage.size(request) for stage in stages)
     taken = CONTEXT * len(stages)
     budget = min(settings.gpu_budget or card.memory, card.memory) - taken
     if budget <= 0:
         raise OutOfMemory(f"{len(stages)} CUDA processes alone take {taken / GIB:.2f} GiB")
-    shares = plans.shares(settings.policy, sizes, budget)
+    planned = plans.shares(settings.policy, sizes, budget)
+    widths = cohorts(settings.policy, sizes, planned, budget)
     parts = (
-        Part(size, shares[size.stage], stage.host_bytes, _seconds(stage, size, request, planned))
+        Part(size, widths[size.stage], stage.host_bytes, _seconds(stage, size, request, device))
         for stage, size in zip(stages, sizes, strict=True)
     )
     return Forecast(tuple(parts), link)

@@ -17,12 +17,14 @@ from benchmarks.report import sizes
 from lightx2v.__main__ import main
 from lightx2v.checkpoint import read_spec
 from lightx2v.commands.cards import CARDS, Card
-from lightx2v.commands.forecast import CONTEXT, Forecast, forecast
+from lightx2v.commands.forecast import CONTEXT, SERVING_SECONDS, Forecast, Part, forecast
 from lightx2v.commands.headers import write_header
 from lightx2v.config import ENVIRONMENT, EngineSettings
 from lightx2v.errors import InvalidSettings, OutOfMemory
 from lightx2v.models.request import planning_request
 from lightx2v.pipeline import Pipeline
+from lightx2v.residency.plan import Share, StageSize
+from lightx2v.residency.width import Cohort
 from lightx2v.weights.device import PAGE
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -107,6 +109,25 @@ def test_a_tiny_plan_by_hand(distilled: Path) -> None:
     assert kept["denoise"] == PAGE * sum(pages[1]), "it would move its block in every step"
     assert tight.moved == PAGE
     assert tight.seconds == pytest.approx(whole.seconds + PAGE / H200.link)
+
+
+@pytest.mark.parametrize("gib", [8, 12, 24])
+def test_the_most_a_second_is_near_what_the_arithmetic_allows(klein: Path, gib: int) -> None:
+    """Those that run together share what streams. Alone, a request waits for it."""
+    made = predicted(klein, gpu_budget=gib << 30)
+    arithmetic = 1 / sum(part.seconds for part in made.parts)
+    assert 0.9 * arithmetic <= made.per_second <= arithmetic
+    if gib < 24:
+        assert made.per_second > 1.2 / (made.seconds - SERVING_SECONDS)
+
+
+def test_the_most_a_second_by_hand() -> None:
+    """A part of 3 s of which three run together: of 90 bytes a use, 60 hide behind computation, and 30 do not."""
+    size = StageSize("denoise", (90,), 0, 0, 90, 2, overlap_bytes=20)
+    share = Share("denoise", 0, 0, 3)
+    made = Forecast((Part(size, Cohort(replace(share, width=1), share), 0, 3.0),), link=10.0)
+    assert made.per_second == pytest.approx(1 / (3.0 + 2 * 30 / 10 / 3))
+    assert made.seconds == pytest.approx(SERVING_SECONDS + 3.0 + 2 * 70 / 10)
 
 
 def test_sizes_are_the_pipelines(distilled: Path, pipeline: Pipeline) -> None:
