@@ -60,7 +60,7 @@ class ModelSettings(EngineSettings):
     downscale_delay_seconds: float = Field(default=15.0, ge=0)
 
     max_queue: int = Field(default=64, ge=1)
-    """The most requests that wait or run; one more is answered 503 at once."""
+    """The most requests that wait or run, which bounds memory; one more is answered 503 at once."""
 
     request_timeout_seconds: float = Field(default=300.0, gt=0)
 

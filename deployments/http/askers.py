@@ -20,6 +20,11 @@ def asker_of(request: Request, priority: int, most: int) -> Asker:
     return Asker(_caller_of(request), priority)
 
 
+def best_asker(request: Request, most: int) -> Asker:
+    """The asker as it may turn out at best, before the body tells the priority."""
+    return Asker(_caller_of(request), most)
+
+
 def _caller_of(request: Request) -> str:
     """A hash of the caller's key, which is never kept or logged itself. Callers without a key count as one."""
     key = request.headers.get("authorization", "").strip()

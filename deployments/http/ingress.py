@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from deployments.card.lookup import reports
-from deployments.http.askers import asker_of
+from deployments.http.askers import asker_of, best_asker
 from deployments.http.bodies import JSON, read_body
 from deployments.http.errors import error_response, with_error_responses
 from deployments.http.images import ImageRequest, images_body, model_body, models_body, stand_ins, to_requests
@@ -82,15 +82,15 @@ class Ingress:
 
     async def generations(self, request: Request) -> Response:
         """POST /v1/images/generations: text to image."""
-        self._check_room(request)
+        self._models.check_room(best_asker(request, self._settings.max_priority))
         body = await read_body(request, self._settings.max_json_bytes)
         return await self._images(request, parse_json(ImageRequest, body), Uploads())
 
     async def edits(self, request: Request) -> Response:
         """POST /v1/images/edits: reference pictures and a prompt to a new picture, from a form or from JSON."""
-        self._check_room(request)
         limit, most = self._settings.max_upload_bytes, self._settings.max_references
-        fields, uploads = await read_uploads(request, limit, EDIT_NAMES, most)
+        with self._models.reading(best_asker(request, self._settings.max_priority)):
+            fields, uploads = await read_uploads(request, limit, EDIT_NAMES, most)
         if not uploads.pictures:
             raise InvalidRequest("image is required: one or more pictures", "image")
         return await self._images(request, parse(ImageRequest, fields), uploads)
@@ -140,11 +140,6 @@ class Ingress:
         passed = place.deadline.seconds - place.deadline.left
         log.info("request %s: %d pictures in %.3f s", requests[0].id, len(made), passed)
         return Response(body, headers=notice_headers(notices), media_type=JSON)
-
-    def _check_room(self, request: Request) -> None:
-        """Raises QueueFull if no request of this caller would be admitted, whatever its body asks for."""
-        most = self._settings.max_priority
-        self._models.check_room(asker_of(request, most, most))
 
     def _results(self, request: Request, asked: ImageRequest, encoded: Sequence[bytes]) -> Sequence[bytes | str]:
         """The files themselves, or URLs under which they are kept for a while."""

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.http.askers import asker_of
+from deployments.http.askers import asker_of, best_asker
 from deployments.http.errors import with_error_responses
 from deployments.http.images import stand_ins
 from deployments.http.job_runner import JobRunner
@@ -159,9 +159,9 @@ class Tasks:
     async def _create(self, kind: Kind, request: Request) -> tuple[Job, list[str]]:
         """Starts a task once it is admitted and checked in full, and says what of it is ignored."""
         highest = self._settings.max_priority
-        self._models.check_room(asker_of(request, highest, highest))
         limit, most = self._settings.max_upload_bytes, self._settings.max_references
-        fields, uploads = await read_uploads(request, limit, PICTURES, most)
+        with self._models.reading(best_asker(request, highest)):
+            fields, uploads = await read_uploads(request, limit, PICTURES, most)
         asked: TaskRequest = parse(kind, supported(fields))
         model = self._models.find(asked.model)
         is_masked = uploads.mask is not None

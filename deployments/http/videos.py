@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.http.askers import asker_of
+from deployments.http.askers import asker_of, best_asker
 from deployments.http.errors import with_error_responses
 from deployments.http.images import stand_ins
 from deployments.http.job_runner import JobRunner
@@ -46,8 +46,8 @@ class Videos:
     async def create(self, request: Request) -> Response:
         """Starts a job once it is admitted and checked in full. It keeps its place in the queue until it ends."""
         most = self._settings.max_priority
-        self._models.check_room(asker_of(request, most, most))
-        fields, uploads = await read_uploads(request, self._settings.max_upload_bytes, NAMES, 1)
+        with self._models.reading(best_asker(request, most)):
+            fields, uploads = await read_uploads(request, self._settings.max_upload_bytes, NAMES, 1)
         asked = parse(VideoRequest, fields)
         model = self._models.find(asked.model)
         check_model(model.spec, len(uploads.pictures))

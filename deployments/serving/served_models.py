@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,7 +16,7 @@ from deployments.serving.graph import Graph
 from deployments.serving.warm_up import WarmUp
 from deployments.settings import ModelSettings, ServerSettings
 from lightx2v.checkpoint import read_spec
-from lightx2v.errors import ModelNotFound, WarmUpFailed
+from lightx2v.errors import ModelNotFound, QueueFull, WarmUpFailed
 from lightx2v.limits import Limits
 from lightx2v.media.mask import decode_mask
 from lightx2v.media.picture import decode_picture
@@ -100,6 +101,7 @@ class ServedModels:
         """The models' ids, then their aliases."""
         self._by_name = _by_hub_id(served, self._models) | aliases | self._models
         self._decoders = Threads(DECODERS)
+        self._reading, self._limit = 0, sum(model.admission.limit for model in self)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
@@ -117,6 +119,19 @@ class ServedModels:
         refusals = [model.admission.refusal(asker, 0.0) for model in self]
         if all(refusals):
             raise min((one for one in refusals if one), key=lambda one: one.retry_after)
+
+    @contextmanager
+    def reading(self, asker: Asker) -> Iterator[None]:
+        """Holds a place for an upload while the body reads it: no more are read at once than requests are admitted.
+        Raises QueueFull, also if no model would admit even the smallest request."""
+        self.check_room(asker)
+        if self._reading >= self._limit:
+            raise QueueFull(f"{self._limit} uploads are being read already; try again later")
+        self._reading += 1
+        try:
+            yield
+        finally:
+            self._reading -= 1
 
     async def fitted(self, model: Model, files: Sequence[bytes], mask: bytes | None = None) -> list[Reference]:
         """The uploaded references, decoded and fitted; few at a time, since each may take 1 GB for a while. `mask`: of

@@ -52,7 +52,7 @@ class Backlog:
         self._served: Entry | None = None
         self._since = 0.0
         self._count = 0
-        self._caution = 1.25
+        self._caution = LEAST_CAUTION
 
     def propose(self, model: str, work: float, caller: str, priority: int, now: float) -> Entry:
         """A request as it would enter now; nothing is changed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +20,14 @@ from ray.exceptions import (
 )
 
 from benchmarks.pictures import noise
+from deployments.messages import Terms
 from deployments.serving.deadline import Deadline
-from deployments.serving.graph import Graph
-from lightx2v.errors import NonFinite, StageLost
+from deployments.serving.graph import Graph, Rank
+from lightx2v.errors import DeadlineExceeded, NonFinite, StageLost
 from lightx2v.models.spec import ModelSpec
+from lightx2v.stages.order import DENOISE
 from lightx2v.types import GenerateRequest, Mask, Picture, Reference, Size
-from tests.unit.handles import Handle, handles
+from tests.unit.handles import Handle, Remote, handles
 
 SIZE = Size(64, 48)
 PICTURE = noise(SIZE)
@@ -163,3 +167,45 @@ async def test_what_a_stage_raises_is_raised_as_it_was() -> None:
     stages["denoise"].fails = [in_stage(NonFinite("NaN"))]
     with pytest.raises(NonFinite, match="NaN"):
         await generate(stages)
+
+
+async def test_a_call_carries_the_rank_and_the_seconds_until_it_must_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second request leaves the stages what they took for the first."""
+    stages, told = handles(), []
+    plain = stages["denoise"]._call
+
+    async def slow(method: str, one: GenerateRequest, terms: Terms, **inputs: Any) -> Any:
+        told.append(terms)
+        await asyncio.sleep(0.05)
+        return await plain(method, one, terms, **inputs)
+
+    stages["denoise"].call = Remote(slow)
+    graph = Graph(stages, SPEC)
+    for _ in range(2):
+        await graph.generate([request()], [], Deadline.after(60), Rank(3, 7.5))
+    assert [(terms.priority, terms.turn) for terms in told] == [(3, 7.5)] * 2
+    assert told[0].seconds > 59.95 > told[1].seconds
+
+
+async def test_nothing_is_begun_that_cannot_end_in_time() -> None:
+    """A time that is too long refuses less each time, so it cannot refuse everything for good."""
+    stages = handles()
+    graph = Graph(stages, SPEC)
+    graph._times.note(DENOISE, request(), 9.0)
+    refusals = 0
+    while not stages["decode"].calls:
+        with suppress(DeadlineExceeded):
+            refusals += 1
+            await graph.generate([request()], [], Deadline.after(6))
+    assert 3 < refusals < 10
+    assert calls(stages) == {"encode": ["run"], "denoise": ["run"], "decode": ["run"]}
+
+
+async def test_what_a_stage_would_not_begin_is_doubted() -> None:
+    stages = handles()
+    graph = Graph(stages, SPEC)
+    graph._times.note(DENOISE, request(), 10.0)
+    stages["denoise"].fails = [in_stage(DeadlineExceeded("others went first"))]
+    with pytest.raises(DeadlineExceeded, match="others"):
+        await graph.generate([request()], [], Deadline.after(60))
+    assert graph._times.of([DENOISE], request()) == pytest.approx(9.0)
