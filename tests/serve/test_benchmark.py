@@ -73,7 +73,7 @@ def test_each_cap_with_and_without_a_setting(checkpoint: Path, tmp_path: Path) -
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.symlink_to(checkpoint)
-    arguments = [*map(str, folders), "--budgets", "7MB", "--without", "max_queue=9", "--output", str(tmp_path)]
+    arguments = [*map(str, folders), "--budgets", "12MB", "--without", "max_queue=9", "--output", str(tmp_path)]
     arguments += ["--clients", "2", "--requests", "8", "--alone", "2", "--check", "2", "--share", "0.8"]
     arguments += ["--seconds", "4", "--size", "64x64", "--steps", "1"]
     arguments += ["--set", "device=cpu", "--set", "max_replicas=1", "--set", "dtype=float32"]
