@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from http.client import HTTPConnection
@@ -32,17 +32,30 @@ class Ask:
     guidance: float | None = None
     references: int = 0
     """Pictures of `size` that each request refers to."""
+    model: str | None = None
+    """The model's name in the API; None: the first that the server has."""
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Ask:
+        """One that `dataclasses.asdict` has written. Raises KeyError or TypeError for something else."""
+        return cls(**{**values, "size": Size(**values["size"])})
 
     @property
     def kind(self) -> str:
         return f"{self.references} references" if self.references else TEXT
+
+    @property
+    def label(self) -> str:
+        """What tells it from the others of a mix: "klein-9b, text, 1024x1024, 4 steps"."""
+        parts = self.model, self.kind, str(self.size), None if self.steps is None else f"{self.steps} steps"
+        return ", ".join(part for part in parts if part)
 
     def send(self, http: HTTPConnection, number: int) -> tuple[float, bytes]:
         """The seconds of a request, and the answer's body. Raises RuntimeError if it is no picture.
 
         By the standard library's client: httpx takes 10 to 20 ms for the bytes of one picture.
         """
-        made = self._request(number)
+        made = self.post(number)
         start = time.monotonic()
         http.request(made.method, made.url.path, made.read(), dict(made.headers))
         answer = http.getresponse()
@@ -52,9 +65,10 @@ class Ask:
             raise RuntimeError(f"{self.kind}: {answer.status} {body[:500]!r}")
         return seconds, body
 
-    def _request(self, number: int) -> httpx.Request:
+    def post(self, number: int) -> httpx.Request:
         """The request over HTTP, built by httpx, which can encode forms."""
         fields: dict[str, Any] = {"prompt": _prompt(number), "seed": number, "size": str(self.size)}
+        fields |= {} if self.model is None else {"model": self.model}
         fields |= {} if self.steps is None else {"num_inference_steps": self.steps}
         fields |= {} if self.guidance is None else {"guidance_scale": self.guidance}
         if not self.references:
@@ -84,9 +98,9 @@ class Ask:
         return tuple(png(noise(self.size, seed)) for seed in range(self.references))
 
 
-def numbers() -> Iterator[int]:
-    """The numbers of requests, from 1; each gives a different prompt."""
-    return count(1)
+def numbers(first: int = 1) -> Iterator[int]:
+    """The numbers of requests, from `first`; each gives a different prompt."""
+    return count(first)
 
 
 def _prompt(number: int) -> str:

@@ -23,7 +23,7 @@ from lightx2v.checkpoint import read_spec
 from lightx2v.config import EngineSettings
 from lightx2v.models.spec import ModelSpec
 from lightx2v.pipeline import Pipeline
-from lightx2v.types import Size, StageName
+from lightx2v.types import StageName
 
 WARMUP, TIMES = 2, 5
 LINK_BYTES, LINK_TIMES = 512 << 20, 8
@@ -122,8 +122,7 @@ def synchronise() -> None:
 def parse(text: str) -> tuple[EngineSettings, list[Ask], bool]:
     values = json.loads(text)
     known = {key: value for key, value in values["settings"].items() if key in EngineSettings.model_fields}
-    asks = [Ask(**ask | {"size": Size(**ask["size"])}) for ask in values["asks"]]
-    return EngineSettings(**known), asks, values.get("splits", False)
+    return EngineSettings(**known), [Ask.read(ask) for ask in values["asks"]], values.get("splits", False)
 
 
 def main() -> None:

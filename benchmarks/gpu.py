@@ -16,34 +16,30 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-import httpx
-import yaml
-
 from benchmarks.ask import Ask, numbers
+from benchmarks.computation import measure_computation, read_computation
 from benchmarks.gpu_memory import Watch, contexts
-from benchmarks.load import run_series, saturate
-from benchmarks.report import splits_table, summarise, summarise_rate, table
-from benchmarks.server import ROOT, Server, serve
+from benchmarks.load.measure import measure_closed
+from benchmarks.load.mix import even
+from benchmarks.load.options import add_ask, add_settings
+from benchmarks.report import summarise, summarise_rate, table
+from benchmarks.series import run_series
+from benchmarks.server import ROOT, Server
+from benchmarks.started import FAILURES, started
 from deployments.card.host_copies import HostCopies
 from deployments.card.memory_probe import open_probe
-from deployments.settings import ModelSettings
-from lightx2v.config import parse_bytes, parse_settings
-from lightx2v.errors import InvalidSettings
+from lightx2v.config import parse_bytes
 from lightx2v.types import Size
 
-READY_SECONDS = 400.0
 BASELINE_SECONDS = 240.0
-EVERY_LINE = {"RAY_DEDUP_LOGS": "0"}
-"""Serve logs the duration of every call of a stage; Ray would print only one of many."""
 BASELINES = ("group-offload", "pinned-swap")
-FAILURES = (RuntimeError, OSError, ValueError, HTTPException, httpx.HTTPError)
-"""Failures of one cap, after which the other caps are still measured."""
+PER_CLIENT = 4
+"""Requests that each client sends when the server is saturated."""
 
 
 class Run:
@@ -68,61 +64,31 @@ class Run:
 
     def measure(self) -> None:
         options = self._options
-        compute = self._read_compute() if options.compute else self._measure_compute()
+        compute = self.computation()
         self.result |= {"gpu": compute["gpu"], "torch": compute["torch"], "compute": compute}
         for budget in options.budgets:
             self._add("caps", self._measure_cap(budget, compute))
         for how in BASELINES if options.baselines else ():
-            self._add("baselines", self._measure_baseline(how))
+            largest = max(options.budgets)
+            self._add("baselines", measure_baseline(options.checkpoint, how, largest, self._asks[0], options.set))
 
     def _add(self, part: str, figures: dict[str, Any]) -> None:
         self.result[part].append(figures)
         self._file.write_text(json.dumps(self.result, indent=1) + "\n")
         print(table({"caps": [], "baselines": []} | {part: [figures]}), flush=True)
 
-    def _read_compute(self) -> dict[str, Any]:
-        """Raises RuntimeError for what was measured of something else."""
-        earlier: dict[str, Any] = json.loads(self._options.compute.read_text())
-        own = json.loads(json.dumps(self.result))
-        if earlier["settings"] != own["settings"] or any(ask not in earlier["asks"] for ask in own["asks"]):
-            raise RuntimeError(f"{self._options.compute} is of {earlier['settings']}, {earlier['asks']}")
-        compute: dict[str, Any] = earlier["compute"]
-        return compute
-
-    def _measure_compute(self) -> dict[str, Any]:
-        """In a process of its own, so that none of its memory is on the card afterwards; its host copies stay."""
-        asked = {"settings": self._settings, "asks": self.result["asks"], "splits": self._options.splits}
-        command = [sys.executable, "-m", "benchmarks.compute", json.dumps(asked)]
-        with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            self._host_copies.hold(process.pid)
-            process.stdin.close()
-        if not line:
-            raise RuntimeError("the computation could not be measured; the reason is above")
-        compute: dict[str, Any] = json.loads(line)
-        print(json.dumps({key: value for key, value in compute.items() if key not in ("kinds", "splits")}), flush=True)
-        if compute["splits"]:
-            print(splits_table(compute["splits"]), flush=True)
-        for kind, figures in compute["kinds"].items():
-            print(
-                kind, json.dumps(figures["seconds"]), f"{figures['pipeline_seconds']:.3f} s in one process", flush=True
-            )
-        return compute
+    def computation(self) -> dict[str, Any]:
+        """Of an earlier run, or measured now."""
+        if self._options.compute:
+            return read_computation(self._options.compute, self.result["settings"], self._asks)
+        return measure_computation(self._settings, self._asks, self._host_copies, self._options.splits)
 
     def _measure_cap(self, budget: int, compute: dict[str, Any]) -> dict[str, Any]:
         head = {"budget_bytes": budget}
         log = self._file.with_name(f"{self._file.stem}-{budget / 2**30:.2f}GiB.log")
-        start = datetime.datetime.now(tz=datetime.UTC)
         try:
-            arguments = self._settings | {"gpu_budget": budget}
-            with serve(arguments, environment=EVERY_LINE, ready=False, log=log) as server:
-                await_ready(server)
-                ready = datetime.datetime.now(tz=datetime.UTC) - start
-                for stage in server.card()["stages"]:
-                    self._host_copies.hold(stage["pid"])
-                return head | {"ready_seconds": ready.total_seconds()} | self._ask(server, budget, compute)
+            with started(self._settings | {"gpu_budget": budget}, self._host_copies, log) as (server, ready):
+                return head | {"ready_seconds": ready} | self._ask(server, budget, compute)
         except FAILURES as error:
             return head | {"error": str(error)}
 
@@ -140,58 +106,36 @@ class Run:
         within = watch.peak <= budget
         return figures | {"contexts_bytes": budget - room, "peak_bytes": watch.peak, "within_budget": within}
 
-    def _measure_baseline(self, how: str) -> dict[str, Any]:
-        """Under the largest cap."""
-        options = self._options
-        budget, size = max(options.budgets), options.size
-        command = [sys.executable, "-m", "benchmarks.baseline", str(options.checkpoint), "--how", how]
-        command += ["--budget", str(budget), "--size", str(size.width), str(size.height)]
-        command += ["--steps", str(options.steps or 4), "--device", self._settings["device"]]
-        head = {"how": how, "budget_bytes": budget}
-        try:
-            ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=BASELINE_SECONDS)
-        except subprocess.TimeoutExpired:
-            return head | {"error": f"not done after {BASELINE_SECONDS:.0f} s"}
-        if ended.returncode:
-            return head | {"error": f"ended with {ended.returncode}"}
-        figures: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-        return figures
 
-
-def await_ready(server: Server) -> None:
-    """Raises RuntimeError, with the server's reason, if it never will be."""
-    health = server.wait_until(lambda: decided(server.http.get("/health").json()), READY_SECONDS, "readiness")
-    if health["status"] == "failed":
-        raise RuntimeError(health["reason"])
-
-
-def decided(health: dict[str, str]) -> dict[str, str] | None:
-    return health if health["status"] in ("ok", "failed") else None
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """'fp8=true' as a name and a value, which is read as YAML. Raises ArgumentTypeError, also for what no server takes:
-    none would be asked before the computation has been measured."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise argparse.ArgumentTypeError(f"{text!r}: write name=value")
-    setting = {name: yaml.safe_load(value)}
+def measure_baseline(
+    checkpoint: Path | str, how: str, budget: int, ask: Ask, settings: Sequence[tuple[str, Any]]
+) -> dict[str, Any]:
+    """What `benchmarks.baseline` prints, or an `error`."""
+    command = [sys.executable, "-m", "benchmarks.baseline", str(checkpoint), "--how", how]
+    command += ["--budget", str(budget), "--size", str(ask.size.width), str(ask.size.height)]
+    command += ["--steps", str(ask.steps or 4), "--device", dict(settings).get("device", "cuda")]
+    head = {"how": how, "budget_bytes": budget}
     try:
-        parse_settings(ModelSettings, setting, {})
-    except InvalidSettings as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return name, setting[name]
+        ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=BASELINE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return head | {"error": f"not done after {BASELINE_SECONDS:.0f} s"}
+    if ended.returncode:
+        return head | {"error": f"ended with {ended.returncode}"}
+    figures: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return figures
+
+
+def saturate(server: Server, ask: Ask, clients: int, counter: Iterator[int]) -> float:
+    """Pictures per second of so many clients at once. Raises RuntimeError if a request fails."""
+    load = measure_closed(server.url, even(ask).calls(counter, 0), clients, clients * PER_CLIENT)
+    if load.figures["failures"]:
+        raise RuntimeError(f"{clients} clients at once: {load.figures['failures']}")
+    return load.per_second
 
 
 def parse_budgets(text: str) -> list[int]:
     """'24GiB,16GiB' as bytes. Raises ValueError."""
     return [parse_bytes(part) for part in text.split(",")]
-
-
-def parse_size(text: str) -> Size:
-    """'1024x1024'. Raises ValueError."""
-    width, _, height = text.partition("x")
-    return Size(int(width), int(height))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -202,12 +146,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=12, help="of each kind, after a first one")
     parser.add_argument("--references", type=int, default=0, help="so many pictures in a second kind of request")
     parser.add_argument("--saturate", type=int, default=0, help="so many clients at once")
-    parser.add_argument("--size", type=parse_size, default=Size(1024, 1024))
-    parser.add_argument("--steps", type=int, help="absent: the model's own, as the next")
-    parser.add_argument("--guidance", type=float)
-    parser.add_argument(
-        "--set", type=parse_setting, action="append", default=[], metavar="NAME=VALUE", help="of configs/flux2.yaml"
-    )
+    add_ask(parser, Size(1024, 1024))
+    add_settings(parser)
     parser.add_argument("--compute", type=Path, help="an earlier run's file, whose computation and link hold here too")
     parser.add_argument("--splits", action="store_true", help="also the transformer at every split")
     parser.add_argument("--baselines", action="store_true", help="of FLUX.2 klein only")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.ask import TEXT
-from benchmarks.load import Series
+from benchmarks.series import Series
 from lightx2v.residency.bounds import least_seconds, most_per_second
 from lightx2v.residency.plan import StageSize
 

@@ -200,7 +200,7 @@ class Stage:
         if jobs and self._lease is None and not self._asked:
             self._asked = True
             room = Room(self._stage.size.activation_bytes, self._stage.size.member_bytes)
-            ledger.request(self.holder.id, self._card.members.need(self.holder.id, room), work, 1e9, "epoch")
+            ledger.request(self.holder.id, self._card.members.need(self.holder.id, room, len(jobs)), work, 1e9, "epoch")
         else:
             ledger.waits(self.holder.id, work, "epoch")
         self._card.pump()

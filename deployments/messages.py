@@ -8,15 +8,22 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The times of a request: when it was admitted (unix seconds), and how many seconds it has left; and its place in
-    the order of those that wait."""
+    """The terms of a request at a stage.
+
+    `admitted_at`: unix seconds. `seconds`: the longest time until its work must have begun; what its work is predicted
+    to take is already subtracted from its deadline. `priority`: the higher, the sooner. `turn`: its start tag among
+    requests of the same priority (`lightx2v.residency.turns`).
+    """
 
     admitted_at: float
     seconds: float
     priority: int = 0
-    """Higher goes first."""
     turn: float = 0.0
-    """Among equals, lower goes first: the start tag of fair queueing."""
+
+    @property
+    def order(self) -> tuple[int, float, float]:
+        """Sorts waiting jobs: the least comes first."""
+        return -self.priority, self.turn, self.admitted_at
 
     def since(self, start: float) -> Terms:
         """The terms as they are now, if they were these at `start` (monotonic seconds)."""

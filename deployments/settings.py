@@ -115,6 +115,9 @@ class ServerSettings(Settings):
     max_references: int = Field(default=Limits().max_references, ge=1, le=64)
     """The most reference pictures of one request; a model may take fewer."""
 
+    max_priority: int = Field(default=10, ge=-10, le=10)
+    """The highest `priority` that a request may ask for; the lowest is -10."""
+
     @field_validator("max_json_bytes", "max_upload_bytes", mode="before")
     @classmethod
     def _bytes(cls, value: object) -> object:

@@ -57,6 +57,7 @@ class Coordinator(CoordinatorCalls):
         self._transfers = Transfers()
         self._metrics = CardMetrics(card_id)
         self._tickets = Tickets()
+        self._rooms: dict[str, Room] = {}
         self._commands = CommandQueues(lambda holder_id: self._ledger.holders[holder_id].command)
         self._watcher = ProcessWatcher(probe)
         self._host_copies = HostCopies()
@@ -85,7 +86,8 @@ class Coordinator(CoordinatorCalls):
         deadline = time.monotonic() + seconds
         self._forget(holder_id)
         await self.ready(epoch, holder_id)
-        need = self._members.need(holder_id, room)
+        need = self._members.need(holder_id, room, work.jobs)
+        self._rooms[holder_id] = room
         ticket = self._ledger.request(holder_id, need, work, deadline, epoch)
         self._tickets.open(ticket, holder_id)
         self._pump()
@@ -99,7 +101,8 @@ class Coordinator(CoordinatorCalls):
     async def waits(self, epoch: str, holder_id: str, work: Work) -> None:
         """Notes what waits or runs at a holder: the gate decides by the latest."""
         self._fence(epoch, holder_id)
-        self._ledger.waits(holder_id, work, epoch)
+        need = self._members.need(holder_id, self._rooms[holder_id], work.jobs) if holder_id in self._rooms else None
+        self._ledger.waits(holder_id, work, epoch, need)
         self._pump()
 
     async def release(self, epoch: str, holder_id: str, lease_id: str, holdings: Holdings) -> None:
@@ -110,6 +113,8 @@ class Coordinator(CoordinatorCalls):
         try:
             self._ledger.release(lease_id, holdings.weights, epoch)
         finally:
+            if self._members.is_stale(time.monotonic()):
+                self._replan()
             self._pump()
         if not any(account.active for account in self._ledger.holders.values()):
             self._ledger.check()
@@ -208,6 +213,7 @@ class Coordinator(CoordinatorCalls):
         elif isinstance(event, Refused):
             self._tickets.refuse(event.ticket, event.error)
         else:
+            self._members.note(event.lease.holder, time.monotonic())
             self._tickets.grant(event.ticket, event.lease)
 
     async def _bury(self, holder: Holder) -> None:
@@ -219,6 +225,7 @@ class Coordinator(CoordinatorCalls):
         self._void(self._ledger.gone(holder.id), holder)
         self._members.remove(holder.id)
         self._commands.close(holder.id)
+        self._rooms.pop(holder.id, None)
         self._tickets.forget(holder.id)
         self._progress.forget(holder.id)
         self._transfers.bury(holder.id)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from types import MappingProxyType
 
 from lightx2v.errors import OutOfMemory
 from lightx2v.residency import plan as plans
+from lightx2v.residency.card_plan import Model, plan_card
 from lightx2v.residency.lease import Holder, Need, Room, Wish
-from lightx2v.residency.plan import Shares, StageSize
+from lightx2v.residency.mix import Mix
+from lightx2v.residency.plan import StageSize
+from lightx2v.residency.width import Cohort, Cohorts
 from lightx2v.types import Policy
 
 
@@ -31,15 +33,21 @@ def starting(holder: Holder, budget: int | None) -> Member:
     return Member(replace(holder, settings="starting", reachable=0), size, "whole", budget)
 
 
+PlanKey = tuple[str, str]
+"""What `Holder.plan` says: the stages of one model with the same settings."""
+
+
 class CardMembers:
     """The members of a card by holder id.
 
-    The members of one model with the same settings are planned together, and anew when a member comes or goes.
+    The members of one model with the same settings are planned together, and all anew when a member comes or goes.
     """
 
     def __init__(self) -> None:
         self._members: dict[str, Member] = {}
-        self._shares: dict[tuple[str, str], Shares | OutOfMemory] = {}
+        self._plans: dict[PlanKey, Cohorts | OutOfMemory] = {}
+        self._mix = Mix[PlanKey]()
+        self._room = 0
 
     @property
     def members(self) -> Mapping[str, Member]:
@@ -64,77 +72,91 @@ class CardMembers:
         """Removes a member whose process is gone. Raises KeyError."""
         del self._members[holder_id]
 
+    def note(self, holder_id: str, now: float) -> None:
+        """Counts a run that begins, for the mix of models. `now`: monotonic seconds."""
+        member = self._members[holder_id]
+        if member.policy == "auto":
+            self._mix.note(member.holder.plan, member.holder.stage, now)
+
+    def is_stale(self, now: float) -> bool:
+        """Whether the mix of models has changed so much since the last plan that another may be better."""
+        return self._mix.is_stale(now)
+
     def plan(self, budget: int) -> None:
-        """Plans the shares of every model, each as if it had all of the `budget` bytes besides the contexts."""
-        contexts = sum(member.holder.context for member in self._members.values())
-        self._shares.clear()
-        for key in {member.holder.plan for member in self._members.values()}:
-            try:
-                self._shares[key] = _shares([*self._of(key)], budget - contexts)
-            except OutOfMemory as error:
-                self._shares[key] = error
+        """Plans all models within `budget` bytes, which include the contexts.
+
+        What the models under `auto` keep follows from their mix in the last minute.
+        """
+        models = {key: _model([*self._of(key)]) for key in {member.holder.plan for member in self._members.values()}}
+        traffic = self._mix.plan([key for key, model in models.items() if model.policy == "auto"])
+        self._room = budget - sum(member.holder.context for member in self._members.values())
+        self._plans = plan_card(models, traffic, self._room)
 
     def check(self, holder_id: str) -> None:
         """Raises OutOfMemory if the budget is too small for the member's model under its policy."""
-        shares = self._shares[self._members[holder_id].holder.plan]
-        if isinstance(shares, OutOfMemory):
-            raise shares
+        self._cohort(self._members[holder_id].holder)
 
-    def need(self, holder_id: str, room: Room) -> Need:
-        """The memory that a holder needs for one run, of as many members as its plan allows. `room`: of one. Raises
-        OutOfMemory if its model has no plan."""
+    def need(self, holder_id: str, room: Room, jobs: int) -> Need:
+        """The memory that a holder needs for one run that begins while `jobs` requests wait for it.
+
+        `room`: of the first one. If it is larger than planned, fewer run together. Raises OutOfMemory if its model has
+        no plan.
+        """
         member = self._members[holder_id]
-        shares, size = self._shares[member.holder.plan], member.size
-        if isinstance(shares, OutOfMemory):
-            raise shares
-        share = shares[member.holder.stage]
+        share, size = self._cohort(member.holder).share(jobs), member.size
         floor = size.reachable if member.policy in ("whole", "model") else size.rest
-        width = self.width(member.holder)
-        activation_bytes = room.activation_bytes + (width - 1) * room.member_bytes
-        return Need(share.placed, floor, activation_bytes, size.slot_bytes, share.resident, width)
+        need = Need(share.placed, floor, room.activation_bytes, size.slot_bytes, share.resident)
+        spare = max(0, self._room - need.least(size.reachable))
+        more = min(share.width - 1, spare // room.member_bytes if room.member_bytes else share.width)
+        return replace(
+            need,
+            activation_bytes=room.activation_bytes + more * room.member_bytes,
+            width=1 + more,
+            is_single_use=size.planned_passes == 1,
+        )
 
     def wish(self, member: Member) -> Wish | None:
         """The memory that the member will be granted for its next run.
 
         None if the policy is not `auto`, so that it moves the weights itself, or if the model has no plan.
         """
-        shares = self._shares[member.holder.plan]
-        if isinstance(shares, OutOfMemory) or member.policy != "auto":
+        made = self._plans[member.holder.plan]
+        if isinstance(made, OutOfMemory) or member.policy != "auto":
             return None
-        share = shares[member.holder.stage]
+        share = made[member.holder.stage].narrow
         return Wish(share.placed, plans.grant(member.size, share).extra_bytes, share.resident)
 
     def planned(self, holder: Holder) -> int | None:
         """Bytes of weights that the holder keeps at rest; None if its model has no plan."""
-        shares = self._shares.get(holder.plan)
-        return shares[holder.stage].resident if isinstance(shares, dict) else None
+        made = self._plans.get(holder.plan)
+        return made[holder.stage].narrow.resident if isinstance(made, dict) else None
 
-    def width(self, holder: Holder) -> int:
-        """Members of one size that a cohort of the holder may have."""
-        return self._members[holder.id].size.max_width
+    def width(self, holder: Holder) -> int | None:
+        """The requests of the planned size that may run together; None if its model has no plan."""
+        made = self._plans.get(holder.plan)
+        return made[holder.stage].wide.width if isinstance(made, dict) else None
 
     def max_replicas(self, holder_id: str, budget: int) -> int:
         """The number of replicas of this stage that fit into `budget` beside the other stages; at least 1."""
         like = self._members[holder_id]
-        holder, shares = like.holder, self._shares[like.holder.plan]
-        if isinstance(shares, OutOfMemory):
+        holder, made = like.holder, self._plans[like.holder.plan]
+        if isinstance(made, OutOfMemory):
             return 1
         others = [one.holder for one in self._members.values()]
         others = [other for other in others if (other.plan, other.stage) != (holder.plan, holder.stage)]
         taken = sum(other.context + (self.planned(other) or 0) for other in others)
-        return plans.max_replicas(like.size, shares[holder.stage], budget - taken, holder.context)
+        return plans.max_replicas(like.size, made[holder.stage].narrow, budget - taken, holder.context)
 
-    def _of(self, plan: tuple[str, str]) -> Iterator[Member]:
-        return (member for member in self._members.values() if member.holder.plan == plan)
+    def _of(self, key: PlanKey) -> Iterator[Member]:
+        return (member for member in self._members.values() if member.holder.plan == key)
+
+    def _cohort(self, holder: Holder) -> Cohort:
+        made = self._plans[holder.plan]
+        if isinstance(made, OutOfMemory):
+            raise made
+        return made[holder.stage]
 
 
-def _shares(members: list[Member], budget: int) -> Shares:
-    """The plan of one model's stages with one replica each. Further replicas are not planned for, only leased."""
-    sizes = tuple({member.size.stage: member.size for member in members}.values())
-    return _cached_shares(members[0].policy, sizes, budget)
-
-
-@lru_cache(maxsize=16)
-def _cached_shares(policy: Policy, sizes: tuple[StageSize, ...], budget: int) -> Shares:
-    """The plan, cached: it takes up to a second, and is needed again when a dead process's successor joins."""
-    return plans.shares(policy, sizes, budget)
+def _model(members: list[Member]) -> Model:
+    """One model's stages with one replica each. Further replicas are not planned for, only leased."""
+    return Model(members[0].policy, tuple({member.size.stage: member.size for member in members}.values()))

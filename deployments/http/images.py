@@ -27,6 +27,7 @@ from pydantic import (
     ValidationError,
 )
 
+from deployments.http.askers import HIGHEST
 from deployments.http.numbers import Real, Whole, whole
 from deployments.http.parsing import Body
 from deployments.http.synonyms import HINTS, PICTURE_NAMES
@@ -143,6 +144,7 @@ class GenerationBody(Body):
     lora_scale: Real | None = None
     loras: Annotated[tuple[ChosenLora, ...] | None, PlainValidator(_loras)] = None
     shift: Annotated[Real, Field(gt=0)] | None = None
+    priority: Annotated[Whole, Field(ge=-HIGHEST, le=HIGHEST)] = 0
     stream: Annotated[Literal[False], PlainValidator(_whole_answer)] = False
 
     @property
@@ -195,6 +197,11 @@ def with_defaults(
         shift=asked.shift,
         **fields,
     )
+
+
+def stand_ins(asked: GenerationBody, spec: ModelSpec, limits: Limits, count: int) -> tuple[Size, ...]:
+    """Sizes that stand for `count` reference pictures that are not decoded yet: that of the result."""
+    return (choose_size(asked.wanted_size, spec, limits) or spec.edit_size((spec.size,)),) * count
 
 
 def to_requests(

@@ -18,25 +18,27 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from deployments.card.lookup import reports
+from deployments.http.askers import asker_of
 from deployments.http.bodies import JSON, read_body
 from deployments.http.errors import error_response, with_error_responses
-from deployments.http.images import ImageRequest, images_body, model_body, models_body, to_requests
+from deployments.http.images import ImageRequest, images_body, model_body, models_body, stand_ins, to_requests
 from deployments.http.job_runner import JobRunner
 from deployments.http.notices import notice_headers
 from deployments.http.origins import origin_checks
 from deployments.http.parsing import parse, parse_json
 from deployments.http.picture_files import PictureFiles
+from deployments.http.queue_report import queue_body
 from deployments.http.tasks import Tasks
 from deployments.http.uploads import UploadNames, Uploads, read_uploads
 from deployments.http.videos import Videos
 from deployments.logs import configure_logging
 from deployments.remote import LOST
 from deployments.serving.concurrency import Threads, gathered
-from deployments.serving.deadline import Deadline
 from deployments.serving.served_models import ModelDeployment, ServedModels
 from deployments.settings import ServerSettings
 from lightx2v.errors import InvalidRequest, LightError
 from lightx2v.media.encode import encode
+from lightx2v.types import GenerateRequest, Size
 
 HEALTH_SECONDS = 5.0
 ENCODERS = 2
@@ -80,13 +82,13 @@ class Ingress:
 
     async def generations(self, request: Request) -> Response:
         """POST /v1/images/generations: text to image."""
-        self._models.check_room()
+        self._check_room(request)
         body = await read_body(request, self._settings.max_json_bytes)
         return await self._images(request, parse_json(ImageRequest, body), Uploads())
 
     async def edits(self, request: Request) -> Response:
         """POST /v1/images/edits: reference pictures and a prompt to a new picture, from a form or from JSON."""
-        self._models.check_room()
+        self._check_room(request)
         limit, most = self._settings.max_upload_bytes, self._settings.max_references
         fields, uploads = await read_uploads(request, limit, EDIT_NAMES, most)
         if not uploads.pictures:
@@ -102,8 +104,9 @@ class Ingress:
         return JSONResponse(model_body(self._models.find(request.path_params["id"]).id, self._started))
 
     async def residency(self, _: Request) -> Response:
-        """GET /v1/residency: the memory that each stage holds on each card."""
-        return JSONResponse({"gpus": await reports()})
+        """GET /v1/residency: the memory that each stage holds on each card, and each model's queue."""
+        gpus = await reports()
+        return JSONResponse({"gpus": gpus, "queue": {model.id: queue_body(model, gpus) for model in self._models}})
 
     async def health(self, _: Request) -> Response:
         """GET /health: 200 when an image can be made, 503 with the reason otherwise."""
@@ -118,19 +121,30 @@ class Ingress:
 
     async def _images(self, request: Request, asked: ImageRequest, uploads: Uploads) -> Response:
         model = self._models.find(asked.model)
-        deadline = Deadline.after(model.timeout_seconds)
-        with model.admission.admitted():
-            async with deadline.enforced():
+        asker = asker_of(request, asked.priority, self._settings.max_priority)
+
+        def wanted(sizes: Sequence[Size]) -> Sequence[GenerateRequest]:
+            return to_requests(asked, model.spec, model.limits, sizes, is_masked=uploads.mask is not None)
+
+        draft = wanted(stand_ins(asked, model.spec, model.limits, len(uploads.pictures)))
+        with model.admission.admitted(asker, model.work(draft)) as place:
+            async with place.making():
                 references = await self._models.fitted(model, uploads.pictures, uploads.mask)
-                sizes = [reference.fitted.size for reference in references]
-                requests = to_requests(asked, model.spec, model.limits, sizes, is_masked=uploads.mask is not None)
+                requests = wanted([reference.fitted.size for reference in references])
+                place.resize(model.work(requests))
                 notices = await model.notices(requests[0])
-                made = await model.graph.generate(requests, references, deadline)
+                made = await model.graph.generate(requests, references, place.deadline, place.rank)
                 encoded = [await self._encoders.run(encode, picture, asked.output_format) for picture in made]
                 results = self._results(request, asked, encoded)
                 body = await self._encoders.run(images_body, asked.output_format, requests, results, int(time.time()))
-        log.info("request %s: %d pictures in %.3f s", requests[0].id, len(made), deadline.seconds - deadline.left)
+        passed = place.deadline.seconds - place.deadline.left
+        log.info("request %s: %d pictures in %.3f s", requests[0].id, len(made), passed)
         return Response(body, headers=notice_headers(notices), media_type=JSON)
+
+    def _check_room(self, request: Request) -> None:
+        """Raises QueueFull if no request of this caller would be admitted, whatever its body asks for."""
+        most = self._settings.max_priority
+        self._models.check_room(asker_of(request, most, most))
 
     def _results(self, request: Request, asked: ImageRequest, encoded: Sequence[bytes]) -> Sequence[bytes | str]:
         """The files themselves, or URLs under which they are kept for a while."""

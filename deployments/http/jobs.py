@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from deployments.http.kept import KEEP_SECONDS, Clock, Kept, new_id
+from deployments.serving.admission import Place
 from lightx2v.errors import Cancelled, LightError, TaskNotFound, TaskNotReady, VideoNotFound, VideoNotReady
 from lightx2v.media.encode import FORMATS
 from lightx2v.models.notices import Notice
@@ -51,6 +52,7 @@ class Job:
     created_at: float
     task: asyncio.Task[bytes]
     notices: tuple[Notice, ...] = ()
+    place: Place | None = None
     progress: Progress | None = None
     ended_at: float | None = None
 
@@ -74,6 +76,17 @@ class Job:
         if self.ended_at is None:
             return None
         return Cancelled(f"the {self.kind.name} was cancelled") if self.task.cancelled() else self.task.exception()
+
+    @property
+    def position(self) -> int | None:
+        """The number of requests that go before it; None once it has ended."""
+        return self.place.position if self.place and self.ended_at is None else None
+
+    @property
+    def predicted_seconds(self) -> float | None:
+        """The predicted seconds until its end; None once it has ended, or if nothing is known of its model yet."""
+        seconds = self.place.seconds if self.place and self.ended_at is None else None
+        return None if seconds is None else round(seconds, 1)
 
     @property
     def expires_at(self) -> float | None:
@@ -133,11 +146,12 @@ class Jobs:
         video: VideoSpec | None,
         work: Coroutine[Any, Any, bytes],
         notices: tuple[Notice, ...] = (),
+        place: Place | None = None,
     ) -> Job:
         """Starts `work` outside the context of the HTTP request: Ray cancels the calls made in a request's context when
         that request ends."""
         task = asyncio.get_running_loop().create_task(work, context=self._context)
-        job = Job(new_id(kind.name), kind, model, request, video, self._clock(), task, notices)
+        job = Job(new_id(kind.name), kind, model, request, video, self._clock(), task, notices, place)
         task.add_done_callback(lambda _: self._end(job))
         self._running[job.id] = job
         return job

@@ -175,7 +175,7 @@ def created_body(job: Job, warnings: Sequence[str]) -> dict[str, Any]:
 
 
 def status_body(job: Job) -> dict[str, Any]:
-    """LightX2V's status of a task. `progress` in percent and `seed` are additions."""
+    """LightX2V's status of a task. `progress` in percent, the place in the queue and `seed` are additions."""
     error = error_body(job.error) if job.error else {"message": None, "code": None}
     return {
         "task_id": job.id,
@@ -186,6 +186,8 @@ def status_body(job: Job) -> dict[str, Any]:
         "error_type": error["code"],
         "save_result_path": None,
         "progress": job.percent,
+        "queue_position": job.position,
+        "predicted_seconds": job.predicted_seconds,
         "seed": job.request.seed,
     }
 

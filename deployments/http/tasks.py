@@ -17,7 +17,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from deployments.http.askers import asker_of
 from deployments.http.errors import with_error_responses
+from deployments.http.images import stand_ins
 from deployments.http.job_runner import JobRunner
 from deployments.http.jobs import TASK, Job
 from deployments.http.notices import task_headers
@@ -156,7 +158,8 @@ class Tasks:
 
     async def _create(self, kind: Kind, request: Request) -> tuple[Job, list[str]]:
         """Starts a task once it is admitted and checked in full, and says what of it is ignored."""
-        self._models.check_room()
+        highest = self._settings.max_priority
+        self._models.check_room(asker_of(request, highest, highest))
         limit, most = self._settings.max_upload_bytes, self._settings.max_references
         fields, uploads = await read_uploads(request, limit, PICTURES, most)
         asked: TaskRequest = parse(kind, supported(fields))
@@ -167,7 +170,9 @@ class Tasks:
         def wanted(references: Sequence[Size]) -> GenerateRequest:
             return to_request(asked, model.spec, model.limits, references, is_masked=is_masked)
 
-        job = await self._runner.start(TASK, model, uploads, wanted)
+        asker = asker_of(request, asked.priority, highest)
+        drafted = stand_ins(asked, model.spec, model.limits, len(uploads.pictures))
+        job = await self._runner.start(TASK, model, asker, uploads, drafted, wanted)
         return job, [*asked.warnings(len(uploads.pictures)), *map(str, job.notices)]
 
     def _find(self, request: Request) -> Job:

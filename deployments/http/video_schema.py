@@ -77,8 +77,8 @@ def to_request(
 
 
 def video_body(job: Job) -> dict[str, Any]:
-    """OpenAI's Video object. `seed` and `num_frames` are additions: they make a video reproducible. So is
-    `warnings`: what had no effect."""
+    """OpenAI's Video object. `seed` and `num_frames` are additions: they make a video reproducible. So are
+    `warnings`, what had no effect, and the position in the queue with the predicted seconds until the end."""
     return {
         "id": job.id,
         "object": "video",
@@ -93,6 +93,8 @@ def video_body(job: Job) -> dict[str, Any]:
         "prompt": job.request.prompt,
         "seed": job.request.seed,
         "num_frames": job.request.frames,
+        "queue_position": job.position,
+        "predicted_seconds": job.predicted_seconds,
         "warnings": [str(notice) for notice in job.notices],
         "error": error_body(job.error) if job.error else None,
         "remixed_from_video_id": None,

@@ -11,7 +11,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from deployments.http.askers import asker_of
 from deployments.http.errors import with_error_responses
+from deployments.http.images import stand_ins
 from deployments.http.job_runner import JobRunner
 from deployments.http.jobs import VIDEO, Job
 from deployments.http.parsing import parse
@@ -43,7 +45,8 @@ class Videos:
 
     async def create(self, request: Request) -> Response:
         """Starts a job once it is admitted and checked in full. It keeps its place in the queue until it ends."""
-        self._models.check_room()
+        most = self._settings.max_priority
+        self._models.check_room(asker_of(request, most, most))
         fields, uploads = await read_uploads(request, self._settings.max_upload_bytes, NAMES, 1)
         asked = parse(VideoRequest, fields)
         model = self._models.find(asked.model)
@@ -52,7 +55,9 @@ class Videos:
         def wanted(references: Sequence[Size]) -> GenerateRequest:
             return to_request(asked, model.spec, model.limits, references)
 
-        return JSONResponse(video_body(await self._runner.start(VIDEO, model, uploads, wanted)))
+        asker = asker_of(request, asked.priority, most)
+        drafted = stand_ins(asked, model.spec, model.limits, len(uploads.pictures))
+        return JSONResponse(video_body(await self._runner.start(VIDEO, model, asker, uploads, drafted, wanted)))
 
     async def retrieve(self, request: Request) -> Response:
         """Answers with the present state of a job."""

@@ -29,11 +29,15 @@ class Deadline:
 
     @asynccontextmanager
     async def enforced(self) -> AsyncIterator[None]:
-        """Cancels the body when the deadline passes, and raises DeadlineExceeded."""
+        """Cancels the body when the deadline passes, and raises DeadlineExceeded; also if the body has ended too late,
+        because the loop was busy."""
+        late = DeadlineExceeded(f"not made within {self.seconds:g} s")
         try:
             async with asyncio.timeout(self.left) as timeout:
                 yield
         except TimeoutError:
             if not timeout.expired():
                 raise
-            raise DeadlineExceeded(f"not made within {self.seconds:g} s") from None
+            raise late from None
+        if self.left < 0:
+            raise late

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import isawaitable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ray.exceptions import ObjectLostError, RayTaskError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
@@ -17,8 +17,10 @@ from deployments.messages import Terms
 from deployments.remote import LOST, cause
 from deployments.serving.concurrency import first, gathered
 from deployments.serving.deadline import Deadline
-from lightx2v.errors import LightError, StageLost
+from deployments.serving.least_times import LeastTimes
+from lightx2v.errors import DeadlineExceeded, LightError, StageLost
 from lightx2v.models.notices import Notice
+from lightx2v.models.spec import ModelSpec
 from lightx2v.stages.order import Step, brought, steps
 from lightx2v.types import GenerateRequest, Picture, Reference, StageName, Video
 
@@ -31,23 +33,38 @@ class InputLost(Exception):
     """An input of a call was lost with the node that held it. The stage that fetched it found out."""
 
 
+class Rank(NamedTuple):
+    """The place of a request in the order of the stages, as in Terms."""
+
+    priority: int = 0
+    turn: float = 0.0
+
+
+NORMAL = Rank()
+
+
 class Graph:
     """A model's stage deployments. A stage's output goes to the next one by reference, not through this process."""
 
-    def __init__(self, stages: Mapping[StageName, DeploymentHandle]) -> None:
+    def __init__(self, stages: Mapping[StageName, DeploymentHandle], spec: ModelSpec) -> None:
         self._stages = stages
+        self._times = LeastTimes(spec)
 
     async def generate(
-        self, requests: Sequence[GenerateRequest], references: Sequence[Reference], deadline: Deadline
+        self,
+        requests: Sequence[GenerateRequest],
+        references: Sequence[Reference],
+        deadline: Deadline,
+        rank: Rank = NORMAL,
     ) -> list[Picture | Video]:
         """One picture or video per request. All requests share a prompt and references, which are encoded once.
 
         The caller enforces `deadline`; it also limits how long a stage waits. Raises StageLost if a step was lost
-        twice, or the error of a stage.
+        twice, DeadlineExceeded before the deadline if a step could not end in time, or the error of a stage.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
-                run = GraphRun(self._stages, requests[0], brought(references), deadline, tasks)
+                run = GraphRun(self._stages, self._times, requests[0], brought(references), deadline, rank, tasks)
                 made = [tasks.create_task(run.make(request)) for request in requests]
         except ExceptionGroup as group:
             raise first(group) from None
@@ -70,13 +87,16 @@ class GraphRun:
     def __init__(
         self,
         stages: Mapping[StageName, DeploymentHandle],
+        times: LeastTimes,
         leader: GenerateRequest,
         given: Mapping[str, Any],
         deadline: Deadline,
+        rank: Rank,
         tasks: asyncio.TaskGroup,
     ) -> None:
         """`leader`: the request for which the shared outputs are made. `given`: the inputs that no step makes."""
-        self._stages, self._leader, self._given, self._deadline, self._tasks = stages, leader, given, deadline, tasks
+        self._stages, self._times, self._leader, self._given = stages, times, leader, given
+        self._deadline, self._rank, self._tasks = deadline, rank, tasks
         self._steps = {step.output: step for step in steps(stages)}
         self._outputs: dict[tuple[str, GenerateRequest], asyncio.Task[Any]] = {}
         self._admitted_at = time.time()
@@ -129,10 +149,25 @@ class GraphRun:
         return await _twice(step.stage, request, lambda: self._attempt(step, request, arguments))
 
     async def _attempt(self, step: Step, request: GenerateRequest, arguments: Mapping[str, Any]) -> DeploymentResponse:
-        terms = Terms(self._admitted_at, self._deadline.left)
-        response = self._stages[step.stage].call.remote(step.method, request, terms, **arguments)
-        await _result(response)
+        """Calls a stage, which refuses to begin later than the steps from here on need. Raises DeadlineExceeded."""
+        start, ahead = time.monotonic(), self._from(step)
+        spare = self._deadline.left - self._times.of(ahead, request)
+        try:
+            if spare < 0:
+                raise DeadlineExceeded(f"too little time is left for the {step.stage} stage")
+            terms = Terms(self._admitted_at, spare, *self._rank)
+            response = self._stages[step.stage].call.remote(step.method, request, terms, **arguments)
+            await _result(response)
+        except DeadlineExceeded:
+            self._times.doubt(ahead)
+            raise
+        self._times.note(step, request, time.monotonic() - start)
         return response
+
+    def _from(self, step: Step) -> list[Step]:
+        """This step and the later ones that are always taken."""
+        order = [*self._steps.values()]
+        return [one for one in order[order.index(step) :] if one is step or one.only_if is None]
 
 
 async def _twice(stage: StageName, request: GenerateRequest, attempt: Callable[[], Awaitable[T]]) -> T:

@@ -3,69 +3,32 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Generic, TypeVar
 
 from ray.serve.handle import DeploymentHandle
 
+from deployments.serving.admission import Admission, Asker
 from deployments.serving.concurrency import Threads, gathered
 from deployments.serving.graph import Graph
 from deployments.serving.warm_up import WarmUp
 from deployments.settings import ModelSettings, ServerSettings
 from lightx2v.checkpoint import read_spec
-from lightx2v.errors import ModelNotFound, QueueFull, WarmUpFailed
+from lightx2v.errors import ModelNotFound, WarmUpFailed
 from lightx2v.limits import Limits
 from lightx2v.media.mask import decode_mask
 from lightx2v.media.picture import decode_picture
 from lightx2v.models.notices import Notice, ignored, may_be_cut
 from lightx2v.models.reference_image import make_reference
+from lightx2v.models.work import work_of
+from lightx2v.residency.backlog import Backlog
 from lightx2v.types import GenerateRequest, Reference, StageName
 
 log = logging.getLogger(__name__)
 
 DECODERS = 2
 """Uploaded pictures that are decoded at the same time."""
-
-
-class Admission:
-    """Admits at most `limit` requests at a time. One more is refused at once; the mean duration of the latest requests
-    is its advice when to retry."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._inside = 0
-        self._seconds: deque[float] = deque([1.0], maxlen=16)
-
-    @property
-    def free(self) -> int:
-        """How many more requests would be admitted now."""
-        return self.limit - self._inside
-
-    @property
-    def is_full(self) -> bool:
-        return self.free <= 0
-
-    def check(self) -> None:
-        """Raises QueueFull if no request can be admitted now."""
-        if self.is_full:
-            raise QueueFull(f"{self.limit} requests are waiting already; try again later", fmean(self._seconds))
-
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Counts a request as admitted within the body. Raises QueueFull."""
-        self.check()
-        self._inside += 1
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            self._seconds.append(time.monotonic() - start)
 
 
 S = TypeVar("S")
@@ -84,7 +47,7 @@ class ModelDeployment(Generic[S]):
 class Model:
     """One served model: its defaults, limits, queue, graph and warm-up."""
 
-    def __init__(self, served: ModelDeployment[DeploymentHandle], server: ServerSettings) -> None:
+    def __init__(self, served: ModelDeployment[DeploymentHandle], server: ServerSettings, backlog: Backlog) -> None:
         self.id = served.settings.model_id
         self.spec = read_spec(served.settings)
         self.limits = Limits(
@@ -92,11 +55,11 @@ class Model:
             loras=tuple(served.settings.loras),
             size_policy=served.settings.size_policy,
         )
-        self.graph = Graph(served.stages)
+        self.graph = Graph(served.stages, self.spec)
         self.warm_up = WarmUp(self.spec, self.graph)
         self.is_warmed_up = served.is_warmed_up
-        self.admission = Admission(served.settings.max_queue)
-        self.timeout_seconds = served.settings.request_timeout_seconds
+        timeout = served.settings.request_timeout_seconds
+        self.admission = Admission(self.id, served.settings.max_queue, timeout, backlog)
 
     def start(self) -> None:
         """Starts the warm-up. Call it inside a running event loop."""
@@ -108,6 +71,10 @@ class Model:
         await self.graph.ready()
         if reason := await self.warm_up.over():
             raise WarmUpFailed(f"the first requests to {self.id} failed: {reason}")
+
+    def work(self, requests: Sequence[GenerateRequest]) -> float:
+        """The work of these requests, as a multiple of the model's planned request."""
+        return work_of(requests, self.spec)
 
     def fit(self, data: bytes, mask: bytes | None) -> Reference:
         """An uploaded reference, decoded and fitted, with its mask if there is one. Raises InvalidRequest."""
@@ -126,7 +93,8 @@ class ServedModels:
     """All models of an application. The first serves requests that name no model."""
 
     def __init__(self, served: Sequence[ModelDeployment[DeploymentHandle]], server: ServerSettings) -> None:
-        self._models = {one.settings.model_id: Model(one, server) for one in served}
+        backlog = Backlog(one.settings.model_id for one in served)
+        self._models = {one.settings.model_id: Model(one, server, backlog) for one in served}
         aliases = {alias: self._models[one.settings.model_id] for one in served for alias in one.settings.aliases}
         self.names = (*self._models, *aliases)
         """The models' ids, then their aliases."""
@@ -143,11 +111,12 @@ class ServedModels:
             raise ModelNotFound(f"the model {name!r} is not served here; served are {', '.join(self.names)}")
         return model
 
-    def check_room(self) -> None:
-        """Raises QueueFull if no model has room. It is called before the body, which names the model, is read."""
-        first, *others = (model.admission for model in self)
-        if all(other.is_full for other in others):
-            first.check()
+    def check_room(self, asker: Asker) -> None:
+        """Raises QueueFull if no model would admit even the smallest request. It is called before the body, which names
+        the model, is read."""
+        refusals = [model.admission.refusal(asker, 0.0) for model in self]
+        if all(refusals):
+            raise min((one for one in refusals if one), key=lambda one: one.retry_after)
 
     async def fitted(self, model: Model, files: Sequence[bytes], mask: bytes | None = None) -> list[Reference]:
         """The uploaded references, decoded and fitted; few at a time, since each may take 1 GB for a while. `mask`: of

@@ -147,7 +147,7 @@ class CohortRunner:
             self._crowd = max(self._crowd, len(cohort.members))
             yield sum(job.units for job in self._running)
             log.info("COHORT %s round of %d, %d wait", self._stage.name, len(cohort.members), len(self._queue))
-            await self._in_thread(cohort.run_round, bool(self._queue))
+            await self._in_thread(_round, cohort, bool(self._queue))
             self._tell()
 
     def _next(self, cohort: Cohort, first: Job) -> Job | None:
@@ -217,10 +217,8 @@ class CohortRunner:
         cohort = await self._in_thread(context.__enter__)
         try:
             yield cohort
-        except BaseException as error:
-            await self._in_thread(context.__exit__, type(error), error, error.__traceback__)
-            raise
-        await self._in_thread(context.__exit__, None, None, None)
+        finally:
+            await self._in_thread(context.__exit__, None, None, None)
 
     def _work(self) -> Work:
         """All that waits or runs here."""
@@ -240,3 +238,12 @@ class CohortRunner:
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         return await self._loop.run_in_executor(self._thread, function, *args)
+
+
+def _round(cohort: Cohort, others_wait: bool) -> None:
+    """Runs a round. What an error's frames hold is let go in the stage's thread: further up they are coroutines."""
+    try:
+        cohort.run_round(others_wait)
+    except BaseException as error:
+        let_go(error)
+        raise

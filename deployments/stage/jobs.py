@@ -44,16 +44,12 @@ class Job:
     """Whether it ran out of memory once. It runs alone then, with the least weights resident."""
 
     @property
-    def rank(self) -> tuple[float, float, float]:
-        """Of two jobs the one of lower rank runs first."""
-        return -self.terms.priority, self.terms.turn, self.terms.admitted_at
-
-    @property
     def rounds_left(self) -> int:
         return self.rounds if self.member is None else self.member.rounds
 
     @property
     def seconds_left(self) -> float:
+        """Seconds until its work must have begun."""
         return self.terms.since(self.arrived).seconds
 
     def resolve(self, output: Any) -> None:
@@ -71,7 +67,7 @@ class JobQueue:
     """The waiting jobs, the first one on top. Each change takes O(log n)."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[tuple[float, float, float], int, Job]] = []
+        self._heap: list[tuple[tuple[int, float, float], int, Job]] = []
         self._waiting: dict[Job, None] = {}
         self._count = count()
         self._filled, self._came = asyncio.Event(), asyncio.Event()
@@ -100,7 +96,7 @@ class JobQueue:
 
     def put(self, job: Job) -> None:
         """Adds a job."""
-        heappush(self._heap, (job.rank, next(self._count), job))
+        heappush(self._heap, (job.terms.order, next(self._count), job))
         self._waiting[job] = None
         self._latest = asyncio.get_running_loop().time()
         self._filled.set()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lightx2v.residency.account import Account, Ticket
 from lightx2v.residency.accounts import Accounts
+from lightx2v.residency.lease import Need
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,21 @@ def claim(accounts: Accounts, ticket: Ticket) -> Claim | None:
     """The claim of a ticket; None if it is too large beside the contexts, the dead, and who ignores commands."""
     account = accounts[ticket.holder.id]
     unresponsive = [other for other in accounts.unresponsive if other is not account]
-    weights = ticket.need.fit(accounts.room(unresponsive), account.holder.reachable)
+    weights = _beside(accounts, ticket.need, account)
+    if weights is None:
+        weights = ticket.need.fit(accounts.room(unresponsive), account.holder.reachable)
     if weights is None or account.is_stuck:
         return None
     fetched = max(0, weights - account.weights)
     lacking = fetched + ticket.need.grant(weights, account.holder.reachable).extra_bytes - accounts.free
     returns = sum(other.lease.returns for other in accounts.runs if other.lease)
     return Claim(ticket, account, weights, lacking, fetched + max(0, lacking - returns))
+
+
+def _beside(accounts: Accounts, need: Need, account: Account) -> int | None:
+    """The weights of a run that uses each once, if it fits into what is free: what stays of others is worth more, and
+    nobody has to end for it. None for any other."""
+    return need.fit(accounts.free + account.weights, account.holder.reachable) if need.is_single_use else None
 
 
 def shortage(accounts: Accounts, claimed: Claim, ended: Sequence[Account], spared: bool) -> int:

@@ -49,7 +49,7 @@ class Grant:
     keep: int
     """Weights that may stay after the run."""
     width: int = field(default=1, kw_only=True)
-    """Members that a cohort may have."""
+    """Requests of the planned size that may run together."""
 
     @property
     def extra_bytes(self) -> int:
@@ -97,7 +97,10 @@ class Need:
     keep: int
     """Bytes of weights to hold at rest after the run."""
     width: int = 1
-    """Members that a cohort may have."""
+    """Requests that may run together; `activation_bytes` suffice for all of them."""
+
+    is_single_use: bool = False
+    """Whether each weight is used once. Then more weights than it has would not save the run a byte."""
 
     def grant(self, weights: int, reachable: int) -> Grant:
         """The grant of a run with `weights`. The slot comes with it unless they are all that are `reachable`."""

@@ -118,12 +118,13 @@ class Ledger:
         self._waiting.add(ticket)
         return ticket.id
 
-    def waits(self, holder_id: str, work: Work, epoch: str) -> None:
-        """Replaces the work of the holder's ticket, or while it runs what is left of that. Without either, nothing."""
+    def waits(self, holder_id: str, work: Work, epoch: str, need: Need | None = None) -> None:
+        """Replaces the work of the holder's ticket, and its `need` for that much, or while it runs what is left of the
+        work. Without either, nothing."""
         account = self._living(holder_id, epoch)
         if account.run is not None:
             account.run.tell(work)
-        self._waiting.tell(holder_id, work)
+        self._waiting.tell(holder_id, work, need)
 
     def release(self, lease_id: str, weights: int, epoch: str) -> None:
         """The run ended, and the holder holds `weights` now. An unknown lease is one that has been returned already."""

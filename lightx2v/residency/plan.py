@@ -28,11 +28,11 @@ class StageSize:
     planned_passes: int
     """How often a request uses each unit: once, or once a step."""
     overlap_bytes: int = 0
-    """Bytes that the link carries while one use of all units computes."""
+    """Bytes that the link carries while one use of all units computes. 0 if the rates are not known."""
     member_bytes: int = 0
-    """The bytes that a member of a cohort keeps while another one computes."""
-    max_width: int = 1
-    """The most members of a cohort."""
+    """What each further member of a cohort takes beside the activations of the one that computes."""
+    max_width: int = 8
+    """The most requests that may run together."""
 
     @cached_property
     def reachable(self) -> int:
@@ -56,13 +56,15 @@ class Share:
     stage: StageName
     resident: int
     placed: int
+    width: int = 1
+    """Requests of the planned size that may run together."""
 
 
 Shares = dict[StageName, Share]
 
 
 def shares(policy: Policy, stages: Sequence[StageSize], budget: int) -> Shares:
-    """The shares that a policy gives within `budget`, which leaves the contexts out.
+    """The shares that a policy gives within `budget`, which leaves the contexts out. One request runs at a time.
 
     Raises OutOfMemory if a stage could not run even with the card to itself.
     """
@@ -81,9 +83,7 @@ def plan(stages: Sequence[StageSize], budget: int) -> Shares:
 
     Exact. Among equals, those that move the fewest; then the stage that uses its weights more often keeps more.
     """
-    for size in stages:
-        if size.least > budget:
-            raise OutOfMemory(f"{size.stage} needs {size.least} bytes with every unit streamed; the budget is {budget}")
+    check_fit(stages, budget)
     order = sorted(range(len(stages)), key=lambda index: -stages[index].planned_passes)
 
     def rank(shares: list[Share]) -> tuple[int, ...]:
@@ -93,25 +93,34 @@ def plan(stages: Sequence[StageSize], budget: int) -> Shares:
     return {share.stage: share for share in min(_feasible(stages, budget), key=rank)}
 
 
+def check_fit(stages: Sequence[StageSize], budget: int) -> None:
+    """Raises OutOfMemory if a stage cannot run even with all of the budget and every unit streamed."""
+    for size in stages:
+        if size.least > budget:
+            raise OutOfMemory(f"{size.stage} needs {size.least} bytes with every unit streamed; the budget is {budget}")
+
+
 def moved(size: StageSize, share: Share) -> int:
     """Bytes that one request moves to the card for this stage."""
     return share.placed - share.resident + size.planned_passes * (size.reachable - share.placed)
 
 
-def exposed(size: StageSize, share: Share) -> int:
-    """Bytes that one request moves for this stage and that no computation hides.
+def exposed(size: StageSize, share: Share, members: int = 1) -> int:
+    """Bytes that cross for this stage and that no computation hides, while `members` requests run together.
 
     What is not resident arrives during the first use of the units, what is not placed again during each other use. A
-    use ends when both its copies and its computation have ended.
+    use ends when both its copies and the computation of all members have ended.
     """
     first, other = size.reachable - share.resident, size.reachable - share.placed
-    return max(0, first - size.overlap_bytes) + (size.planned_passes - 1) * max(0, other - size.overlap_bytes)
+    hidden = members * size.overlap_bytes
+    return max(0, first - hidden) + (size.planned_passes - 1) * max(0, other - hidden)
 
 
 def grant(size: StageSize, share: Share) -> Grant:
     """The memory that the stage takes while it runs."""
     slot_bytes = size.slot_bytes if share.placed < size.reachable else 0
-    return Grant(share.placed, size.activation_bytes, slot_bytes, share.resident)
+    activation_bytes = size.activation_bytes + (share.width - 1) * size.member_bytes
+    return Grant(share.placed, activation_bytes, slot_bytes, share.resident, width=share.width)
 
 
 def whole(stages: Sequence[StageSize]) -> Shares:
@@ -134,6 +143,18 @@ def max_replicas(size: StageSize, share: Share, free: int, context: int) -> int:
     return max(1, free // (context + grant(size, share).total))
 
 
+def placeable(size: StageSize, prefixes: Sequence[int], free: int) -> int:
+    """The most weights that fit into `free` with the slot that streams the others, or -1 if not even the rest does.
+
+    `prefixes`: those of `size`, which the caller computes once. No placed byte costs more than a streamed one, so the
+    most is the best.
+    """
+    if prefixes[-1] <= free:
+        return prefixes[-1]
+    fitting = bisect_right(prefixes, free - size.slot_bytes)
+    return prefixes[fitting - 1] if fitting else -1
+
+
 def _feasible(stages: Sequence[StageSize], budget: int) -> Iterator[list[Share]]:
     """Yields, for every choice of what stays, the shares that place as much as the remaining room allows."""
     prefixes = [size.prefixes() for size in stages]
@@ -143,16 +164,8 @@ def _feasible(stages: Sequence[StageSize], budget: int) -> Iterator[list[Share]]
         if free < activation_bytes:
             continue
         shares = [
-            Share(size.stage, resident, _placed(size, choices, free + resident - size.activation_bytes))
+            Share(size.stage, resident, placeable(size, choices, free + resident - size.activation_bytes))
             for size, choices, resident in zip(stages, prefixes, kept, strict=True)
         ]
         if all(share.resident <= share.placed for share in shares):
             yield shares
-
-
-def _placed(size: StageSize, prefixes: list[int], free: int) -> int:
-    """The most that fits into `free`, or -1. No placed byte costs more than a streamed one, so the most is the best."""
-    if prefixes[-1] <= free:
-        return prefixes[-1]
-    fitting = bisect_right(prefixes, free - size.slot_bytes)
-    return prefixes[fitting - 1] if fitting else -1

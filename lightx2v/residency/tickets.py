@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightx2v.residency.account import Ticket
-from lightx2v.residency.lease import Work
+from lightx2v.residency.lease import Need, Work
 
 
 class Tickets(dict[str, Ticket]):
@@ -17,10 +17,10 @@ class Tickets(dict[str, Ticket]):
         """A holder's tickets."""
         return [ticket for ticket in self.values() if ticket.holder.id == holder_id]
 
-    def tell(self, holder_id: str, work: Work) -> None:
-        """Replaces the work of a holder's tickets."""
+    def tell(self, holder_id: str, work: Work, need: Need | None = None) -> None:
+        """Replaces the work of a holder's tickets, and their need."""
         for ticket in self.of(holder_id):
-            ticket.work = work
+            ticket.work, ticket.need = work, need or ticket.need
 
     def drop(self, holder_id: str) -> list[str]:
         """Closes a holder's tickets, and returns their ids."""

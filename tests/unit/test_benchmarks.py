@@ -14,9 +14,9 @@ from benchmarks import compute, splits
 from benchmarks.ask import Ask
 from benchmarks.gpu import parse
 from benchmarks.gpu_memory import Watch, contexts
-from benchmarks.load import Series, rate
 from benchmarks.pictures import noise
 from benchmarks.report import HEAD, sizes, summarise, summarise_rate, table
+from benchmarks.series import Series
 from lightx2v.residency.plan import StageSize
 from lightx2v.types import Size
 
@@ -75,10 +75,6 @@ def test_rate_beside_its_bound() -> None:
     figures = summarise_rate(0.9, 6, COMPUTE, 6 * GIB)
     assert figures["of_compute"] == pytest.approx(0.9)
     assert figures["bound_per_second"] == pytest.approx(1.0)
-
-
-def test_the_rate_counts_from_when_all_had_begun() -> None:
-    assert rate([5.0, 3.0, 4.0, 7.0, 8.0, 9.0], clients=3) == pytest.approx(1 / 2)
 
 
 def test_the_table() -> None:

@@ -21,12 +21,14 @@ from benchmarks.pictures import noise
 from deployments.serving.deadline import Deadline
 from deployments.serving.graph import Graph
 from lightx2v.errors import NonFinite, StageLost
+from lightx2v.models.spec import ModelSpec
 from lightx2v.types import GenerateRequest, Mask, Picture, Reference, Size
 from tests.unit.handles import Handle, handles
 
 SIZE = Size(64, 48)
 PICTURE = noise(SIZE)
 REFERENCE = Reference(PICTURE, PICTURE)
+SPEC = ModelSpec(SIZE, steps=4, guidance=1.0, multiple=16)
 OBJECT = ObjectID.nil().hex()
 
 pytestmark = pytest.mark.timeout(30)
@@ -48,7 +50,7 @@ def request(seed: int = 0) -> GenerateRequest:
 
 async def generate(stages: dict[Any, Handle], count: int = 1) -> list[Any]:
     requests = [request(seed) for seed in range(count)]
-    return await Graph(stages).generate(requests, [REFERENCE], Deadline.after(60))
+    return await Graph(stages, SPEC).generate(requests, [REFERENCE], Deadline.after(60))
 
 
 def calls(stages: dict[Any, Handle]) -> dict[str, list[str]]:
@@ -67,7 +69,7 @@ async def test_every_step_is_taken_once() -> None:
 async def test_a_mask_goes_to_the_autoencoder_with_its_picture() -> None:
     stages, mask = handles(), Mask(np.ones((48, 64), bool))
     masked = replace(REFERENCE, mask=mask)
-    await Graph(stages).generate([request()], [masked, REFERENCE], Deadline.after(60))
+    await Graph(stages, SPEC).generate([request()], [masked, REFERENCE], Deadline.after(60))
     encoding, decoding = (inputs for _, _, inputs in stages["decode"].calls)
     assert encoding == (mask, (PICTURE, PICTURE))
     assert decoding[:2] == (mask, (PICTURE,))
@@ -81,7 +83,7 @@ async def test_without_a_mask_no_picture_goes_to_the_decoder() -> None:
 
 async def test_without_references_nothing_is_encoded_of_them() -> None:
     stages = handles()
-    await Graph(stages).generate([request()], [], Deadline.after(60))
+    await Graph(stages, SPEC).generate([request()], [], Deadline.after(60))
     assert calls(stages)["decode"] == ["run"]
     assert stages["denoise"].calls[0][2] == ("encode run", ())
 

@@ -56,6 +56,7 @@ def test_every_field_is_understood_from_json_and_from_a_form() -> None:
     values = {
         "prompt": "a cat 🐈",
         "model": "tiny",
+        "priority": -3,
         "size": "1024x768",
         "n": 2,
         "seed": 2**64 - 1,

@@ -40,6 +40,7 @@ def test_every_field_is_understood_from_json_and_from_a_form() -> None:
     values = {
         "prompt": "a cat 🐈",
         "model": "wan",
+        "priority": 10,
         "size": "832x480",
         "seconds": "2.5",
         "num_frames": 41,
@@ -163,5 +164,11 @@ async def test_openai_reads_the_answers() -> None:
     await asyncio.wait([job.task])
     video = Video.model_validate(video_body(job), strict=True)
     assert (video.id, video.status, video.progress, video.seconds) == (job.id, "completed", 100, "2.5")
-    assert video.model_extra == {"seed": 3, "num_frames": 41, "warnings": []}
+    assert video.model_extra == {
+        "seed": 3,
+        "num_frames": 41,
+        "queue_position": None,
+        "predicted_seconds": None,
+        "warnings": [],
+    }
     assert VideoDeleteResponse.model_validate(deleted_body(job.id)).deleted
