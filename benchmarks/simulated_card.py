@@ -62,22 +62,35 @@ class Request:
 
 
 class Card:
-    """A card that serves models under a budget. `moved`: bytes that crossed its link."""
+    """A card that serves models under a budget. `moved`: bytes that crossed its link. `members`: those of a card of the
+    same models, whose plan and mix it shares: a plan takes a tenth of a second."""
 
-    def __init__(self, clock: Clock, budget: int, models: Sequence[Model], gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        budget: int,
+        models: Sequence[Model],
+        gate: Gate | None = None,
+        members: CardMembers | None = None,
+    ) -> None:
         self.clock, self.moved = clock, 0
         self.ledger = Ledger(budget, "epoch", gate=gate)
-        self.members = CardMembers()
+        self.members = members or CardMembers()
         self.stages = {(model.name, one.name): Stage(self, model, one) for model in models for one in model.stages}
         self._by_holder = {stage.holder.id: stage for stage in self.stages.values()}
         self._computes_until = self._links_until = 0.0
         for member in self.members.members.values():
             self.ledger.join(member.holder)
-        self.plan()
+        if members is None:
+            self.members.plan(budget)
+        self._expect()
 
     def plan(self) -> None:
         """Plans the card for the present mix of models, as the coordinator does."""
         self.members.plan(self.ledger.budget)
+        self._expect()
+
+    def _expect(self) -> None:
         for member in self.members.members.values():
             self.ledger.expect(member.holder.id, self.members.wish(member))
 

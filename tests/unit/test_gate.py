@@ -195,3 +195,17 @@ def test_a_model_whose_work_is_about_to_come_keeps_the_card_for_a_moment(
     if is_kept:
         assert ledger.next_deadline() == 3.0
         assert len(ledger.advance(3.0)) == 1
+
+
+def test_who_made_a_run_end_goes_before_what_is_left_of_it() -> None:
+    """Even though the other model ran last, and nobody has reached the bound."""
+    ledger = ledger_of(100, holder("long"), holder("short", model="b", reachable=10))
+    ask(ledger, "long", need(100), seconds=600.0)
+    (event,) = ledger.advance(0.0)
+    assert isinstance(event, Granted)
+    ask(ledger, "short", need(10), seconds=0.1)
+    ledger.advance(0.0)
+    assert ledger.advance(2.0) == [Recall("long", event.lease.id)]
+    ledger.release(event.lease.id, 100, "e1")
+    ask(ledger, "long", need(100), seconds=598.0)
+    assert [command.holder for command in ledger.advance(2.0) if isinstance(command, Shrink)] == ["long"]
