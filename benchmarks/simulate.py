@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import ceil, inf
@@ -19,6 +19,7 @@ from time import process_time
 
 from benchmarks.simulated_card import HOP, Card, Clock, Request
 from benchmarks.simulated_models import CONTEXT, LINK, Model, klein, z_image
+from deployments.card.members import CardMembers
 from lightx2v.residency.bounds import most_per_second
 from lightx2v.residency.gate import Gate
 from lightx2v.residency.router import Router
@@ -131,7 +132,7 @@ def fleet(cards: int, load: float = 0.8, seconds: float = 16.0, timeout: float =
     shares = [1 / rank for rank in range(1, len(models) + 1)]
     hosts = {number: _hosted(number, cards, models, shares) for number in range(cards)}
     room = 48 * GIB
-    simulated = {number: Card(clock, room, hosted) for number, hosted in hosts.items()}
+    simulated = _cards(clock, room, hosts)
     router = Router({n: (room, {model.name: model.reachable for model in hosted}) for n, hosted in hosts.items()}, LINK)
     rate = load * cards / (sum(map(_weighed, shares, models)) / sum(shares))
     arrived: list[Request] = []
@@ -158,6 +159,17 @@ def fleet(cards: int, load: float = 0.8, seconds: float = 16.0, timeout: float =
         sorted(times)[int(0.95 * len(times))],
         spent / len(arrived),
     )
+
+
+def _cards(clock: Clock, room: int, hosts: Mapping[int, list[Model]]) -> dict[int, Card]:
+    """The cards. Those of the same models share one plan."""
+    plans: dict[frozenset[str], CardMembers] = {}
+    cards = {}
+    for number, hosted in hosts.items():
+        key = frozenset(model.name for model in hosted)
+        cards[number] = Card(clock, room, hosted, members=plans.get(key))
+        plans[key] = cards[number].members
+    return cards
 
 
 def _weighed(share: float, model: Model) -> float:
@@ -210,7 +222,7 @@ def main() -> None:
     most = bound(20 * GIB, both, 8)
     show("both, 80 % load, 20 GiB", open_loop(20 * GIB, both, 0.8 * most), most)
     for cards in (1, 10, 100, 1000):
-        show_fleet(cards, fleet(cards, seconds=6.0 if cards > 100 else 16.0))
+        show_fleet(cards, fleet(cards, seconds=4.0 if cards > 100 else 16.0))
 
 
 if __name__ == "__main__":

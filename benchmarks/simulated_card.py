@@ -62,19 +62,36 @@ class Request:
 
 
 class Card:
-    """A card that serves models under a budget. `moved`: bytes that crossed its link."""
+    """A card that serves models under a budget. `moved`: bytes that crossed its link. `members`: those of a card of the
+    same models, whose plan and mix it shares: a plan takes a tenth of a second."""
 
-    def __init__(self, clock: Clock, budget: int, models: Sequence[Model], gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        budget: int,
+        models: Sequence[Model],
+        gate: Gate | None = None,
+        members: CardMembers | None = None,
+    ) -> None:
         self.clock, self.moved = clock, 0
         self.ledger = Ledger(budget, "epoch", gate=gate)
-        self.members = CardMembers()
+        self.members = members or CardMembers()
         self.stages = {(model.name, one.name): Stage(self, model, one) for model in models for one in model.stages}
         self._by_holder = {stage.holder.id: stage for stage in self.stages.values()}
         self._computes_until = self._links_until = 0.0
-        self._pumping = False
-        self.members.plan(budget)
         for member in self.members.members.values():
             self.ledger.join(member.holder)
+        if members is None:
+            self.members.plan(budget)
+        self._expect()
+
+    def plan(self) -> None:
+        """Plans the card for the present mix of models, as the coordinator does."""
+        self.members.plan(self.ledger.budget)
+        self._expect()
+
+    def _expect(self) -> None:
+        for member in self.members.members.values():
             self.ledger.expect(member.holder.id, self.members.wish(member))
 
     def submit(self, request: Request) -> None:
@@ -104,6 +121,7 @@ class Card:
 
     def _carry_out(self, event: Event) -> None:
         if isinstance(event, Granted):
+            self.members.note(event.lease.holder, self.clock.now)
             stage = self._by_holder[event.lease.holder]
             self.clock.call_later(SWITCH, partial(stage.begin, event.lease))
         elif isinstance(event, Refused):
@@ -180,6 +198,8 @@ class Stage:
         self._queue.extendleft(reversed(self._running))
         self._running, self._lease, self._held = [], None, lease.keep
         self._card.ledger.release(lease.id, lease.keep, "epoch")
+        if self._card.members.is_stale(self._clock.now):
+            self._card.plan()
         self._tell()
         self._card.pump()
 
@@ -196,11 +216,11 @@ class Stage:
         jobs = [*self._running, *self._queue]
         seconds = self._stage.seconds * sum(request.rounds_left for request in jobs)
         work = Work(len(jobs), seconds, min((request.admitted_at for request in jobs), default=0.0))
-        ledger = self._card.ledger
+        ledger, room = self._card.ledger, Room(self._stage.size.activation_bytes, self._stage.size.member_bytes)
+        need = self._card.members.need(self.holder.id, room, len(jobs))
         if jobs and self._lease is None and not self._asked:
             self._asked = True
-            room = Room(self._stage.size.activation_bytes, self._stage.size.member_bytes)
-            ledger.request(self.holder.id, self._card.members.need(self.holder.id, room, len(jobs)), work, 1e9, "epoch")
+            ledger.request(self.holder.id, need, work, 1e9, "epoch")
         else:
-            ledger.waits(self.holder.id, work, "epoch")
+            ledger.waits(self.holder.id, work, "epoch", need)
         self._card.pump()

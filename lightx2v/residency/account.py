@@ -39,7 +39,13 @@ class Run:
     """Monotonic seconds at which it was granted."""
     work: Work
     """What is left of it."""
+    crowd: int = 1
+    """The most jobs that waited or ran at its holder at once."""
     recall: Recall | None = None
+
+    def tell(self, work: Work) -> None:
+        """Replaces what is left."""
+        self.work, self.crowd = work, max(self.crowd, work.jobs)
 
 
 @dataclass(slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightx2v.errors import OutOfMemory
-from lightx2v.residency.account import Account, IntegrityError
-from lightx2v.residency.lease import Need
+from lightx2v.residency.account import Account, IntegrityError, Run
+from lightx2v.residency.lease import Holder, Need
+from lightx2v.types import STAGES
 
 
 class Accounts(dict[str, Account]):
@@ -36,10 +37,19 @@ class Accounts(dict[str, Account]):
         """Those that run and can hear a recall."""
         return [account for account in self.values() if account.active and not account.dying]
 
+    def comes_back(self, holder: Holder, run: Run) -> bool:
+        """Whether more work of the holder's model is about to come when its run ends: for its later stages, or from
+        callers who had their answers together and come back together."""
+        later = (STAGES.index(account.holder.stage) > STAGES.index(holder.stage) for account in self._of(holder))
+        return run.crowd > 1 or any(later)
+
     def room(self, unresponsive: Sequence[Account] = ()) -> int:
         """Bytes that one holder can have if all others drop their weights, except the dead and the `unresponsive`."""
         held = sum(account.nbytes if account.dying else account.holder.context for account in self.values())
         return self.budget - held - sum(account.weights for account in unresponsive)
+
+    def _of(self, holder: Holder) -> list[Account]:
+        return [account for account in self.values() if account.holder.plan == holder.plan]
 
     def leased(self, lease_id: str) -> Account | None:
         """The living holder that runs with this lease; None if it has been returned."""

@@ -47,6 +47,7 @@ class Ledger:
         self._commands = Commands(patience, self.counters, self._next_id)
         self._now = 0.0
         self._looks: list[float] = []
+        self._comes_back, self._keeps_until = False, 0.0
         self._allowed = max(budget, 0)
 
     @property
@@ -122,7 +123,7 @@ class Ledger:
         work. Without either, nothing."""
         account = self._living(holder_id, epoch)
         if account.run is not None:
-            account.run.work = work
+            account.run.tell(work)
         self._waiting.tell(holder_id, work, need)
 
     def release(self, lease_id: str, weights: int, epoch: str) -> None:
@@ -130,6 +131,7 @@ class Ledger:
         self._fence(epoch)
         account = self._accounts.leased(lease_id)
         if account is not None and account.lease is not None:
+            self._comes_back = account.run is not None and self._accounts.comes_back(account.holder, account.run)
             limit, account.lease, account.run = account.lease.weights, None, None
             account.used = next(self._turn)
             account.settle(weights, limit)
@@ -166,6 +168,8 @@ class Ledger:
     def advance(self, now: float) -> list[Event]:
         """The events to carry out now. Call it after any change, and at `next_deadline()`."""
         self._now, self._looks = now, []
+        if self._comes_back:
+            self._comes_back, self._keeps_until = False, now + self.gate.moment
         self._allowed = min(self._allowed, max(self.budget, self.granted))
         note_overdue(self._accounts.values(), now)
         self._waiting.look(now)
@@ -242,7 +246,7 @@ class Ledger:
         ticket, account = claimed.ticket, claimed.account
         grant = ticket.need.grant(claimed.weights, account.holder.reachable)
         account.lease = Lease(**asdict(grant), id=ticket.id, holder=account.holder.id)
-        account.run = Run(now, ticket.work)
+        account.run = Run(now, ticket.work, ticket.work.jobs)
         account.before, account.weights, account.used = account.weights, claimed.weights, next(self._turn)
         account.offered, self._last = 0, account.holder
         del self._waiting[ticket.id]
@@ -255,6 +259,10 @@ class Ledger:
         itself, none: until then, the gate may still choose another ticket."""
         ticket = claimed.ticket
         is_urgent = ticket.is_begun or self.gate.is_overdue(ticket, now)
+        is_other = self._last is not None and ticket.holder.plan != self._last.plan
+        if is_other and now < self._keeps_until and not is_urgent:
+            self._looks.append(self._keeps_until)
+            return []
         at, runs = recalls(self._accounts, claimed, self.gate, not is_urgent)
         commands: list[Command] = [self._commands.recall(run) for run in runs if at <= now]
         if now < at < inf:

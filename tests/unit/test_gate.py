@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from lightx2v.residency.gate import Gate
 from lightx2v.residency.lease import Granted, Holder, Lease, Recall, Shrink, Work
 from lightx2v.residency.ledger import Ledger
 from lightx2v.types import STAGES, StageName
 from tests.unit.ledgers import ask, holder, need
 
-SLOW = Gate(age_bound=5.0, link=100.0, overhead=0.0, share=0.1)
+SLOW = Gate(age_bound=5.0, link=100.0, overhead=0.0, moment=0.0, share=0.1)
 """A switch of 100 bytes takes a second."""
 
 
-def ledger_of(budget: int, *holders: Holder) -> Ledger:
-    ledger = Ledger(budget, "e1", gate=SLOW)
+def ledger_of(budget: int, *holders: Holder, gate: Gate = SLOW) -> Ledger:
+    ledger = Ledger(budget, "e1", gate=gate)
     for one in holders:
         ledger.join(one)
     return ledger
@@ -34,7 +38,7 @@ def run(ledger: Ledger, name: str, now: float = 0.0, seconds: float = 1.0, jobs:
 
 def following(ledger: Ledger, lease: Lease, now: float) -> list[str]:
     """Who runs, one after another, once this one and each of them has ended."""
-    order = []
+    order: list[str] = []
     while True:
         ledger.release(lease.id, 0, "e1")
         granted = [event for event in ledger.advance(now) if isinstance(event, Granted)]
@@ -162,3 +166,46 @@ def test_an_unmeasured_job_counts_as_one_unit() -> None:
     ask(ledger, "b", need(100, keep=0), jobs=1)
     ask(ledger, "c", need(100, keep=0), jobs=2)
     assert following(ledger, lease, 1.0) == ["c", "b"]
+
+
+def test_who_has_little_time_left_waits_for_half_of_it() -> None:
+    ledger = ledger_of(100, holder("a"), holder("b", model="b"))
+    lease = run(ledger, "a", seconds=60.0, jobs=9)
+    ask(ledger, "b", need(100, keep=0), deadline=6.0, seconds=60.0)
+    assert ledger.advance(0.0) == []
+    assert ledger.next_deadline() == 3.0
+    assert ledger.advance(3.0) == [Recall("a", lease.id)]
+
+
+@pytest.mark.parametrize(("stage", "jobs", "is_kept"), [("encode", 1, True), ("decode", 2, True), ("decode", 1, False)])
+def test_a_model_whose_work_is_about_to_come_keeps_the_card_for_a_moment(
+    stage: StageName, jobs: int, is_kept: bool
+) -> None:
+    """The next stage's request is on its way, or the next ones of several callers. One caller alone delays nobody."""
+    names: tuple[StageName, ...] = ("encode", "decode")
+    own = [holder(one, one) for one in names]
+    ledger = ledger_of(100, *own, holder("other", model="b"), gate=replace(SLOW, moment=1.0))
+    ask(ledger, stage, need(100), jobs=jobs, seconds=1.0)
+    (event,) = ledger.advance(0.0)
+    assert isinstance(event, Granted)
+    ask(ledger, "other", need(100), seconds=1.0)
+    ledger.advance(0.0)
+    ledger.release(event.lease.id, 100, "e1")
+    assert bool(ledger.advance(2.0)) is not is_kept
+    if is_kept:
+        assert ledger.next_deadline() == 3.0
+        assert len(ledger.advance(3.0)) == 1
+
+
+def test_who_made_a_run_end_goes_before_what_is_left_of_it() -> None:
+    """Even though the other model ran last, and nobody has reached the bound."""
+    ledger = ledger_of(100, holder("long"), holder("short", model="b", reachable=10))
+    ask(ledger, "long", need(100), seconds=600.0)
+    (event,) = ledger.advance(0.0)
+    assert isinstance(event, Granted)
+    ask(ledger, "short", need(10), seconds=0.1)
+    ledger.advance(0.0)
+    assert ledger.advance(2.0) == [Recall("long", event.lease.id)]
+    ledger.release(event.lease.id, 100, "e1")
+    ask(ledger, "long", need(100), seconds=598.0)
+    assert [command.holder for command in ledger.advance(2.0) if isinstance(command, Shrink)] == ["long"]

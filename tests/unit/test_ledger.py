@@ -246,8 +246,10 @@ def test_a_partial_answer_leaves_the_order_open() -> None:
 def test_none_waits_past_its_deadline() -> None:
     ledger = ledger_of(100, (holder("a"), 0), (holder("b"), 0))
     grant(ledger, "a", need(80))
+    ledger.waits("a", Work(0, 0.0, 0.0), "e1")
     ask(ledger, "b", need(50), deadline=7.0)
-    assert ledger.advance(6.9) == []
+    ledger.advance(0.0)
+    assert ledger.advance(6.9) == [], "a has nothing left, so nobody is recalled"
     assert ledger.next_deadline() == 7.0
     assert isinstance(refusal(ledger.advance(7.0)), DeadlineExceeded)
 

@@ -64,7 +64,7 @@ class Waiter:
     deadline: float
 
     def is_overdue(self, now: float) -> bool:
-        return now >= self.since + GATE.age_bound and self.process.lease is None
+        return now >= self.since + min(GATE.age_bound, (self.deadline - self.since) / 2) and self.process.lease is None
 
 
 def ahead(account: Account) -> int:
@@ -372,11 +372,12 @@ class Card(RuleBasedStateMachine):
         assert {process.ticket for process in self.processes if process.ticket} == set(self.waiters)
 
     def teardown(self) -> None:
-        """From any state on, if all obey and release and the dead vanish, everyone is served: no time needs to pass."""
+        """From any state on, if all obey and release and the dead vanish, everyone is served within moments."""
         if not hasattr(self, "ledger"):
             return
         self.now = max(self.now, self.ledger.opens_at)
         for _ in range(100):
+            self.now += GATE.moment
             for process in list(self.processes):
                 self.obey(process)
             self.drive(revealing=True)
