@@ -28,6 +28,7 @@ from lightx2v.models.qwen_image.vision import Grid, mix, to_patches
 from lightx2v.models.reference_image import make_reference
 from lightx2v.models.registry import find_family
 from lightx2v.models.request import check_request, planning_request
+from lightx2v.models.visits import finish
 from lightx2v.pipeline import Pipeline
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Reference, Size
 from tests.parity.oracle_edit import load_edit_reference
@@ -172,7 +173,7 @@ def test_encoder(
     seen = [spec.encoder_view(image) for image in make_images(count)]
     with torch.no_grad():
         expected, mask = reference.encode_prompt(prompt, seen)
-    encoded = encoder.encode(prompt, [Picture(np.asarray(image)) for image in seen], CPU)
+    encoded = finish(encoder.encode(prompt, [Picture(np.asarray(image)) for image in seen], CPU))
     assert mask is None
     assert encoded.shape == expected[0].shape
     assert (encoded - expected[0]).abs().max() <= LATENTS
@@ -181,7 +182,7 @@ def test_encoder(
 @pytest.mark.parametrize("prompt", [f"a {PAD} of mine", "a red circle " * 3000])
 def test_prompts_beyond_what_the_reference_is_used_with(encoder: QwenImageEditTextEncoder, prompt: str) -> None:
     """One that names a picture that there is none of, at which it fails; one without end."""
-    encoded = encoder.encode(prompt, [Picture(np.asarray(make_image(0, 384, 384)))], CPU)
+    encoded = finish(encoder.encode(prompt, [Picture(np.asarray(make_image(0, 384, 384)))], CPU))
     assert torch.isfinite(encoded).all()
     assert len(encoded) < MAX_EDIT_TOKENS + SEEN_TOKENS
 
@@ -193,7 +194,7 @@ def test_a_block_is_used_once_per_prompt(edit_2509: Path) -> None:
     entered: list[str] = []
     for name in encoder.blocks:
         encoder.module.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: entered.append(name))
-    encoder.encode("a red circle", [Picture(np.asarray(image)) for image in make_images(2)], CPU)
+    finish(encoder.encode("a red circle", [Picture(np.asarray(image)) for image in make_images(2)], CPU))
     assert entered == list(encoder.blocks)
 
 
@@ -224,7 +225,7 @@ def test_velocity(checkpoint: Path, grids: list[tuple[int, int]]) -> None:
         table = denoiser.module.tabulate(torch.cat((time, torch.zeros(1))))
         state = denoiser.start(make_request(80, 64), Conditioning(text), references, CPU)
         conditions = state.conditions._replace(times=time, modulations=table)
-        predicted = denoiser.velocity(replace(state, latents=target[None], conditions=conditions))
+        predicted = finish(denoiser.velocity(replace(state, latents=target[None], conditions=conditions)))
         expected = reference.transformer(
             hidden_states=torch.cat((target, *others))[None],
             encoder_hidden_states=text[None],

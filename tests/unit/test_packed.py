@@ -33,7 +33,7 @@ from lightx2v.weights.tensor_ref import TensorRef, joined
 from lightx2v.weights.weight_residency import WeightResidency
 from tests.checkpoints.lora import write
 from tests.checkpoints.packed import Bytes, random_blocks, write_gguf
-from tests.unit.toy import REQUEST, Toy, expected, write_toy
+from tests.unit.toy import REQUEST, Toy, activated, expected, one_pass, write_toy
 
 WIDE = 256
 """A whole block of every type."""
@@ -195,7 +195,7 @@ def test_a_component_with_packed_layers(tmp_path: Path, lazy: bool, resident: in
     assert toy.weights.packed_layers == {f"blocks.{index}.0" for index in range(3)}
     residence.place(sum(unit.nbytes for unit in residence.layout.units[: 1 + resident]))
     hidden = torch.linspace(-1, 1, 3 * WIDE).view(3, WIDE)
-    with torch.no_grad(), residence.running(residence.nbytes, 1):
+    with torch.no_grad(), one_pass(residence, residence.nbytes):
         assert torch.equal(toy.module(hidden), expected(state, hidden, WIDE))
         assert torch.equal(toy.module.get_parameter("table.weight"), state["table.weight"])
 
@@ -251,6 +251,6 @@ def test_a_lora_beside_it(tmp_path: Path) -> None:
     block, hidden = toy.module.blocks[0][0], torch.randn(3, WIDE)
     with torch.no_grad():
         before = block(hidden)
-        with adapters.activate(GenerateRequest("lora", "", REQUEST.size, 1, 0, loras=(ChosenLora("a", 0.5),))):
+        with activated(adapters, GenerateRequest("lora", "", REQUEST.size, 1, 0, loras=(ChosenLora("a", 0.5),))):
             beside = block(hidden)
     torch.testing.assert_close(beside - before, 0.5 * hidden @ down.T @ up.T, rtol=1e-4, atol=1e-3)

@@ -10,6 +10,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from lightx2v.models.flow import noise
 from lightx2v.models.sampler import Euler, SamplingState, sample
+from lightx2v.models.visits import Pause, Visits, finish, together
 from lightx2v.types import GenerateRequest, Size
 
 LEVELS = torch.tensor([1.0, 0.8, 0.5, 0.0])
@@ -20,13 +21,25 @@ def make_state(seed: int, first: int = 0, stop: int = 3) -> SamplingState[float]
     return SamplingState(request, 0.5, Euler(LEVELS), noise((1, 4, 2), seed), first, stop)
 
 
-def velocity(state: SamplingState[float]) -> torch.Tensor:
+def velocity(state: SamplingState[float]) -> Visits[torch.Tensor]:
+    yield Pause.BLOCK
     return state.conditions * state.latents + state.step
 
 
+def ignore() -> None:
+    return None
+
+
+def walk(state: SamplingState[float]) -> list[int]:
+    """What the next step is after each that is taken."""
+    steps: list[int] = []
+    finish(sample(state, velocity, lambda: steps.append(state.step)))
+    return steps
+
+
 def test_steps_follow_the_levels() -> None:
-    (state, *_) = reached = list(sample(make_state(1), velocity))
-    assert len(reached) == 3
+    state = make_state(1)
+    assert walk(state) == [1, 2, 3]
     expected = noise((1, 4, 2), 1)
     for step, (level, following) in enumerate(pairwise(LEVELS)):
         expected = expected + (following.item() - level.item()) * (0.5 * expected + step)
@@ -36,17 +49,16 @@ def test_steps_follow_the_levels() -> None:
 
 def test_a_part_of_the_schedule_counts_on() -> None:
     begun, whole = make_state(1, stop=2), make_state(1)
-    assert [state.step for state in sample(begun, velocity)] == [1, 2]
+    assert walk(begun) == [1, 2]
     rest = SamplingState(begun.request, 0.5, Euler(LEVELS), begun.latents, 2, 3)
-    assert [state.step for state in sample(rest, velocity)] == [3]
-    assert torch.equal(rest.latents, [*sample(whole, velocity)][-1].latents)
+    assert walk(rest) == [3]
+    assert torch.equal(rest.latents, finish(sample(whole, velocity, ignore)).latents)
 
 
 def test_requests_take_their_steps_side_by_side() -> None:
-    alone = [[*sample(make_state(seed), velocity)][-1].latents for seed in (1, 2)]
+    alone = [finish(sample(make_state(seed), velocity, ignore)).latents for seed in (1, 2)]
     first, second = make_state(1), make_state(2)
-    for _ in zip(sample(first, velocity), sample(second, velocity), strict=True):
-        pass
+    finish(together([sample(state, velocity, ignore) for state in (first, second)]))
     assert torch.equal(first.latents, alone[0])
     assert torch.equal(second.latents, alone[1])
 

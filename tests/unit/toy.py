@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +14,7 @@ from torch import nn
 
 from lightx2v.models.component import Component
 from lightx2v.types import GenerateRequest, Size
+from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import Device
 from lightx2v.weights.host_copy import HostCopy, OnDisk
 from lightx2v.weights.index import read_index
@@ -79,6 +82,29 @@ def load_toy(
     layout = make_layout(toy, read_index(root / "toy"), toy.blocks)
     source = OnDisk(layout) if lazy else HostCopy(layout, device.pinned)
     return toy, WeightResidency(toy, layout, source, device, ahead)
+
+
+@contextmanager
+def one_pass(residence: WeightResidency, limit: int, used: Collection[str] | None = None) -> Iterator[None]:
+    """A run that uses every block once."""
+    with residence.running(limit, used):
+        residence.begin(another=False)
+        yield
+
+
+def passes(residence: WeightResidency, count: int) -> Iterator[int]:
+    """Begins as many passes, within a run."""
+    for index in range(count):
+        residence.begin(another=index + 1 < count)
+        yield index
+
+
+@contextmanager
+def activated(adapters: Adapters, request: GenerateRequest, units: Collection[str] = ()) -> Iterator[None]:
+    """Lets the module compute with the LoRAs of `request`. A LoRA of a layer in one of `units` counts in calls of that
+    unit, of another layer in every call of the layer."""
+    with adapters.chosen(request, units) as loras, loras.active():
+        yield
 
 
 def expected(state: dict[str, torch.Tensor], hidden: torch.Tensor, width: int = WIDTH) -> torch.Tensor:
