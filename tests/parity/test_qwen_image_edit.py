@@ -14,6 +14,7 @@ import torch
 from diffusers import QwenImageEditPlusPipeline
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.vision_utils import get_vision_position_ids
 
 from lightx2v.__main__ import main
 from lightx2v.config import EngineSettings
@@ -144,13 +145,18 @@ def test_a_users_own_pads_are_no_pictures() -> None:
 
 def test_vision(encoder: QwenImageEditTextEncoder, reference: QwenImageEditPlusPipeline) -> None:
     images = [make_image(0, 384, 384), make_image(1, 160, 1024)]
+    pictures = [Picture(np.asarray(image)) for image in images]
     inputs = reference.processor.image_processor(images=images, return_tensors="pt")
     with torch.no_grad():
         expected = reference.text_encoder.model.visual(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
-        seen, grids = encoder._see([Picture(np.asarray(image)) for image in images], CPU)
+        seen, grids = finish(encoder._see(pictures, CPU))
+        patches = torch.cat([to_patches(picture, 14, 2, 2)[0] for picture in pictures])
+        positions = get_vision_position_ids(inputs["image_grid_thw"], 2)
+        at_once = encoder.module.visual(patches, grid_thw=inputs["image_grid_thw"], position_ids=positions)
     assert [(grid.rows, grid.columns) for grid in grids] == [(14, 14), (37, 6)]
     assert expected.std() > 0.1
     assert (seen - expected).abs().max() <= LATENTS
+    assert torch.equal(seen, at_once.pooler_output), "the pauses change no bit"
 
 
 def test_template(reference: QwenImageEditPlusPipeline) -> None:
