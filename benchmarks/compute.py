@@ -22,6 +22,7 @@ from benchmarks.splits import measure_splits
 from lightx2v.checkpoint import read_spec
 from lightx2v.config import EngineSettings
 from lightx2v.models.spec import ModelSpec
+from lightx2v.models.visits import Visits
 from lightx2v.pipeline import Pipeline
 from lightx2v.types import StageName
 
@@ -67,11 +68,11 @@ class Clock:
         self._seconds.clear()
         return seconds
 
-    def _timed(self, name: StageName, job: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*inputs: Any) -> Any:
+    def _timed(self, name: StageName, job: Callable[..., Visits[Any]]) -> Callable[..., Visits[Any]]:
+        def run(*inputs: Any) -> Visits[Any]:
             synchronise()
             start = time.perf_counter()
-            result = job(*inputs)
+            result = yield from job(*inputs)
             synchronise()
             self._seconds[name] += time.perf_counter() - start
             return result

@@ -27,7 +27,7 @@ def measure_splits(
         grant = grant_of(size, blocks)
         runs = []
         for _ in range(TIMES):
-            stage.perform(grant, stage.run, request, StageInputs(conditioning=conditioning), Control())
+            stage.perform(grant, "run", request, StageInputs(conditioning=conditioning), Control())
             runs.append(seconds())
         streamed = size.reachable - grant.weights
         compute = compute or min(runs)

@@ -13,7 +13,7 @@ from torch import nn
 
 from lightx2v.layers.compiled import compile_blocks
 from lightx2v.models.flow import first_step, guide, noised
-from lightx2v.models.inpaint import Inpaint, inpaint_bytes
+from lightx2v.models.inpaint import Inpaint, inpaint_bytes, inpaint_member_bytes
 from lightx2v.models.sampler import C, Euler, SamplingState, Stepper
 from lightx2v.models.spec import ModelSpec
 from lightx2v.models.visits import Visits
@@ -83,7 +83,8 @@ class Component(ABC):
         """Device bytes that a run needs beside weights if no layer is kept in fp8."""
 
     def member_bytes(self, request: GenerateRequest) -> int:
-        """Device bytes that a request keeps at a pause, while another one computes."""
+        """Device bytes that a request keeps at a pause, while another one computes. By default none: it pauses before
+        it begins."""
         return 0
 
     def operations(self, request: GenerateRequest) -> float:
@@ -151,6 +152,15 @@ class Denoiser(Component, Generic[C]):
     def workspace(self, request: GenerateRequest) -> int:
         inpainting = inpaint_bytes(math.prod(self.grid(request.size))) if request.is_masked else 0
         return super().workspace(request) + inpainting
+
+    def member_bytes(self, request: GenerateRequest) -> int:
+        inpainting = inpaint_member_bytes(math.prod(self.grid(request.size))) if request.is_masked else 0
+        return self.held_bytes(request) + inpainting
+
+    @abstractmethod
+    def held_bytes(self, request: GenerateRequest) -> int:
+        """Device bytes that a request keeps at a pause, a mask and its picture apart: the states of all branches
+        between two blocks, the conditions, the latents and what the solver remembers."""
 
     def steps_elsewhere(self, request: GenerateRequest) -> tuple[int, int]:
         """Steps that another transformer takes before this one's, and after them."""

@@ -44,6 +44,11 @@ class Inpaint:
         return self._stepper.history()
 
 
+def inpaint_member_bytes(tokens: int) -> int:
+    """Device bytes that inpainting keeps between two steps: the picture, the noise and the share of each token."""
+    return tokens * (2 * CHANNELS + 1) * torch.float32.itemsize
+
+
 def inpaint_bytes(tokens: int) -> int:
     """Device bytes that inpainting takes beside the step itself."""
     return tokens * ALIVE * CHANNELS * torch.float32.itemsize

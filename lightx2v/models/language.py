@@ -38,6 +38,8 @@ class LanguageEncoder(TextEncoder):
     """Tokens to which a prompt is cut, those of its template included."""
     kept_widths: ClassVar[int]
     """Hidden widths per token that are alive beside those of a layer: the stream, and what is returned."""
+    held_widths: ClassVar[int] = 1
+    """Those that are alive between two layers."""
 
     unread: ClassVar[tuple[str, ...]] = (r"lm_head\.weight",)
     """Tensors beside the language model that checkpoints have, as regular expressions."""
@@ -65,18 +67,23 @@ class LanguageEncoder(TextEncoder):
         """Bytes for the longest prompt: what is kept of each token, and the feed-forward layer or the attention of one
         layer."""
         config, tokens = self.config, self.tokens(request)
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        attention = ATTENTION_WIDTHS * config.num_attention_heads * head_dim
+        attention = ATTENTION_WIDTHS * config.num_attention_heads * self.head_dim
         layer = max(FEED_FORWARD_WIDTHS * config.intermediate_size, attention)
         values = tokens * (self.kept_widths * config.hidden_size + layer)
         return int(MARGIN * (values * self.dtype.itemsize + tokens**2))
 
     def member_bytes(self, request: GenerateRequest) -> int:
-        """Bytes for the longest prompt: what is kept of each token, its angles and the mask."""
-        tokens, config = self.tokens(request), self.config
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        values = tokens * (self.kept_widths * config.hidden_size + 2 * head_dim)
-        return int(values * self.dtype.itemsize + tokens**2)
+        """Bytes for the longest prompt: the states of each token, its angles and the mask. A token of padding may be
+        beside them."""
+        tokens = self.tokens(request) + 1
+        values = tokens * (self.held_widths * self.config.hidden_size + 2 * self.head_dim)
+        return values * self.dtype.itemsize + tokens**2
+
+    @property
+    def head_dim(self) -> int:
+        """The width of one head of attention."""
+        config = self.config
+        return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
     def tokens(self, request: GenerateRequest) -> int:
         """How many tokens a prompt has at most."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -62,11 +61,10 @@ class EncodeStage(Stage[TextEncoder]):
         `inputs.pictures`: the encoder's views of the references. Raises Cancelled."""
         control.check()
         pictures = inputs.pictures
-        seen = self.component.look(pictures, self.device.torch_device) if pictures else None
+        seen = self._look(pictures) if pictures else None
         beside = pictures if seen is None else ()
         encoded = yield from together([self._encode(prompt, beside) for prompt in self._prompts(request)])
-        made = Conditioning(*encoded)
-        return made if seen is None else replace(made, image_features=seen.cpu())
+        return Conditioning(*encoded, image_features=seen)
 
     def truncations(self, request: GenerateRequest) -> tuple[Notice, ...]:
         cut = self._truncation("prompt_truncated", request.prompt, request)
@@ -81,6 +79,11 @@ class EncodeStage(Stage[TextEncoder]):
     def _looks(self, request: GenerateRequest) -> bool:
         """Whether the conditioning depends on pictures too, and so is never cached."""
         return self.component.sees and bool(request.references)
+
+    def _look(self, pictures: Sequence[Picture]) -> torch.Tensor | None:
+        """The features of the references alone, on the host; None if the encoder has none of them."""
+        seen = self.component.look(pictures, self.device.torch_device)
+        return None if seen is None else seen.cpu()
 
     def _prompts(self, request: GenerateRequest) -> tuple[str, ...]:
         is_guided = self.component.is_guided(request)

@@ -28,7 +28,7 @@ from tests.checkpoints import lora
 from tests.checkpoints.packed import random_blocks
 from tests.checkpoints.quantised import write_packed
 from tests.e4m3 import kept_in_fp8
-from tests.unit.toy import Toy, load_toy, write_toy
+from tests.unit.toy import Toy, load_toy, one_pass, passes, write_toy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SIZES = (Size(96, 64), Size(64, 80))
@@ -219,11 +219,11 @@ def test_large_blocks_stream_beside_the_compute(tmp_path: Path, resident: int) -
     hidden = torch.linspace(-1, 1, 4096 * 2048, device="cuda").view(4096, 2048)
     with torch.inference_mode():
         residence.place(residence.reachable)
-        with residence.running(residence.nbytes, 1):
+        with one_pass(residence, residence.nbytes):
             expected = toy.module(hidden)
         residence.drop(sum(device.cost(unit.nbytes) for unit in residence.units[: 1 + resident]))
-        with residence.running(residence.nbytes, 8):
-            for _ in range(8):
+        with residence.running(residence.nbytes):
+            for _ in passes(residence, 8):
                 assert torch.equal(toy.module(hidden), expected)
     residence.close()
 

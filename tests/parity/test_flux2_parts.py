@@ -26,9 +26,12 @@ from lightx2v.models.flux2.encoder import Flux2TextEncoder
 from lightx2v.models.flux2.schedule import noise_levels
 from lightx2v.models.flux2.spec import Flux2Spec, read_spec
 from lightx2v.models.registry import find_family
+from lightx2v.models.sampler import sample
+from lightx2v.models.visits import Pause, finish
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size
 from tests.checkpoints.flux2 import write_dev, write_klein
 from tests.parity.reference import bind
+from tests.visits import take_steps
 
 CPU = torch.device("cpu")
 Part = Callable[[Path, torch.dtype, Flux2Spec], Component]
@@ -83,9 +86,9 @@ def test_blocks_are_entered_by_call_in_their_order(checkpoint: Path, part: Part)
 
 def run(component: Component) -> None:
     if isinstance(component, Flux2TextEncoder):
-        component.encode("a red circle", (), CPU)
+        finish(component.encode("a red circle", (), CPU))
     elif isinstance(component, Flux2Denoiser):
-        list(component.steps(make_request(), Conditioning(torch.zeros(8, 96)), (), CPU))
+        take_steps(component, make_request(), Conditioning(torch.zeros(8, 96)), (), CPU)
     elif isinstance(component, Flux2Autoencoder):
         component.decode(component.encode(make_request(), Picture(np.zeros((64, 64, 3), np.uint8)), CPU))
 
@@ -121,7 +124,7 @@ def test_the_tokenizer_may_take_less_than_512(checkpoint: Path, tmp_path: Path) 
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 64}))
     encoder = bind(text_encoder(tmp_path, torch.float32, read_spec(tmp_path)), tmp_path)
     usual = text_encoder(checkpoint, torch.float32, read_spec(checkpoint))
-    assert encoder.encode("a red circle " * 99, (), CPU).shape == (64, 96)
+    assert finish(encoder.encode("a red circle " * 99, (), CPU)).shape == (64, 96)
     assert encoder.workspace(make_request()) < usual.workspace(make_request())
 
 
@@ -165,7 +168,7 @@ def test_a_request_is_repeatable_and_seeds_differ(checkpoint: Path) -> None:
     text = Conditioning(torch.randn(8, 96, generator=torch.Generator().manual_seed(0)).bfloat16())
 
     def final(seed: int) -> torch.Tensor:
-        *_, latents = denoiser.steps(make_request(seed=seed), text, (), CPU)
+        *_, latents = take_steps(denoiser, make_request(seed=seed), text, (), CPU)
         assert latents.tokens.shape == (latents.rows * latents.columns, 32)
         assert (latents.rows, latents.columns) == (3, 4)
         assert latents.tokens.dtype == torch.bfloat16
@@ -178,9 +181,13 @@ def test_a_request_is_repeatable_and_seeds_differ(checkpoint: Path) -> None:
 
 def test_giving_up_between_two_steps(checkpoint: Path) -> None:
     denoiser = bind(Flux2Denoiser(checkpoint, torch.float32, read_spec(checkpoint)), checkpoint)
-    steps = denoiser.steps(make_request(), Conditioning(torch.zeros(8, 96)), (), CPU)
-    next(steps)
-    steps.close()  # type: ignore[attr-defined]
+    state = denoiser.start(make_request(), Conditioning(torch.zeros(8, 96)), (), CPU)
+    steps = sample(state, denoiser.velocity, lambda: None)
+    with torch.no_grad():
+        while next(steps) is not Pause.STEP:
+            pass
+    steps.close()
+    assert state.step == 1
 
 
 @given(tokens=st.integers(1, 20000), steps=st.integers(1, 100))

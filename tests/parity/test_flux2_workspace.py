@@ -16,9 +16,11 @@ from lightx2v.models.flux2.denoiser import Flux2Denoiser
 from lightx2v.models.flux2.spec import read_spec
 from lightx2v.models.fp8 import keep_in_fp8
 from lightx2v.models.registry import find_family
+from lightx2v.models.visits import finish
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Size, StageName
 from tests.checkpoints.flux2 import write_dev_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
+from tests.visits import first_velocity, take_steps
 
 LARGE = Size(1024, 1024)
 
@@ -66,8 +68,7 @@ def test_denoiser(shapes: Path, references: int, guidance: float) -> None:
     conditioning = Conditioning(text, text if denoiser.spec.is_guided(request) else None)
     encoded = [Latents(torch.empty(4096, 128), 64, 64)] * references
     with LiveBytes(denoiser) as meter:
-        for _ in denoiser.steps(request, conditioning, encoded, META):
-            pass
+        take_steps(denoiser, request, conditioning, encoded, META)
     assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
 
 
@@ -79,14 +80,13 @@ def test_parts_in_fp8(shapes: Path, guidance: float) -> None:
     text = torch.empty(512, denoiser.shape.joint_attention_dim)
     conditioning = Conditioning(text, text if denoiser.spec.is_guided(request) else None)
     with LiveBytes(denoiser) as meter:
-        for _ in denoiser.steps(request, conditioning, (), META):
-            pass
+        take_steps(denoiser, request, conditioning, (), META)
     assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
     encoder: Any = keep_in_fp8(find_family(shapes).build("encode", shapes, torch.bfloat16, read_spec(shapes)))
     table = torch.empty(encoder.config.vocab_size, encoder.config.hidden_size, dtype=torch.bfloat16)
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     with LiveBytes(encoder) as meter:
-        encoder.encode("a red circle " * 300, (), META)
+        finish(encoder.encode("a red circle " * 300, (), META))
     assert 1.1 * meter.peak < encoder.workspace(request)
 
 
@@ -101,7 +101,7 @@ def test_operations_of_a_step(shapes: Path, references: int, guidance: float, mo
     encoded = [Latents(torch.empty(4096, 128), 64, 64)] * references
     conditioning = Conditioning(text, text if denoiser.spec.is_guided(request) else None)
     with FlopCounterMode(display=False) as counter:
-        next(denoiser.steps(request, conditioning, encoded, META))
+        first_velocity(denoiser, request, conditioning, encoded, META)
     assert counter.get_total_flops() == pytest.approx(denoiser.flops(request), rel=0.02)
 
 
@@ -110,7 +110,7 @@ def test_encoder(shapes: Path) -> None:
     table = torch.empty(encoder.config.vocab_size, encoder.config.hidden_size, dtype=torch.bfloat16)
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     with LiveBytes(encoder) as meter:
-        conditioning = encoder.encode("a red circle " * 300, (), META)
+        conditioning = finish(encoder.encode("a red circle " * 300, (), META))
     assert conditioning.shape == (512, 3 * encoder.config.hidden_size)
     assert 1.1 * meter.peak < encoder.workspace(make_request()) < 1.25 * meter.peak
 

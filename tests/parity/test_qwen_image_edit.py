@@ -14,6 +14,7 @@ import torch
 from diffusers import QwenImageEditPlusPipeline
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.vision_utils import get_vision_position_ids
 
 from lightx2v.__main__ import main
 from lightx2v.config import EngineSettings
@@ -28,6 +29,7 @@ from lightx2v.models.qwen_image.vision import Grid, mix, to_patches
 from lightx2v.models.reference_image import make_reference
 from lightx2v.models.registry import find_family
 from lightx2v.models.request import check_request, planning_request
+from lightx2v.models.visits import finish
 from lightx2v.pipeline import Pipeline
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Reference, Size
 from tests.parity.oracle_edit import load_edit_reference
@@ -143,13 +145,18 @@ def test_a_users_own_pads_are_no_pictures() -> None:
 
 def test_vision(encoder: QwenImageEditTextEncoder, reference: QwenImageEditPlusPipeline) -> None:
     images = [make_image(0, 384, 384), make_image(1, 160, 1024)]
+    pictures = [Picture(np.asarray(image)) for image in images]
     inputs = reference.processor.image_processor(images=images, return_tensors="pt")
     with torch.no_grad():
         expected = reference.text_encoder.model.visual(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
-        seen, grids = encoder._see([Picture(np.asarray(image)) for image in images], CPU)
+        seen, grids = finish(encoder._see(pictures, CPU))
+        patches = torch.cat([to_patches(picture, 14, 2, 2)[0] for picture in pictures])
+        positions = get_vision_position_ids(inputs["image_grid_thw"], 2)
+        at_once = encoder.module.visual(patches, grid_thw=inputs["image_grid_thw"], position_ids=positions)
     assert [(grid.rows, grid.columns) for grid in grids] == [(14, 14), (37, 6)]
     assert expected.std() > 0.1
     assert (seen - expected).abs().max() <= LATENTS
+    assert torch.equal(seen, at_once.pooler_output), "the pauses change no bit"
 
 
 def test_template(reference: QwenImageEditPlusPipeline) -> None:
@@ -172,7 +179,7 @@ def test_encoder(
     seen = [spec.encoder_view(image) for image in make_images(count)]
     with torch.no_grad():
         expected, mask = reference.encode_prompt(prompt, seen)
-    encoded = encoder.encode(prompt, [Picture(np.asarray(image)) for image in seen], CPU)
+    encoded = finish(encoder.encode(prompt, [Picture(np.asarray(image)) for image in seen], CPU))
     assert mask is None
     assert encoded.shape == expected[0].shape
     assert (encoded - expected[0]).abs().max() <= LATENTS
@@ -181,7 +188,7 @@ def test_encoder(
 @pytest.mark.parametrize("prompt", [f"a {PAD} of mine", "a red circle " * 3000])
 def test_prompts_beyond_what_the_reference_is_used_with(encoder: QwenImageEditTextEncoder, prompt: str) -> None:
     """One that names a picture that there is none of, at which it fails; one without end."""
-    encoded = encoder.encode(prompt, [Picture(np.asarray(make_image(0, 384, 384)))], CPU)
+    encoded = finish(encoder.encode(prompt, [Picture(np.asarray(make_image(0, 384, 384)))], CPU))
     assert torch.isfinite(encoded).all()
     assert len(encoded) < MAX_EDIT_TOKENS + SEEN_TOKENS
 
@@ -193,7 +200,7 @@ def test_a_block_is_used_once_per_prompt(edit_2509: Path) -> None:
     entered: list[str] = []
     for name in encoder.blocks:
         encoder.module.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: entered.append(name))
-    encoder.encode("a red circle", [Picture(np.asarray(image)) for image in make_images(2)], CPU)
+    finish(encoder.encode("a red circle", [Picture(np.asarray(image)) for image in make_images(2)], CPU))
     assert entered == list(encoder.blocks)
 
 
@@ -224,7 +231,7 @@ def test_velocity(checkpoint: Path, grids: list[tuple[int, int]]) -> None:
         table = denoiser.module.tabulate(torch.cat((time, torch.zeros(1))))
         state = denoiser.start(make_request(80, 64), Conditioning(text), references, CPU)
         conditions = state.conditions._replace(times=time, modulations=table)
-        predicted = denoiser.velocity(replace(state, latents=target[None], conditions=conditions))
+        predicted = finish(denoiser.velocity(replace(state, latents=target[None], conditions=conditions)))
         expected = reference.transformer(
             hidden_states=torch.cat((target, *others))[None],
             encoder_hidden_states=text[None],

@@ -17,12 +17,14 @@ from lightx2v.models.qwen_image.autoencoder import QwenImageEditAutoencoder
 from lightx2v.models.qwen_image.denoiser import QwenImageDenoiser
 from lightx2v.models.qwen_image.edit_encoder import QwenImageEditTextEncoder
 from lightx2v.models.qwen_image.spec import read_spec
+from lightx2v.models.visits import finish
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size
 from tests.checkpoints.qwen_image import write_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
 from tests.parity.reference import make_image
 from tests.parity.test_flux2_workspace import LARGE
 from tests.parity.test_qwen_image_workspace import LAYERS, MODULATION, UNFUSED, WIDTH
+from tests.visits import take_steps
 
 REACHABLE: tuple[tuple[type[Component], int], ...] = (
     (QwenImageEditTextEncoder, 7_747_169_280 - 152_064 * 3584),
@@ -63,8 +65,7 @@ def step(denoiser: QwenImageDenoiser, request: GenerateRequest) -> None:
     references = [Latents(torch.empty(rows * columns, 64), rows, columns) for _ in request.references]
     text = torch.empty(denoiser._text_tokens(request), 3584)
     conditioning = Conditioning(text, text if request.guidance > 1 else None)
-    for _ in denoiser.steps(request, conditioning, references, META):
-        pass
+    take_steps(denoiser, request, conditioning, references, META)
 
 
 @pytest.mark.parametrize(("part", "count"), REACHABLE)
@@ -109,7 +110,7 @@ def test_encoder(shapes: Path, references: int) -> None:
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     pictures = [Picture(np.asarray(make_image(0, 160, 1024)))] * references
     with LiveBytes(encoder) as meter:
-        encoder.encode("a red circle " * 300, pictures, META)
+        finish(encoder.encode("a red circle " * 300, pictures, META))
     assert 1.1 * meter.peak < encoder.workspace(make_request(references)) < 1.25 * meter.peak
 
 

@@ -27,6 +27,7 @@ from lightx2v.models.qwen_image.schedule import read_schedule, timesteps
 from lightx2v.models.qwen_image.spec import read_spec
 from lightx2v.models.registry import find_family
 from lightx2v.models.spec import ModelSpec
+from lightx2v.models.visits import finish
 from lightx2v.residency.lease import Grant
 from lightx2v.stages.build import load_stage
 from lightx2v.stages.interface import Control, StageInputs
@@ -37,6 +38,7 @@ from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout, view
 from tests.checkpoints.qwen_image import HIDDEN, write_configurations
 from tests.parity.reference import LATENTS, load_reference, make_request
+from tests.visits import take_steps
 
 CPU = torch.device("cpu")
 Part = Callable[[Path, torch.dtype, ModelSpec], Component]
@@ -93,7 +95,7 @@ def test_nothing_is_allocated(qwen_image: Path, part: Part) -> None:
 @pytest.mark.parametrize("prompt", ["", " ", "a red circle", "{}", "a red circle " * 300])
 def test_encoder(encoder: QwenImageTextEncoder, reference: QwenImagePipeline, prompt: str) -> None:
     expected, mask = reference.encode_prompt(prompt, max_sequence_length=512)
-    encoded = encoder.encode(prompt, (), CPU)
+    encoded = finish(encoder.encode(prompt, (), CPU))
     assert mask is None
     assert encoded.shape == expected[0].shape
     assert (encoded - expected[0]).abs().max() <= LATENTS
@@ -118,7 +120,7 @@ def test_velocity(
     with torch.no_grad():
         state = denoiser.start(request, Conditioning(text), (), CPU)
         conditions = state.conditions._replace(times=time, modulations=denoiser.module.tabulate(time))
-        predicted = denoiser.velocity(replace(state, latents=tokens, conditions=conditions))
+        predicted = finish(denoiser.velocity(replace(state, latents=tokens, conditions=conditions)))
         expected = reference.transformer(
             hidden_states=tokens, encoder_hidden_states=text[None], timestep=time, img_shapes=[[(1, rows, columns)]]
         ).sample
@@ -136,7 +138,7 @@ def test_branches_do_not_see_each_other(denoiser: QwenImageDenoiser) -> None:
             ropes = denoiser._ropes([(3, 4)], lengths)
             image = tokens.expand(len(texts), -1, -1)
             text = torch.cat(texts)[None]
-            velocity: torch.Tensor = denoiser.module(image, text, 12, lengths, time, modulation, ropes)
+            velocity: torch.Tensor = finish(denoiser.module(image, text, 12, lengths, time, modulation, ropes))
             return velocity
 
         both, swapped, alone = branches(towards, away), branches(other, away), branches(away)
@@ -168,7 +170,7 @@ def test_modulation_is_made_once_for_a_schedule(qwen_image: Path, monkeypatch: p
     monkeypatch.setattr(denoiser.module, "tabulate", counted)
 
     def final(steps: int, width: int = 64) -> torch.Tensor:
-        *_, latents = denoiser.steps(make_request(width, steps=steps), Conditioning(features(5)), (), CPU)
+        *_, latents = take_steps(denoiser, make_request(width, steps=steps), Conditioning(features(5)), (), CPU)
         return latents.tokens
 
     first, again = final(2), final(2)
@@ -189,7 +191,7 @@ def test_a_block_is_used_once_per_step(qwen_image: Path, guidance: float) -> Non
     for name in denoiser.blocks:
         denoiser.module.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: entered.append(name))
     conditioning = Conditioning(features(5), features(3) if guidance > 1 else None)
-    list(denoiser.steps(make_request(steps=2, guidance=guidance), conditioning, (), CPU))
+    take_steps(denoiser, make_request(steps=2, guidance=guidance), conditioning, (), CPU)
     assert entered == list(denoiser.blocks) * 2
 
 
@@ -231,8 +233,8 @@ def test_in_half_precision(qwen_image: Path) -> None:
     built = (part(qwen_image, torch.bfloat16, read_spec(qwen_image)) for part in PARTS)
     encoder, denoiser, autoencoder = (load(component, qwen_image) for component in built)
     request = make_request(80, 48, guidance=4.0)
-    texts = (encoder.encode(prompt, (), CPU) for prompt in (request.prompt, encoder.negative(request)))
-    *_, latents = denoiser.steps(request, Conditioning(*texts), (), CPU)
+    texts = (finish(encoder.encode(prompt, (), CPU)) for prompt in (request.prompt, encoder.negative(request)))
+    *_, latents = take_steps(denoiser, request, Conditioning(*texts), (), CPU)
     assert latents.tokens.dtype == torch.bfloat16
     assert (latents.rows, latents.columns) == (3, 5)
     assert autoencoder.decode(latents).size == Size(80, 48)
@@ -321,7 +323,7 @@ def test_the_spec_is_free_of_torch() -> None:
 
 def test_a_seed_repeats(denoiser: QwenImageDenoiser) -> None:
     def final(request: GenerateRequest) -> torch.Tensor:
-        *_, latents = denoiser.steps(request, Conditioning(features(5)), (), CPU)
+        *_, latents = take_steps(denoiser, request, Conditioning(features(5)), (), CPU)
         return latents.tokens
 
     assert torch.equal(final(make_request(seed=1)), final(make_request(seed=1)))
@@ -335,6 +337,6 @@ def test_modulations_are_counted_when_they_cross_the_link(qwen_image: Path) -> N
     grant, conditioning = Grant(stage.reachable, 0, 0, stage.reachable), Conditioning(features(5))
     for steps, tables in ((2, 1), (2, 1), (3, 2)):
         request = make_request(64, steps=steps)
-        stage.perform(grant, stage.run, request, StageInputs(conditioning=conditioning), Control())
+        stage.perform(grant, "run", request, StageInputs(conditioning=conditioning), Control())
         assert stage.device.h2d_bytes == stage.reachable + tables * crossing
     stage.close()

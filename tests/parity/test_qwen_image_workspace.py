@@ -15,10 +15,12 @@ from lightx2v.models.qwen_image.autoencoder import QwenImageAutoencoder
 from lightx2v.models.qwen_image.denoiser import QwenImageDenoiser
 from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
 from lightx2v.models.qwen_image.spec import read_spec
+from lightx2v.models.visits import finish
 from lightx2v.types import Conditioning, GenerateRequest, Size
 from tests.checkpoints.qwen_image import write_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
 from tests.parity.test_flux2_workspace import LARGE
+from tests.visits import first_velocity, take_steps
 
 UNFUSED = F.scaled_dot_product_attention
 LAYERS, WIDTH = 60, 3072
@@ -78,8 +80,7 @@ def test_the_modulation_is_a_third_of_the_weights(shapes: Path) -> None:
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_denoiser(denoiser: QwenImageDenoiser, guidance: float) -> None:
     with LiveBytes(denoiser) as meter:
-        for _ in denoiser.steps(make_request(guidance=guidance), make_conditioning(guidance), (), META):
-            pass
+        take_steps(denoiser, make_request(guidance=guidance), make_conditioning(guidance), (), META)
     assert 1.1 * meter.peak < denoiser.workspace(make_request(guidance=guidance)) < 1.25 * meter.peak
 
 
@@ -93,7 +94,7 @@ def test_operations_of_a_step(denoiser: QwenImageDenoiser, guidance: float, monk
     """Against PyTorch's own count, which leaves elementwise operations out as ours does."""
     monkeypatch.setattr(F, "scaled_dot_product_attention", UNFUSED)
     with FlopCounterMode(display=False) as counter:
-        next(denoiser.steps(make_request(guidance=guidance), make_conditioning(guidance), (), META))
+        first_velocity(denoiser, make_request(guidance=guidance), make_conditioning(guidance), (), META)
     assert counter.get_total_flops() == pytest.approx(denoiser.flops(make_request(guidance=guidance)), rel=0.02)
 
 
@@ -102,7 +103,7 @@ def test_encoder(shapes: Path) -> None:
     table = torch.empty(encoder.config.vocab_size, encoder.config.hidden_size, dtype=torch.bfloat16)
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     with LiveBytes(encoder) as meter:
-        conditioning = encoder.encode("a red circle " * 300, (), META)
+        conditioning = finish(encoder.encode("a red circle " * 300, (), META))
     assert conditioning.shape == (512, encoder.config.hidden_size)
     assert 1.1 * meter.peak < encoder.workspace(make_request()) < 1.25 * meter.peak
 

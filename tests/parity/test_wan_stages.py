@@ -17,6 +17,7 @@ from lightx2v.config import EngineSettings
 from lightx2v.errors import InvalidRequest, NonFinite
 from lightx2v.layers.rope import rope_table
 from lightx2v.models.reference_image import make_reference
+from lightx2v.models.visits import finish
 from lightx2v.models.wan.autoencoder import WanAutoencoder
 from lightx2v.models.wan.condition import PictureChannels
 from lightx2v.models.wan.denoiser import WanDenoiser
@@ -34,6 +35,7 @@ from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
 from tests.checkpoints.wan import make_transformer
 from tests.parity.reference import LATENTS, PIXELS, bind, load_reference, make_image, make_request
+from tests.visits import take_steps
 
 CPU = torch.device("cpu")
 
@@ -60,7 +62,8 @@ def i2v_oracle(wan_i2v: Path) -> WanImageToVideoPipeline:
 )
 def test_conditioning(wan: Path, oracle: WanPipeline, prompt: str) -> None:
     expected = oracle.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=512)[0][0]
-    conditioning = bind(WanTextEncoder(wan, torch.float32, read_spec(wan)), wan).encode(prompt, (), CPU)
+    encoder = bind(WanTextEncoder(wan, torch.float32, read_spec(wan)), wan)
+    conditioning = finish(encoder.encode(prompt, (), CPU))
     torch.testing.assert_close(conditioning, expected[: len(conditioning)], rtol=0, atol=LATENTS)
     assert not expected[len(conditioning) :].any()
 
@@ -94,9 +97,7 @@ def test_a_prompt_is_known_whatever_the_picture(wan_clip: Path, monkeypatch: pyt
     monkeypatch.setattr(encoder, "encode", encode)
     pictures = [Picture(np.asarray(make_image(seed, 224, 224))) for seed in (0, 1)]
     grant = Grant(stage.reachable, 0, 0, stage.reachable)
-    first, second = (
-        stage.perform(grant, stage.run, request, StageInputs((picture,)), Control()) for picture in pictures
-    )
+    first, second = (stage.perform(grant, "run", request, StageInputs((picture,)), Control()) for picture in pictures)
     assert encode.call_count == 2
     assert stage.recall(request) is None
     assert torch.equal(first.positive, second.positive)
@@ -116,7 +117,7 @@ def test_one_transformer_call(batch: int) -> None:
     rope = rope_table(torch.cartesian_prod(torch.arange(3), torch.arange(2), torch.arange(3)), shape.axes, 10000.0)
     with torch.no_grad():
         expected = expected_of(latents, time.expand(batch), text, return_dict=False)[0]
-        torch.testing.assert_close(module(latents, text, time.float(), rope), expected, rtol=0, atol=LATENTS)
+        torch.testing.assert_close(finish(module(latents, text, time.float(), rope)), expected, rtol=0, atol=LATENTS)
 
 
 def test_a_timestep_for_every_frame() -> None:
@@ -129,7 +130,7 @@ def test_a_timestep_for_every_frame() -> None:
     rope = rope_table(torch.cartesian_prod(torch.arange(3), torch.arange(2), torch.arange(3)), shape.axes, 10000.0)
     with torch.no_grad():
         expected = expected_of(latents, times.repeat_interleave(6).expand(2, -1), text, return_dict=False)[0]
-        torch.testing.assert_close(module(latents, text, times.float(), rope), expected, rtol=0, atol=LATENTS)
+        torch.testing.assert_close(finish(module(latents, text, times.float(), rope)), expected, rtol=0, atol=LATENTS)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -143,7 +144,8 @@ def test_one_transformer_call_that_sees_a_picture(batch: int) -> None:
     rope = rope_table(torch.cartesian_prod(torch.arange(3), torch.arange(2), torch.arange(3)), shape.axes, 10000.0)
     with torch.no_grad():
         expected = expected_of(latents, time.expand(batch), text, seen, return_dict=False)[0]
-        torch.testing.assert_close(module(latents, text, time.float(), rope, seen), expected, rtol=0, atol=LATENTS)
+        ours = finish(module(latents, text, time.float(), rope, seen))
+        torch.testing.assert_close(ours, expected, rtol=0, atol=LATENTS)
 
 
 @pytest.mark.parametrize("variant", ["wan", "wan_clip"])
@@ -164,7 +166,7 @@ def test_what_is_precise_in_half_precision(variant: str, request: pytest.Fixture
     rope = rope_table(torch.cartesian_prod(torch.arange(1), torch.arange(2), torch.arange(2)), denoiser.shape.axes, 1e4)
     with torch.no_grad():
         expected = expected_of(latents, time, text, seen, return_dict=False)[0]
-        ours = denoiser.module(latents, text, time.float(), rope, seen)
+        ours = finish(denoiser.module(latents, text, time.float(), rope, seen))
     torch.testing.assert_close(ours, expected, rtol=0, atol=0.05)
 
 
@@ -179,7 +181,8 @@ def test_noise_is_drawn_as_the_reference_draws_it(wan: Path, oracle: WanPipeline
     for parameter in denoiser.module.parameters():
         parameter.zero_()
     request = make_request(112, 64, frames=9, steps=1, seed=2**63 - 1)
-    (latents,) = denoiser.steps(request, Conditioning(torch.zeros(1, denoiser.shape.text_dim)), (), CPU)
+    conditioning = Conditioning(torch.zeros(1, denoiser.shape.text_dim))
+    (latents,) = take_steps(denoiser, request, conditioning, (), CPU)
     generator = torch.Generator("cpu").manual_seed(request.seed)
     expected = oracle.prepare_latents(1, 16, 64, 112, 9, torch.float32, CPU, generator)[0].flatten(1).T
     assert (latents.frames, latents.rows, latents.columns) == (3, 8, 14)

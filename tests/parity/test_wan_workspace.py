@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightx2v.models.component import Component
+from lightx2v.models.visits import finish
 from lightx2v.models.wan.autoencoder import WanAutoencoder
 from lightx2v.models.wan.denoiser import WanDenoiser
 from lightx2v.models.wan.encoder import WanTextEncoder
@@ -18,6 +19,7 @@ from lightx2v.models.wan.spec import read_spec
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size
 from tests.checkpoints.wan import UMT5_XXL, write_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
+from tests.visits import first_velocity, take_steps
 
 LARGE = Size(832, 480)
 TRANSFORMERS = {
@@ -101,8 +103,7 @@ def test_denoiser(shapes: Path, size: Size, frames: int, guidance: float) -> Non
     denoiser = WanDenoiser(shapes, torch.bfloat16, read_spec(shapes))
     request = make_request(size, frames, guidance)
     with LiveBytes(denoiser) as meter:
-        for _ in denoiser.steps(request, *inputs(denoiser, request), META):
-            pass
+        take_steps(denoiser, request, *inputs(denoiser, request), META)
     assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
 
 
@@ -114,7 +115,7 @@ def test_operations_of_a_step(shapes: Path, guidance: float) -> None:
         make_request(frames=5, guidance=guidance),
     )
     with FlopCounterMode(display=False) as counter:
-        next(denoiser.steps(request, *inputs(denoiser, request), META))
+        first_velocity(denoiser, request, *inputs(denoiser, request), META)
     assert counter.get_total_flops() == pytest.approx(denoiser.flops(request), rel=0.01)
 
 
@@ -124,7 +125,7 @@ def test_encoder(shapes: Path) -> None:
     table = torch.empty(UMT5_XXL["vocab_size"], UMT5_XXL["d_model"], dtype=torch.bfloat16)
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     with LiveBytes(encoder) as meter:
-        conditioning = encoder.encode("a red circle " * 300, (), META)
+        conditioning = finish(encoder.encode("a red circle " * 300, (), META))
     assert conditioning.shape == (512, 4096)
     with LiveBytes(encoder) as looking:
         seen = encoder.look((Picture(np.zeros((224, 224, 3), np.uint8)),), META)

@@ -11,6 +11,7 @@ from diffusers import ZImageImg2ImgPipeline, ZImagePipeline
 
 from lightx2v.errors import InvalidCheckpoint, NonFinite
 from lightx2v.models.flow import first_step
+from lightx2v.models.visits import finish
 from lightx2v.models.z_image.autoencoder import ZImageAutoencoder
 from lightx2v.models.z_image.denoiser import ZImageDenoiser, noise_levels, times
 from lightx2v.models.z_image.encoder import ZImageTextEncoder
@@ -18,6 +19,7 @@ from lightx2v.models.z_image.spec import read_spec
 from lightx2v.models.z_image.transformer import to_grid, to_tokens
 from lightx2v.types import Conditioning, Latents, Picture, Size
 from tests.parity.reference import LATENTS, PIXELS, bind, load_reference, make_image, make_request
+from tests.visits import first_velocity, take_steps
 
 CPU = torch.device("cpu")
 
@@ -46,7 +48,7 @@ def test_conditioning(z_turbo: Path, oracle: ZImagePipeline, prompt: str) -> Non
     """The prompt's own tokens, without padding."""
     expected = oracle.encode_prompt(prompt, do_classifier_free_guidance=False)[0][0]
     encoder = bind(ZImageTextEncoder(z_turbo, torch.float32, read_spec(z_turbo)), z_turbo)
-    torch.testing.assert_close(encoder.encode(prompt, (), CPU), expected, rtol=0, atol=LATENTS)
+    torch.testing.assert_close(finish(encoder.encode(prompt, (), CPU)), expected, rtol=0, atol=LATENTS)
 
 
 def test_the_encoder_reads_all_layers_but_the_last(z_turbo: Path) -> None:
@@ -72,7 +74,7 @@ def test_one_transformer_call(oracle: ZImagePipeline, denoiser: ZImageDenoiser, 
     places = denoiser._places((5, 7), captions, CPU)
     with torch.no_grad():
         expected = oracle.transformer([grid] * len(texts), time.repeat(len(texts)), texts, return_dict=False)[0]
-        ours = denoiser.module(to_tokens(grid[None, :, 0], 2)[0], texts, time * 1000, places)
+        ours = finish(denoiser.module(to_tokens(grid[None, :, 0], 2)[0], texts, time * 1000, places))
     torch.testing.assert_close(to_grid(ours, 5, 7, 2), torch.stack(expected)[:, :, 0], rtol=0, atol=LATENTS)
 
 
@@ -86,7 +88,7 @@ def test_a_step_enters_every_block_once(z_turbo: Path, guidance: float) -> None:
     for name, module in (blocks | parts).items():
         module.register_forward_pre_hook(lambda _module, _inputs, name=name: entered.append(name))
     captions = Conditioning(torch.zeros(40, 32), torch.zeros(7, 32) if guidance else None)
-    next(component.steps(make_request(guidance=guidance), captions, (), CPU))
+    first_velocity(component, make_request(guidance=guidance), captions, (), CPU)
     assert [name for name in entered if name in blocks] == list(component.blocks)
     assert sorted(entered) == sorted(blocks | parts)
 
@@ -164,6 +166,7 @@ def test_latents_that_are_not_finite_make_no_picture(autoencoder: ZImageAutoenco
 
 def test_latents_stay_in_fp32(z_turbo: Path) -> None:
     component = bind(ZImageDenoiser(z_turbo, torch.bfloat16, read_spec(z_turbo)), z_turbo)
-    *_, latents = component.steps(make_request(guidance=0.0), Conditioning(torch.zeros(8, 32).bfloat16()), (), CPU)
+    text = Conditioning(torch.zeros(8, 32).bfloat16())
+    *_, latents = take_steps(component, make_request(guidance=0.0), text, (), CPU)
     assert latents.tokens.dtype == torch.float32
     assert not torch.equal(latents.tokens, latents.tokens.bfloat16().float())

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightx2v.models.visits import finish
 from lightx2v.models.z_image.autoencoder import ZImageAutoencoder
 from lightx2v.models.z_image.denoiser import ZImageDenoiser
 from lightx2v.models.z_image.encoder import ZImageTextEncoder
@@ -17,6 +18,7 @@ from lightx2v.types import Conditioning, GenerateRequest, Size
 from lightx2v.weights.layout import reachable
 from tests.checkpoints.z_image import write_z_image_configurations
 from tests.parity.live import CUDNN, META, LiveBytes
+from tests.visits import first_velocity, take_steps
 
 LARGE = Size(1024, 1024)
 TEXT_ENCODER, TRANSFORMER, VAE = 3_921_534_720, 6_154_908_736, 83_819_683
@@ -58,8 +60,7 @@ def test_reachable_weights(shapes: Path, part: Any, count: int) -> None:
 def test_denoiser(shapes: Path, size: Size, guidance: float) -> None:
     denoiser, request = ZImageDenoiser(shapes, torch.bfloat16, read_spec(shapes)), make_request(size, guidance=guidance)
     with LiveBytes(denoiser) as meter:
-        for _ in denoiser.steps(request, captions(guidance), (), META):
-            pass
+        take_steps(denoiser, request, captions(guidance), (), META)
     assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
 
 
@@ -69,7 +70,7 @@ def test_operations_of_a_step(shapes: Path, guidance: float, monkeypatch: pytest
     monkeypatch.undo()
     denoiser, request = ZImageDenoiser(shapes, torch.bfloat16, read_spec(shapes)), make_request(guidance=guidance)
     with FlopCounterMode(display=False) as counter:
-        next(denoiser.steps(request, captions(guidance), (), META))
+        first_velocity(denoiser, request, captions(guidance), (), META)
     assert counter.get_total_flops() == pytest.approx(denoiser.flops(request), rel=0.02)
 
 
@@ -78,7 +79,7 @@ def test_encoder(shapes: Path) -> None:
     table = torch.empty(encoder.config.vocab_size, encoder.config.hidden_size, dtype=torch.bfloat16)
     encoder.module.embed_tokens.weight = torch.nn.Parameter(table, requires_grad=False)
     with LiveBytes(encoder) as meter:
-        conditioning = encoder.encode("a red circle " * 300, (), META)
+        conditioning = finish(encoder.encode("a red circle " * 300, (), META))
     assert conditioning.shape == (512, encoder.config.hidden_size)
     assert 1.1 * meter.peak < encoder.workspace(make_request()) < 1.25 * meter.peak
 

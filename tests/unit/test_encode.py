@@ -34,9 +34,11 @@ class Reader(Toy):
         return ""
 
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> Visits[torch.Tensor]:
-        yield Pause.BLOCK
-        output: torch.Tensor = self.module(HIDDEN)
-        return output
+        states = HIDDEN
+        for name in self.blocks:
+            yield Pause.BLOCK
+            states = self.module.get_submodule(name)(states)
+        return states
 
 
 @pytest.fixture

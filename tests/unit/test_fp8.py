@@ -26,7 +26,7 @@ from lightx2v.weights.tensor_ref import TensorRef
 from lightx2v.weights.weight_residency import WeightResidency
 from tests.checkpoints.lora import write
 from tests.e4m3 import Emulated, by_rows, kept_in_fp8
-from tests.unit.toy import REQUEST, WIDTH, Toy, activated, running, write_toy
+from tests.unit.toy import REQUEST, WIDTH, Toy, activated, passes, write_toy
 
 HIDDEN = torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
 
@@ -202,8 +202,8 @@ def test_output_is_the_same_whatever_is_resident(tmp_path: Path, resident: int, 
     whole, toy = keep_in_fp8(Toy()), keep_in_fp8(Toy())
     all_of_it, some = load(tmp_path, whole), load(tmp_path, toy, lazy=lazy)
     some.place(sum(unit.nbytes for unit in some.layout.units[: max(1, resident)]))
-    with torch.no_grad(), running(all_of_it, 1 << 20, 2), running(some, some.nbytes, 2):
-        for _ in range(2):
+    with torch.no_grad(), all_of_it.running(1 << 20), some.running(some.nbytes):
+        for _ in zip(passes(all_of_it, 2), passes(some, 2), strict=True):
             assert torch.equal(toy.module(HIDDEN), whole.module(HIDDEN))
 
 

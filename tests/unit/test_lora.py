@@ -30,7 +30,7 @@ from lightx2v.weights.lora_products import Strip
 from lightx2v.weights.lora_scale import lora_scale, read_configuration
 from lightx2v.weights.names import Rows, Table, expand, row, rows
 from tests.checkpoints.lora import Tensors, write
-from tests.unit.toy import REQUEST, WIDTH, Toy, activated, expected, load_toy, running, write_toy
+from tests.unit.toy import REQUEST, WIDTH, Toy, activated, expected, load_toy, one_pass, write_toy
 
 DOWN, UP = torch.ones(2, WIDTH), torch.ones(WIDTH, 2)
 GOOD: Tensors = {"entry.lora_A.weight": DOWN, "entry.lora_B.weight": UP}
@@ -258,9 +258,9 @@ def test_more_tokens_than_are_multiplied_at_a_time(tmp_path: Path, monkeypatch: 
     adapters = Adapters(toy, {"a": LoraFile(file)}, CpuDevice(), lazy)
     request = GenerateRequest("toy", "a prompt", REQUEST.size, 2, 0, loras=(ChosenLora("a", 0.5),))
     merged = state | {"entry.weight": state["entry.weight"] + 0.5 * UP @ DOWN}
-    with torch.inference_mode(), running(residence, residence.reachable, 1), activated(adapters, request):
+    with torch.inference_mode(), one_pass(residence, residence.reachable), activated(adapters, request, toy.blocks):
         torch.testing.assert_close(toy.module(HIDDEN), expected(merged, HIDDEN), rtol=1e-5, atol=1e-3)
-    with torch.inference_mode(), running(residence, residence.reachable, 1), activated(adapters, REQUEST):
+    with torch.inference_mode(), one_pass(residence, residence.reachable), activated(adapters, REQUEST, toy.blocks):
         assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
     adapters.close()
 

@@ -21,7 +21,7 @@ from lightx2v.weights.adapters import Adapters
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.lora import read_lora
 from tests.checkpoints.lora import Tensors, write
-from tests.unit.toy import REQUEST, WIDTH, Toy, ToyModule, activated, expected, load_toy, running, write_toy
+from tests.unit.toy import REQUEST, WIDTH, Toy, ToyModule, activated, expected, load_toy, one_pass, write_toy
 
 HIDDEN = torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
 TARGETS = ["entry", *(f"blocks.{index}.0" for index in range(4))]
@@ -47,7 +47,7 @@ def adapted(folder: Path, files: dict[str, LoraFile], *chosen: ChosenLora) -> It
     toy.names = {}
     adapters = Adapters(toy, files, CpuDevice(), lazy=True)
     request = GenerateRequest("toy", "a prompt", REQUEST.size, 2, 0, loras=chosen)
-    with torch.inference_mode(), running(residence, residence.reachable - 1, 1), activated(adapters, request):
+    with torch.inference_mode(), one_pass(residence, residence.reachable - 1), activated(adapters, request, toy.blocks):
         yield toy
     residence.close()
 

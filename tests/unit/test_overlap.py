@@ -12,7 +12,6 @@ from lightx2v.weights.device import CpuDevice, Moment
 from lightx2v.weights.layout import Unit
 from lightx2v.weights.placement_order import placement_order
 from lightx2v.weights.ring import Ring, ring_bytes
-from tests.unit.toy import begun
 from tests.unit.units import Memory
 
 DOUBLE = [34, 34, 34, 34, 34, 34, 34, 34, 201, 101, 201, 101]
@@ -93,9 +92,11 @@ def test_what_a_plan_takes_for_hidden_is(blocks: list[list[int]], step: float, m
 def seconds(memory: Memory, streamed: set[str], step: float) -> float:
     device, each = Clock(), step / len(memory.units)
     passing = [unit for unit in memory.units if unit.name in streamed]
-    ring = begun(Ring(passing, {}, True, ring_bytes(memory.units, int(each * LINK)), memory, device, {}), STEPS)
-    for unit in memory.units * STEPS:
-        compute(ring, unit, unit.name in streamed, device, each)
+    ring = Ring(passing, {}, True, ring_bytes(memory.units, int(each * LINK)), memory, device, {})
+    for index in range(STEPS):
+        ring.begin(another=index + 1 < STEPS)
+        for unit in memory.units:
+            compute(ring, unit, unit.name in streamed, device, each)
     return device.computed
 
 

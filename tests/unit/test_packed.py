@@ -33,7 +33,7 @@ from lightx2v.weights.tensor_ref import TensorRef, joined
 from lightx2v.weights.weight_residency import WeightResidency
 from tests.checkpoints.lora import write
 from tests.checkpoints.packed import Bytes, random_blocks, write_gguf
-from tests.unit.toy import REQUEST, Toy, activated, expected, running, write_toy
+from tests.unit.toy import REQUEST, Toy, activated, expected, one_pass, write_toy
 
 WIDE = 256
 """A whole block of every type."""
@@ -195,7 +195,7 @@ def test_a_component_with_packed_layers(tmp_path: Path, lazy: bool, resident: in
     assert toy.weights.packed_layers == {f"blocks.{index}.0" for index in range(3)}
     residence.place(sum(unit.nbytes for unit in residence.layout.units[: 1 + resident]))
     hidden = torch.linspace(-1, 1, 3 * WIDE).view(3, WIDE)
-    with torch.no_grad(), running(residence, residence.nbytes, 1):
+    with torch.no_grad(), one_pass(residence, residence.nbytes):
         assert torch.equal(toy.module(hidden), expected(state, hidden, WIDE))
         assert torch.equal(toy.module.get_parameter("table.weight"), state["table.weight"])
 

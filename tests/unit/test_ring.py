@@ -17,7 +17,7 @@ from lightx2v.weights.device import CpuDevice, Moment
 from lightx2v.weights.layout import ALIGNMENT, Unit, view
 from lightx2v.weights.ring import Ring, ring_bytes
 from lightx2v.weights.weight_residency import WeightResidency
-from tests.unit.toy import WIDTH, Toy, begun, expected, load_toy, running, write_toy
+from tests.unit.toy import WIDTH, Toy, expected, load_toy, one_pass, passes, write_toy
 from tests.unit.units import Memory
 
 HIDDEN = torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
@@ -73,13 +73,13 @@ def load(tmp_path: Path, ahead: int = 0) -> tuple[dict[str, torch.Tensor], LateD
 def test_blocks_pass_through_the_ring_ahead_of_the_compute(tmp_path: Path, resident: int, ahead: int) -> None:
     state, device, toy, residence = load(tmp_path, ahead)
     residence.place(sum(unit.nbytes for unit in residence.units[: 1 + resident]))
-    placed, passes, streamed = residence.nbytes, 3, (BLOCKS - resident) * BLOCK
+    placed, times, streamed = residence.nbytes, 3, (BLOCKS - resident) * BLOCK
     came: list[int] = []
     toy.module.get_submodule("entry").register_forward_hook(lambda *_: came.append(device.h2d_bytes))
-    with running(residence, residence.nbytes, passes):
-        for _ in range(passes):
+    with residence.running(residence.nbytes):
+        for _ in passes(residence, times):
             assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
-    assert device.h2d_bytes == placed + passes * streamed, "each is sent once a pass"
+    assert device.h2d_bytes == placed + times * streamed, "each is sent once a pass"
     assert came[0] - placed >= min(BLOCK + min(ahead, BLOCK), streamed), "before the first block computes"
     assert device.alive == placed
     assert device.most_alive <= placed + residence.slot
@@ -92,7 +92,7 @@ def test_while_a_block_computes_a_part_of_the_next_one_comes(tmp_path: Path) -> 
     came: list[int] = []
     for index in range(BLOCKS):
         toy.module.get_submodule(f"blocks.{index}").register_forward_pre_hook(lambda *_: came.append(device.h2d_bytes))
-    with running(residence, residence.nbytes, 1):
+    with one_pass(residence, residence.nbytes):
         assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
     ahead = [(nbytes - residence.nbytes) / BLOCK - used for used, nbytes in enumerate(came, start=1)]
     assert residence.slot < 2 * BLOCK
@@ -104,7 +104,8 @@ def test_it_ends_in_good_order_when_a_run_ends_early(tmp_path: Path) -> None:
     state, device, toy, residence = load(tmp_path)
     residence.place(residence.layout.rest.nbytes)
     for _ in range(2):
-        with running(residence, residence.nbytes, 5):
+        with residence.running(residence.nbytes):
+            residence.begin(another=True)
             assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
         assert device.alive == residence.nbytes
         assert device.delivered == len(device.issued), "nothing is on its way to a slot that was given up"
@@ -114,7 +115,7 @@ def test_blocks_that_come_in_another_order_are_right(tmp_path: Path) -> None:
     _, _, toy, residence = load(tmp_path)
     residence.place(residence.layout.rest.nbytes)
     blocks = [toy.module.get_submodule(f"blocks.{index}") for index in range(BLOCKS)]
-    with running(residence, residence.nbytes, 1):
+    with one_pass(residence, residence.nbytes):
         there = [block(HIDDEN) for block in blocks]
         back = [block(HIDDEN) for block in reversed(blocks)]
     for one, other in zip(there, reversed(back), strict=True):
@@ -127,8 +128,8 @@ def test_all_that_comes_comes_in_its_order_of_use(tmp_path: Path, resident: int)
     """Those that stay among those that pass, so that the first block need not wait for the last one's bytes."""
     state, device, toy, residence = load(tmp_path)
     limit = sum(unit.nbytes for unit in residence.units[: 1 + resident])
-    with running(residence, limit, 2):
-        for _ in range(2):
+    with residence.running(limit):
+        for _ in passes(residence, 2):
             assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
     first = residence.reachable
     sent = list(accumulate((host.nbytes for host, _ in device.issued), initial=0))
@@ -141,10 +142,10 @@ def test_all_that_comes_comes_in_its_order_of_use(tmp_path: Path, resident: int)
 def test_what_came_to_stay_stays_when_a_run_ends_before_its_use(tmp_path: Path) -> None:
     state, device, toy, residence = load(tmp_path)
     limit = sum(unit.nbytes for unit in residence.units[:5])
-    with running(residence, limit, 1):
+    with one_pass(residence, limit):
         pass
     assert 0 < residence.nbytes == device.alive < limit, "some came, and what had not been sent did not"
-    with running(residence, limit, 1):
+    with one_pass(residence, limit):
         assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
 
 
@@ -157,7 +158,7 @@ def test_a_run_does_not_wait_for_what_it_uses_later(tmp_path: Path) -> None:
     for index in range(BLOCKS):
         block = toy.module.get_submodule(f"blocks.{index}")
         block.register_forward_hook(lambda *_: arrived.append(device.delivered))
-    with running(residence, residence.reachable, 1):
+    with one_pass(residence, residence.reachable):
         assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
     assert arrived == list(range(2, 2 + BLOCKS)), "the rest, the first block, and so on"
 
@@ -173,7 +174,7 @@ def test_only_what_is_used_is_sent_again(tmp_path: Path) -> None:
     """As of an autoencoder, of which a request may need the second half only."""
     _, device, toy, residence = load(tmp_path)
     residence.place(residence.layout.rest.nbytes)
-    with running(residence, residence.nbytes, 1):
+    with one_pass(residence, residence.nbytes):
         toy.module.get_submodule("blocks.1")(HIDDEN)
     sent = [host.data_ptr() for host, _ in device.issued]
     assert len(sent) == len(set(sent)), "none twice"
@@ -187,8 +188,8 @@ def test_the_order_of_use_is_learned(tmp_path: Path) -> None:
     outputs, sent = [], []
     for _ in range(2):
         before = device.h2d_bytes
-        with running(residence, residence.nbytes, 2):
-            outputs.append([block(HIDDEN) for _ in range(2) for block in blocks])
+        with residence.running(residence.nbytes):
+            outputs.append([block(HIDDEN) for _ in passes(residence, 2) for block in blocks])
         sent.append(device.h2d_bytes - before)
     assert all(map(torch.equal, *outputs))
     assert sent[1] == 2 * BLOCKS * BLOCK < sent[0]
@@ -211,10 +212,10 @@ def test_a_source_that_fails_leaves_nothing_behind(
     nbytes = sum(unit.nbytes for unit in residence.units[: 1 + limit])
     with monkeypatch.context() as gone:
         gone.setattr(residence._source, "unit", unit)
-        with pytest.raises(InvalidCheckpoint), running(residence, nbytes, 2):
+        with pytest.raises(InvalidCheckpoint), one_pass(residence, nbytes):
             toy.module(HIDDEN)
     assert device.alive == residence.nbytes
-    with running(residence, nbytes, 1):
+    with one_pass(residence, nbytes):
         assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
 
 
@@ -230,7 +231,7 @@ def test_without_room_nothing_is_taken(tmp_path: Path, allowed: int, monkeypatch
 
     monkeypatch.setattr(device, "allocate", allocate)
     limit = sum(unit.nbytes for unit in residence.units[:5])  # which stay, and the ring beside them
-    with pytest.raises(OutOfMemory), running(residence, limit, 1):
+    with pytest.raises(OutOfMemory), residence.running(limit):
         pytest.fail("not reached")
     assert (device.alive, residence.nbytes) == (0, 0)
 
@@ -277,21 +278,29 @@ STATES = st.integers(1, 5 * ALIGNMENT)
     st.integers(0, 6 * ALIGNMENT),
     st.data(),
 )
-def test_whatever_is_used_is_there(blocks: list[list[int]], passes: int, ahead: int, data: st.DataObject) -> None:
+def test_whatever_is_used_is_there(blocks: list[list[int]], times: int, ahead: int, data: st.DataObject) -> None:
     """Of any sizes, in any order, as often as announced or not."""
     source, device = Memory(blocks), StrictDevice()
-    ring = begun(Ring(source.units, {}, True, ring_bytes(source.units, ahead), source, device, {}), passes)
-    in_turn = source.units * passes if data.draw(st.booleans()) else []
-    for unit in in_turn + data.draw(st.lists(st.sampled_from(source.units), max_size=12)):
-        for entry, start in zip(unit.entries, ring.enter(unit), strict=True):
-            there = view(ring.memory, entry, start)
-            assert torch.equal(there, view(source.unit(unit), entry))
-            device.launch(there)
-        ring.leave()
+    ring = Ring(source.units, {}, True, ring_bytes(source.units, ahead), source, device, {})
+    in_turn = source.units if data.draw(st.booleans()) else []
+    for index in range(times):
+        ring.begin(another=index + 1 < times)
+        for unit in in_turn:
+            use(ring, unit, source, device)
+    for unit in data.draw(st.lists(st.sampled_from(source.units), max_size=12)):
+        use(ring, unit, source, device)
     if in_turn:
-        assert device.h2d_bytes >= passes * sum(unit.nbytes for unit in source.units)
+        assert device.h2d_bytes >= times * sum(unit.nbytes for unit in source.units)
     ring.close()
     assert device.alive == 0
+
+
+def use(ring: Ring, unit: Unit, source: Memory, device: StrictDevice) -> None:
+    for entry, start in zip(unit.entries, ring.enter(unit), strict=True):
+        there = view(ring.memory, entry, start)
+        assert torch.equal(there, view(source.unit(unit), entry))
+        device.launch(there)
+    ring.leave()
 
 
 class Fresh(Memory):
@@ -309,7 +318,8 @@ class Fresh(Memory):
 
 def test_what_has_been_sent_is_not_kept_on_the_host() -> None:
     source = Fresh([[ALIGNMENT, ALIGNMENT]] * 4)
-    ring = begun(Ring(source.units, {}, True, ring_bytes(source.units, 2 * ALIGNMENT), source, CpuDevice(), {}), 1)
+    ring = Ring(source.units, {}, True, ring_bytes(source.units, 2 * ALIGNMENT), source, CpuDevice(), {})
+    ring.begin(another=False)
     assert len(source.read) == 3
     assert sum(there() is not None for there in source.read) <= 1, "what is there in part"
     ring.close()

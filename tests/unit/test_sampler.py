@@ -26,19 +26,20 @@ def velocity(state: SamplingState[float]) -> Visits[torch.Tensor]:
     return state.conditions * state.latents + state.step
 
 
-def stepped() -> None:
+def ignore() -> None:
     return None
 
 
-def sampled(state: SamplingState[float]) -> SamplingState[float]:
-    return finish(sample(state, velocity, stepped))
+def walk(state: SamplingState[float]) -> list[int]:
+    """What the next step is after each that is taken."""
+    steps: list[int] = []
+    finish(sample(state, velocity, lambda: steps.append(state.step)))
+    return steps
 
 
 def test_steps_follow_the_levels() -> None:
-    reached = list[int]()
     state = make_state(1)
-    finish(sample(state, velocity, lambda: reached.append(state.step)))
-    assert reached == [1, 2, 3]
+    assert walk(state) == [1, 2, 3]
     expected = noise((1, 4, 2), 1)
     for step, (level, following) in enumerate(pairwise(LEVELS)):
         expected = expected + (following.item() - level.item()) * (0.5 * expected + step)
@@ -48,29 +49,18 @@ def test_steps_follow_the_levels() -> None:
 
 def test_a_part_of_the_schedule_counts_on() -> None:
     begun, whole = make_state(1, stop=2), make_state(1)
-    assert sampled(begun).step == 2
+    assert walk(begun) == [1, 2]
     rest = SamplingState(begun.request, 0.5, Euler(LEVELS), begun.latents, 2, 3)
-    assert sampled(rest).step == 3
-    assert torch.equal(rest.latents, sampled(whole).latents)
+    assert walk(rest) == [3]
+    assert torch.equal(rest.latents, finish(sample(whole, velocity, ignore)).latents)
 
 
 def test_requests_take_their_steps_side_by_side() -> None:
-    alone = [sampled(make_state(seed)).latents for seed in (1, 2)]
-    first, second = finish(together([sample(make_state(seed), velocity, stepped) for seed in (1, 2)]))
+    alone = [finish(sample(make_state(seed), velocity, ignore)).latents for seed in (1, 2)]
+    first, second = make_state(1), make_state(2)
+    finish(together([sample(state, velocity, ignore) for state in (first, second)]))
     assert torch.equal(first.latents, alone[0])
     assert torch.equal(second.latents, alone[1])
-
-
-def test_a_parked_state_goes_on_where_it_was() -> None:
-    state = make_state(1)
-    steps = sample(state, velocity, stepped)
-    while next(steps) is not Pause.STEP:
-        pass
-    parked = state.park()
-    with pytest.raises(AttributeError):
-        print(state.latents)
-    state.unpark(parked)
-    assert torch.equal(finish(steps).latents, sampled(make_state(1)).latents)
 
 
 def test_noise_that_is_skipped_is_drawn() -> None:

@@ -21,7 +21,7 @@ from lightx2v.stages.stage import Stage
 from lightx2v.types import GenerateRequest, Latents, Picture
 from lightx2v.weights.device import CpuDevice
 from lightx2v.weights.emulated_card import EmulatedCard
-from tests.unit.toy import REQUEST, WIDTH, Toy, expected, load_toy, running, write_toy
+from tests.unit.toy import REQUEST, WIDTH, Toy, expected, load_toy, one_pass, write_toy
 
 HIDDEN = torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
 
@@ -39,16 +39,11 @@ class Hungry(Stage[Toy]):
 
     def run(self, request: GenerateRequest, inputs: StageInputs, control: Control) -> Visits[torch.Tensor]:
         self.attempts += 1
+        yield Pause.BLOCK
         if self.resident > self.most:
             raise OutOfMemory("activations")
-        yield Pause.BLOCK
         output: torch.Tensor = self.component.module(HIDDEN)
         return output
-
-
-def perform(stage: Hungry, grant: Grant) -> torch.Tensor:
-    made: torch.Tensor = stage.perform(grant, "run", REQUEST, StageInputs(), Control())
-    return made
 
 
 @pytest.fixture
@@ -67,7 +62,7 @@ def stage(tmp_path: Path, state: dict[str, torch.Tensor]) -> Hungry:
 def test_it_runs_again_with_its_weights_streamed(stage: Hungry, state: dict[str, torch.Tensor]) -> None:
     stage.most = stage.rest
     grant = Grant(stage.reachable, 0, 0, stage.reachable)
-    assert torch.equal(perform(stage, grant), expected(state, HIDDEN))
+    assert torch.equal(stage.perform(grant, "run", REQUEST, StageInputs(), Control()), expected(state, HIDDEN))
     assert stage.attempts == 2
     assert stage.resident == stage.rest
 
@@ -75,13 +70,13 @@ def test_it_runs_again_with_its_weights_streamed(stage: Hungry, state: dict[str,
 def test_it_runs_once_where_there_is_room(stage: Hungry, state: dict[str, torch.Tensor]) -> None:
     stage.most = stage.reachable
     grant = Grant(stage.reachable, 0, 0, stage.reachable)
-    assert torch.equal(perform(stage, grant), expected(state, HIDDEN))
+    assert torch.equal(stage.perform(grant, "run", REQUEST, StageInputs(), Control()), expected(state, HIDDEN))
     assert (stage.attempts, stage.resident) == (1, stage.reachable)
 
 
 def test_it_keeps_no_more_than_it_was_granted_to_keep(stage: Hungry) -> None:
     stage.most = stage.rest
-    perform(stage, Grant(stage.reachable, 0, 0, 0))
+    stage.perform(Grant(stage.reachable, 0, 0, 0), "run", REQUEST, StageInputs(), Control())
     assert stage.resident == 0
 
 
@@ -92,7 +87,7 @@ def test_it_says_so_when_there_is_nothing_left_to_give(stage: Hungry, has_more: 
     slot_bytes = 0 if has_more else stage.slot_bytes
     grant = Grant(weights, stage.reachable - weights - slot_bytes, slot_bytes, 0)
     with pytest.raises(OutOfMemory, match="activations"):
-        perform(stage, grant)
+        stage.perform(grant, "run", REQUEST, StageInputs(), Control())
     assert (stage.attempts, stage.resident) == (2 if has_more else 1, 0)
 
 
@@ -103,7 +98,7 @@ def test_it_fetches_whole_units_up_to_a_limit_and_runs_with_them(stage: Hungry, 
     moved = stage.device.h2d_bytes
     assert moved == fetched
     grant = Grant(stage.reachable, 0, 0, fetched)
-    assert torch.equal(perform(stage, grant), expected(state, HIDDEN))
+    assert torch.equal(stage.perform(grant, "run", REQUEST, StageInputs(), Control()), expected(state, HIDDEN))
     assert stage.device.h2d_bytes - moved == stage.reachable - fetched
     assert stage.drop(0) == 0
 
@@ -158,7 +153,7 @@ def test_a_job_that_enters_what_it_did_not_name_is_an_error(tmp_path: Path) -> N
     write_toy(tmp_path / "toy", 2)
     toy, residence = load_toy(tmp_path, CpuDevice(), 2)
     with (
-        running(residence, residence.layout.rest.nbytes, 1, ("blocks.0",)),
+        one_pass(residence, residence.layout.rest.nbytes, ("blocks.0",)),
         pytest.raises(RuntimeError, match=r"blocks\.1 is used"),
     ):
         toy.module(HIDDEN)

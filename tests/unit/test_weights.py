@@ -9,7 +9,7 @@ import signal
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from lightx2v.weights.emulated_card import EmulatedCard
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import ALIGNMENT, make_layout
 from tests.checkpoints.packed import write_gguf
-from tests.unit.toy import WIDTH, Toy, expected, load_toy, running, write_toy
+from tests.unit.toy import WIDTH, Toy, expected, load_toy, one_pass, passes, write_toy
 
 HIDDEN = torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
 
@@ -200,8 +200,8 @@ def test_output_is_the_same_whatever_is_resident(tmp_path: Path, resident: int, 
     toy, residence = load_toy(tmp_path, CpuDevice(), lazy=lazy)
     residence.place(sum(unit.nbytes for unit in residence.layout.units[: max(1, resident)]))
     before = residence.nbytes
-    with running(residence, residence.nbytes, 2):
-        for _ in range(3):
+    with residence.running(residence.nbytes):
+        for _ in chain(passes(residence, 2), [None]):
             assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN)), "the third was not announced"
     assert residence.nbytes == before
 
@@ -264,7 +264,7 @@ def test_a_failing_block_leaves_nothing_behind(tmp_path: Path) -> None:
     residence.place(residence.layout.rest.nbytes)
     before = memory.used()
     toy.module.get_submodule("blocks.2.1").forward = lambda hidden: hidden.no_such_attribute
-    with pytest.raises(AttributeError, match="no_such_attribute"), running(residence, residence.nbytes, 1):
+    with pytest.raises(AttributeError, match="no_such_attribute"), one_pass(residence, residence.nbytes):
         toy.module(HIDDEN)
     assert memory.used() == before == {os.getpid(): residence.nbytes}
     residence.drop(0)
@@ -341,7 +341,7 @@ def test_a_layer_that_stays_on_the_host_is_counted_each_time_it_crosses(
     residence.place(residence.reachable)
     on_host = toy.module.get_parameter("entry.weight").data_ptr()
     for times in (1, 2):
-        with running(residence, residence.reachable, 1):
+        with one_pass(residence, residence.reachable):
             assert torch.equal(toy.module(HIDDEN), expected(state, HIDDEN))
         assert device.h2d_bytes == residence.reachable + times * 4 * (WIDTH * WIDTH + WIDTH)
     assert toy.module.get_parameter("entry.weight").data_ptr() == on_host

@@ -85,6 +85,29 @@ def load_toy(
     return toy, WeightResidency(toy, layout, source, device, ahead)
 
 
+@contextmanager
+def one_pass(residence: WeightResidency, limit: int, used: Collection[str] | None = None) -> Iterator[None]:
+    """A run that uses every block once."""
+    with residence.running(limit, used):
+        residence.begin(another=False)
+        yield
+
+
+def passes(residence: WeightResidency, count: int) -> Iterator[int]:
+    """Begins as many passes, within a run."""
+    for index in range(count):
+        residence.begin(another=index + 1 < count)
+        yield index
+
+
+@contextmanager
+def activated(adapters: Adapters, request: GenerateRequest, units: Collection[str] = ()) -> Iterator[None]:
+    """Lets the module compute with the LoRAs of `request`. A LoRA of a layer in one of `units` counts in calls of that
+    unit, of another layer in every call of the layer."""
+    with adapters.chosen(request, units) as loras, loras.active():
+        yield
+
+
 def expected(state: dict[str, torch.Tensor], hidden: torch.Tensor, width: int = WIDTH) -> torch.Tensor:
     """The output with all weights in place, by torch alone."""
     module = ToyModule(sum(name.endswith(".0.weight") for name in state), width)

@@ -27,8 +27,12 @@ from lightx2v.weights.layout import WeightMap
 REFERENCE_SPACING = 10
 """The first rotary axis of reference k is at 10 (k + 1); the target is at 0."""
 
-WIDTHS_PER_TOKEN = 25
-"""Live activations of a step at their peak, in hidden widths per token: 21.4 were counted, and a sixth is to spare."""
+WIDTHS_PER_TOKEN = 24
+"""Live activations of a step at their peak, in hidden widths per token: 20.4 were counted, and a sixth is to spare."""
+
+
+MODULATIONS = 16
+"""The modulations of a step and the embedding of its time, in hidden widths."""
 
 
 ROPES = 8
@@ -74,13 +78,13 @@ class Flux2Denoiser(Denoiser[Flux2Conditions]):
         conditioning = 2 * MAX_TOKENS * self.shape.joint_attention_dim * self.dtype.itemsize
         return self._tokens(request) * (self.branches(request) * per_token + rope) + conditioning
 
-    def member_bytes(self, request: GenerateRequest) -> int:
-        """The states of all tokens twice, as a double block's image and text are joined, and the conditions."""
-        tokens, branches, itemsize = self._tokens(request), self.branches(request), self.dtype.itemsize
-        states = 2 * tokens * branches * self.shape.width * itemsize
-        rope = tokens * self.shape.attention_head_dim * torch.float32.itemsize
-        shifts = 16 * self.shape.width * itemsize
-        return states + rope + shifts + branches * MAX_TOKENS * self.shape.joint_attention_dim * itemsize
+    def held_bytes(self, request: GenerateRequest) -> int:
+        """The states, angles and channels of all tokens, the prompts, and the modulations of all blocks. The channels
+        are there twice: as latents and references, and side by side."""
+        tokens, branches, shape = self._tokens(request), self.branches(request), self.shape
+        values = tokens * (branches * shape.width + 2 * shape.in_channels)
+        values += branches * MAX_TOKENS * shape.joint_attention_dim + MODULATIONS * shape.width
+        return values * self.dtype.itemsize + tokens * shape.attention_head_dim * torch.float32.itemsize
 
     def operations(self, request: GenerateRequest) -> float:
         """Two operations for each weight and token; a token meets only its own stream's half of a double block's

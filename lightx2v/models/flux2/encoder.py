@@ -20,6 +20,7 @@ class Flux2TextEncoder(LanguageEncoder):
     taps: ClassVar[tuple[int, ...]]
     """Numbers of the layers whose outputs, not normalised, make the conditioning side by side."""
     kept_widths = 6
+    held_widths = 3
     limit = MAX_TOKENS
 
     def depth(self, layers: int) -> int:

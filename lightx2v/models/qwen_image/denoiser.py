@@ -75,11 +75,26 @@ class QwenImageDenoiser(Denoiser[QwenImageConditions]):
         step, a layer of the modulation and its bias."""
         width, itemsize = self.shape.width, self.dtype.itemsize
         layer = 6 * width * (width + 1 + 4 * request.steps) * itemsize
-        table = (3 if self.shape.zero_cond_t else 2) * self.shape.num_layers * 6 * width * itemsize
+        table = self._table_bytes
         rope = self.shape.attention_head_dim * torch.float32.itemsize
         conditioning = 2 * self._text_tokens(request) * self.shape.joint_attention_dim * itemsize
         tokens = self._tokens(request) * (WIDTHS_PER_TOKEN * width * itemsize + rope)
         return max(self.branches(request) * (tokens + conditioning) + table, layer)
+
+    def held_bytes(self, request: GenerateRequest) -> int:
+        """The states of all tokens of both branches, the prompts, the angles, the modulations of a step, and the
+        channels of all images twice: as latents and references, and side by side."""
+        branches, shape, text = self.branches(request), self.shape, self._text_tokens(request)
+        images = self._tokens(request) - text
+        values = branches * ((text + images) * shape.width + text * shape.joint_attention_dim)
+        angles = (branches * text + images) * shape.attention_head_dim * torch.float32.itemsize
+        return (values + 2 * images * shape.in_channels) * self.dtype.itemsize + angles + self._table_bytes
+
+    @property
+    def _table_bytes(self) -> int:
+        """Device bytes of the modulations of one step."""
+        streams = 3 if self.shape.zero_cond_t else 2
+        return streams * self.shape.num_layers * 6 * self.shape.width * self.dtype.itemsize
 
     def operations(self, request: GenerateRequest) -> float:
         """Two operations for each weight and token, which meets only its own stream's half of a block's weights. Four

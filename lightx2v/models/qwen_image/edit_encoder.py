@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
-from transformers.vision_utils import get_vision_position_ids
+from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
 from lightx2v.layers.compiled import compile_blocks
 from lightx2v.models.component import on_meta
@@ -19,7 +19,7 @@ from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
 from lightx2v.models.qwen_image.spec import MAX_EDIT_TOKENS, SEEN_TOKENS
 from lightx2v.models.qwen_image.vision import Grid, Mixed, mix, to_patches
 from lightx2v.models.spec import ModelSpec
-from lightx2v.models.visits import Visits
+from lightx2v.models.visits import Pause, Visits
 from lightx2v.types import GenerateRequest, Picture
 
 TEMPLATE = (
@@ -44,6 +44,7 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
     sees = True
     unread = (r"lm_head\.weight",)
     limit = SYSTEM_TOKENS + MAX_EDIT_TOKENS
+    held_widths = 2
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype, spec: ModelSpec) -> None:
         super().__init__(checkpoint, dtype, spec)
@@ -71,12 +72,13 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
 
     @torch.no_grad()
     def encode(self, prompt: str, pictures: Sequence[Picture], device: torch.device) -> Visits[torch.Tensor]:
-        image_features, grids = self._see(pictures, device)
+        image_features, grids = yield from self._see(pictures, device)
         text = self.prompted(prompt, len(pictures))
         ids = self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
         mixed = mix(ids, self.pad, grids)
         real = torch.ones_like(mixed.ids, dtype=torch.bool)
         merged = self._merged(mixed, image_features)
+        del image_features
         (states,) = yield from self.through_layers(merged, mixed.positions, real, (self.last,))
         features: torch.Tensor = self.module.norm(states)[0, SYSTEM_TOKENS:]
         return features
@@ -87,16 +89,39 @@ class QwenImageEditTextEncoder(QwenImageTextEncoder):
         states[:, mixed.pictured.nonzero().flatten()] = image_features
         return states
 
-    def _see(self, pictures: Sequence[Picture], device: torch.device) -> tuple[torch.Tensor, list[Grid]]:
+    def _see(self, pictures: Sequence[Picture], device: torch.device) -> Visits[tuple[torch.Tensor, list[Grid]]]:
         """[tokens, hidden] of all pictures, which pass a block together, and each one's grid of tokens."""
         vision, config = self.module.visual, self.module.visual.config
         side, merge, frames = config.patch_size, config.spatial_merge_size, config.temporal_patch_size
         cut = [to_patches(picture, side, merge, frames) for picture in pictures]
-        patches = torch.cat([patches for patches, _ in cut]).to(device, self.dtype)
+        patches = torch.cat([patches for patches, _ in cut])
         shapes = torch.tensor([(1, *grid) for _, grid in cut])
-        positions = get_vision_position_ids(shapes, merge)
-        image_features: torch.Tensor = vision(patches, grid_thw=shapes, position_ids=positions).pooler_output
+        image_features = yield from _through_vision(vision, patches.to(device, self.dtype), shapes)
         return image_features, [Grid(grid.rows // merge, grid.columns // merge) for _, grid in cut]
+
+
+def _through_vision(
+    vision: Qwen2_5_VisionTransformerPretrainedModel, patches: torch.Tensor, shapes: torch.Tensor
+) -> Visits[torch.Tensor]:
+    """[tokens, hidden]: the `pooler_output` of the vision model, with a pause before every block.
+
+    `patches`: those of all pictures. `shapes`: [pictures, 3] on the host, each one's frames, rows and columns of
+    patches.
+    """
+    config, merge, count = vision.config, vision.spatial_merge_size, len(patches)
+    order, windows = get_vision_window_index(shapes, merge, vision.window_size, vision.patch_size)
+    states = vision.permute_input_for_window_attn(vision.patch_embed(patches), order, count)
+    del patches
+    tables = vision.rotary_pos_emb(states, get_vision_position_ids(shapes, merge))
+    rope = tuple(vision.permute_input_for_window_attn(table, order, count) for table in tables)
+    del tables
+    pictures = get_vision_cu_seqlens(shapes)
+    for index, block in enumerate(vision.blocks):
+        yield Pause.BLOCK
+        bounds = pictures if index in config.fullatt_block_indexes else windows
+        states = block(states, cu_seqlens=bounds, position_embeddings=rope)
+    features: torch.Tensor = vision.merger(states)[order.argsort()]
+    return features
 
 
 def _build_vision(checkpoint: Path, dtype: torch.dtype) -> Qwen2_5_VisionTransformerPretrainedModel:

@@ -37,6 +37,13 @@ ATTENTION_WIDTHS, OUTER_WIDTHS, MARGIN = 11.2, 4.4, 1.15
 beside its own two widths."""
 
 
+MODULATIONS = 7
+"""The modulations of a frame and the embedding of its time, in hidden widths."""
+
+REMEMBERED = 4
+"""Latents in fp32: those of the step, and the last sample and two outputs that the solver remembers."""
+
+
 class WanConditions(NamedTuple):
     """What the transformer reads besides the latents, on its device."""
 
@@ -89,6 +96,16 @@ class WanDenoiser(Denoiser[WanConditions]):
         features = self._image_tokens * ((self.shape.image_dim or 0) + 6 * width)
         context = branches * (text + features) * self.dtype.itemsize
         return tokens * (branches * per_token + rope) + solver + context
+
+    def held_bytes(self, request: GenerateRequest) -> int:
+        """The states and angles of all tokens, text and picture as they came and in the width of the transformer, the
+        modulations of each frame, and in fp32 the latents, what the solver remembers, and the picture's channels."""
+        tokens, branches, shape, grid = self._tokens(request), self.branches(request), self.shape, self._grid(request)
+        text, seen = shape.text_dim + shape.width, (shape.image_dim or 0) + shape.width
+        values = branches * (tokens * shape.width + MAX_TOKENS * text + self._image_tokens * seen)
+        values += MODULATIONS * grid[0] * shape.width + math.prod(grid) * shape.in_channels
+        remembered = (REMEMBERED * shape.out_channels + shape.in_channels) * math.prod(grid)
+        return values * self.dtype.itemsize + (remembered + tokens * shape.attention_head_dim) * torch.float32.itemsize
 
     def operations(self, request: GenerateRequest) -> float:
         """Two operations for each weight and token, and four for each pair of tokens and each width in attention. The

@@ -79,6 +79,10 @@ class WanTextEncoder(TextEncoder):
         stream = MAX_TOKENS * 2 * config.d_model
         return int(MARGIN * (stream + max(feed_forward, attention)) * self.dtype.itemsize)
 
+    def member_bytes(self, request: GenerateRequest) -> int:
+        """The stream of the longest prompt. Every layer makes its own biases."""
+        return MAX_TOKENS * self.config.d_model * self.dtype.itemsize
+
     def count_tokens(self, prompt: str, pictures: int) -> int:
         return count(self.tokenizer, clean(prompt))
 

@@ -71,6 +71,14 @@ class ZImageDenoiser(Denoiser[ZImageConditions]):
         conditioning = 2 * MAX_TOKENS * self.shape.cap_feat_dim * self.dtype.itemsize
         return self.branches(request) * sum(self._tokens(request)) * (per_token + rope) + conditioning
 
+    def held_bytes(self, request: GenerateRequest) -> int:
+        """The states and angles of all tokens of both branches, with other angles for images and captions apart; the
+        captions, and the latents as they are and as the transformer sees them."""
+        (image, caption), branches, shape = self._tokens(request), self.branches(request), self.shape
+        values = branches * ((image + caption) * shape.dim + caption * shape.cap_feat_dim) + image * shape.token
+        precise = 2 * branches * (image + caption) * shape.head_dim + image * shape.token
+        return values * self.dtype.itemsize + precise * torch.float32.itemsize
+
     def operations(self, request: GenerateRequest) -> float:
         """Two operations for each weight and token, and four for each pair of tokens and each width in attention."""
         image, caption = self._tokens(request)
