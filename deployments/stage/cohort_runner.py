@@ -21,9 +21,9 @@ from deployments.stage.wire import pack
 from lightx2v.errors import LightError, OutOfMemory
 from lightx2v.models.visits import Move
 from lightx2v.residency.lease import Grant, Lease, Work
-from lightx2v.stages.cohort import Cohort, Member
+from lightx2v.stages.cohort import Cohort, Member, let_go
 from lightx2v.stages.interface import Control, StageMethod
-from lightx2v.stages.stage import Stage, let_go
+from lightx2v.stages.stage import Stage
 from lightx2v.types import Progress
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class CohortRunner:
         self._pace = Pace()
         self._asking: asyncio.Task[Lease] | None = None
         self._recalled = False
-        self._crowd = 1
+        self._crowd, self._moment = 0, 0.0
         self.failure: torch.AcceleratorError | None = None
         """The device's error, after which nothing runs here."""
 
@@ -88,8 +88,8 @@ class CohortRunner:
             if lease is None:
                 return
             await stack.enter_async_context(self._weights.lock)
-            await self._queue.gathered(self._crowd)
-            self._recalled, self._crowd = False, 1
+            await self._queue.gathered(self._crowd, self._moment)
+            self._recalled, self._crowd, self._moment = False, 0, 0.0
             try:
                 await self._use(lease)
             finally:
@@ -117,22 +117,22 @@ class CohortRunner:
         if (first := self._queue.first()) is None:
             return
         grant = self._stage.least(lease) if first.is_starved else lease
-        began, units = time.monotonic(), 0.0
+        began, units, rounds = time.monotonic(), 0.0, 0
         try:
             async with self._granted(grant, first.method) as cohort:
-                async for rounds in self._rounds(cohort, grant, first):
-                    units += rounds
+                async for work in self._rounds(cohort, grant, first):
+                    units, rounds = units + work, rounds + 1
         except Exception as error:  # of the weights or the device: it is every member's
             self._fail_all(error)
-        self._pace.note(units, time.monotonic() - began)
-        log.info(
-            "COHORT %s lease of %.3f s, weights %d, extra %d, keep %d",
-            self._stage.name,
-            time.monotonic() - began,
-            grant.weights,
-            grant.extra_bytes,
-            grant.keep,
-        )
+        self._note(grant, rounds, units, time.monotonic() - began)
+
+    def _note(self, grant: Grant, rounds: int, units: float, seconds: float) -> None:
+        """Learns from a run. Half of what another visit of the streamed weights takes is worth waiting for whoever is
+        about to come."""
+        self._pace.note(units, seconds)
+        streamed = 1 - grant.weights / max(1, self._stage.reachable)
+        self._moment = streamed * seconds / max(1, rounds) / 2
+        log.info("%s: %d jobs in %d rounds, %.3f s", self._stage.name, self._crowd, rounds, seconds)
 
     async def _rounds(self, cohort: Cohort, grant: Grant, first: Job) -> AsyncIterator[float]:
         """Runs rounds until nobody is left, or the lease is recalled. Yields the units of work in each."""
@@ -144,9 +144,7 @@ class CohortRunner:
             if self._recalled:
                 await self._park(cohort)
                 return
-            self._crowd = max(self._crowd, len(cohort.members))
             yield sum(job.units for job in self._running)
-            log.info("COHORT %s round of %d, %d wait", self._stage.name, len(cohort.members), len(self._queue))
             await self._in_thread(_round, cohort, bool(self._queue))
             self._tell()
 
@@ -162,6 +160,7 @@ class CohortRunner:
     async def _join(self, cohort: Cohort, job: Job, grant: Grant) -> None:
         self._queue.remove(job)
         self._running[job] = None
+        self._crowd += 1
         if job.member is None:
             job.member = await self._in_thread(self._member, job, grant)
         else:
@@ -185,7 +184,6 @@ class CohortRunner:
         self._loop.call_soon_threadsafe(self._conclude, job, partial(job.resolve, pack(output)))
 
     def _failed(self, job: Job, grant: Grant, error: Exception) -> None:
-        let_go(error)
         if isinstance(error, OutOfMemory) and grant.weights > self._stage.rest:
             log.warning("%s: %s; again with its weights streamed", self._stage.name, error)
             self._loop.call_soon_threadsafe(self._conclude, job, partial(self._starve, job))

@@ -17,10 +17,6 @@ from lightx2v.stages.cohort import Member
 from lightx2v.stages.interface import StageInputs, StageMethod
 from lightx2v.types import GenerateRequest
 
-MOMENT_SECONDS = 0.03
-"""The pause after which no further job is expected. Of eight clients' requests the last came 25 ms after the first,
-and missing one costs 0.2 s (H200, klein-9B's encoder)."""
-
 
 @dataclass(eq=False, slots=True)
 class Job:
@@ -83,13 +79,13 @@ class JobQueue:
         """Returns when a job waits."""
         await self._filled.wait()
 
-    async def gathered(self, crowd: int) -> None:
-        """Waits until as many as `crowd` jobs wait, or none has come for a moment. Callers who had their answers
-        together come back together; whoever missed a visit of the weights would need one of his own."""
+    async def gathered(self, crowd: int, moment: float) -> None:
+        """Waits until as many as `crowd` jobs wait, or none has come for `moment` seconds. Callers who had their
+        answers together come back together; who misses a visit of the weights needs one of their own."""
         while len(self) < crowd:
             self._came.clear()
             try:
-                async with asyncio.timeout_at(self._latest + MOMENT_SECONDS):
+                async with asyncio.timeout_at(self._latest + moment):
                     await self._came.wait()
             except TimeoutError:
                 return

@@ -68,7 +68,7 @@ class Card:
         self.told: list[Work] = []
         self.refusals: list[Exception] = []
         self.held = -1
-        self.open = asyncio.Event()
+        self.idle, self.open = asyncio.Event(), asyncio.Event()
         self.open.set()
 
     @asynccontextmanager
@@ -78,7 +78,11 @@ class Card:
             raise self.refusals.pop(0)
         self.leases.append((room, work))
         extra = room.activation_bytes + (self.width - 1) * room.member_bytes
-        yield Lease(self.weights, extra, self.stage.slot_bytes, 0, "lease", "holder", width=self.width)
+        self.idle.clear()
+        try:
+            yield Lease(self.weights, extra, self.stage.slot_bytes, 0, "lease", "holder", width=self.width)
+        finally:
+            self.idle.set()
 
     def holds(self, nbytes: int) -> None:
         self.held = nbytes
@@ -112,6 +116,11 @@ class Bench:
         job = Job("run", request, StageInputs(), terms, self.stage.room(request), steps, 1.0, answer)
         self.runner.submit(job)
         return job
+
+    async def end(self, *jobs: Job) -> None:
+        """Waits for the answers, and for the end of the last lease."""
+        await asyncio.gather(*(job.answer for job in jobs))
+        await self.card.idle.wait()
 
     def soon(self, function: Callable[[], object]) -> None:
         """Calls a function of the loop from the stage's thread, and waits for it."""
@@ -150,8 +159,7 @@ def test_jobs_that_wait_together_share_a_lease_and_every_passage_of_a_block(stag
         bench = Bench(stage)
         before = stage.device.h2d_bytes
         jobs = [bench.submit(seed, steps) for seed, steps in ((1, 3), (2, 1), (3, 2))]
-        await asyncio.gather(*(job.answer for job in jobs))
-        await bench.runner._queue.filled() if bench.runner._queue else None
+        await bench.end(*jobs)
         assert len(bench.card.leases) == 1
         streamed = sum(unit.nbytes for unit in stage._residence.layout.blocks)
         assert stage.device.h2d_bytes - before == stage.rest + 3 * streamed
@@ -171,7 +179,7 @@ def test_a_job_that_comes_during_a_run_joins_at_the_next_round(stage: Walker) ->
 
         stage.react = react  # type: ignore[method-assign]
         first = bench.submit(1, 3)
-        await first.answer
+        await bench.end(first)
         assert late[0].answer.done()
         assert len(bench.card.leases) == 1
         assert same(stage, late[0])
@@ -191,7 +199,7 @@ def test_a_recalled_lease_ends_after_the_round_and_the_job_goes_on_in_the_next(s
 
         stage.react = react  # type: ignore[method-assign]
         job = bench.submit(1, 3)
-        await job.answer
+        await bench.end(job)
         assert len(bench.card.leases) == 2
         assert steps == [0, 1, 2]
         assert bench.card.leases[1][1].jobs == 1
@@ -213,6 +221,7 @@ def test_an_error_of_one_member_is_its_own(stage: Walker) -> None:
         stage.react = react  # type: ignore[method-assign]
         jobs = [bench.submit(seed, 2) for seed in (1, 2, 3)]
         results = await asyncio.gather(*(job.answer for job in jobs), return_exceptions=True)
+        await bench.card.idle.wait()
         assert isinstance(results[1], InvalidRequest)
         stage.react = lambda *_: None  # type: ignore[method-assign]
         assert same(stage, jobs[0])
@@ -234,7 +243,7 @@ def test_who_runs_out_of_memory_runs_alone_with_the_least_weights(stage: Walker)
 
         stage.react = react  # type: ignore[method-assign]
         jobs = [bench.submit(seed, 2) for seed in (1, 2, 3)]
-        await asyncio.gather(*(job.answer for job in jobs))
+        await bench.end(*jobs)
         assert residents == [stage.reachable, stage.rest, stage.rest]
         assert all(same(stage, job) for job in jobs)
         bench.task.cancel()
@@ -264,7 +273,7 @@ def test_a_refused_lease_fails_the_job_that_it_was_for_and_no_other(stage: Walke
         first, second = bench.submit(1), bench.submit(2)
         with pytest.raises(DeadlineExceeded):
             await first.answer
-        await second.answer
+        await bench.end(second)
         assert same(stage, second)
         bench.task.cancel()
 
@@ -280,7 +289,7 @@ def test_nobody_asks_for_a_caller_that_is_gone(stage: Walker) -> None:
         bench.runner.cancel(gone)
         bench.card.open.set()
         kept = bench.submit(2)
-        await kept.answer
+        await bench.end(kept)
         assert [work.jobs for _, work in bench.card.leases] == [1]
         assert not gone.answer.done()
         bench.task.cancel()
@@ -293,7 +302,7 @@ def test_higher_priority_goes_first_then_the_earlier_turn(stage: Walker) -> None
         bench, order = Bench(stage, width=1), list[int]()
         stage.react = lambda request, step: order.append(request.seed)  # type: ignore[method-assign]
         jobs = [bench.submit(seed, 1, *rank) for seed, rank in enumerate(((0, 2.0), (0, 1.0), (5, 9.0), (-5, 0.0)))]
-        await asyncio.gather(*(job.answer for job in jobs))
+        await bench.end(*jobs)
         assert order == [2, 1, 0, 3]
         bench.task.cancel()
 
@@ -304,8 +313,8 @@ def test_the_coordinator_is_told_what_is_left(stage: Walker) -> None:
     async def work() -> None:
         bench = Bench(stage)
         jobs = [bench.submit(seed, steps) for seed, steps in ((1, 1), (2, 3))]
-        await asyncio.gather(*(job.answer for job in jobs))
-        await bench.submit(3, 2).answer
+        await bench.end(*jobs)
+        await bench.end(bench.submit(3, 2))
         assert [work.jobs for work in bench.card.told][-1] == 1
         assert bench.card.told[-1].seconds > 0
         bench.task.cancel()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightx2v.residency.lease import Command, Fetch, Granted, Shrink, Wish
+from lightx2v.residency.lease import Fetch, Granted, Shrink, Wish
 from lightx2v.residency.ledger import Ledger
 from lightx2v.types import StageName
 from tests.unit.ledgers import ask, grant, holder, need, shrinks
@@ -123,7 +123,7 @@ def obey(ledger: Ledger, while_it_runs: str | None = None) -> None:
     """Until the ledger has nothing more to say, or has granted this ticket."""
     while events := ledger.advance(0.0):
         for event in events:
-            if isinstance(event, Command):
+            if isinstance(event, Shrink | Fetch):
                 ledger.resized(event.holder, event.weights, "e1", event.id)
         ledger.check()
         if any(isinstance(event, Granted) and event.ticket == while_it_runs for event in events):

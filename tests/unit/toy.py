@@ -19,7 +19,6 @@ from lightx2v.weights.device import Device
 from lightx2v.weights.host_copy import HostCopy, OnDisk
 from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import WeightMap, make_layout
-from lightx2v.weights.ring import Ring
 from lightx2v.weights.weight_residency import WeightResidency
 
 WIDTH = 16
@@ -114,28 +113,3 @@ def expected(state: dict[str, torch.Tensor], hidden: torch.Tensor, width: int = 
     module.load_state_dict(state)
     output: torch.Tensor = module(hidden)
     return output
-
-
-@contextmanager
-def running(
-    residence: WeightResidency, limit: int, passes: int = 1, used: Collection[str] | None = None, keep: int = 0
-) -> Iterator[None]:
-    """A run of `passes`, all of them announced at its begin."""
-    with residence.running(limit, used, keep):
-        for _ in range(passes):
-            residence.begin(another=False)
-        yield
-
-
-def begun(ring: Ring, passes: int) -> Ring:
-    """`ring`, with so many passes announced."""
-    for _ in range(passes):
-        ring.begin(another=False)
-    return ring
-
-
-@contextmanager
-def activated(adapters: Adapters, request: GenerateRequest, units: Collection[str] = ()) -> Iterator[None]:
-    """The LoRAs of `request` count within the context."""
-    with adapters.chosen(request, units) as loras, loras.active():
-        yield

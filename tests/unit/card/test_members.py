@@ -8,7 +8,7 @@ import pytest
 
 from deployments.card.members import CardMembers, Member
 from lightx2v.errors import OutOfMemory
-from lightx2v.residency.lease import Holder, Need
+from lightx2v.residency.lease import Holder, Need, Room
 from lightx2v.residency.mix import PLAN_SECONDS
 from lightx2v.residency.plan import StageSize
 from lightx2v.types import Policy
@@ -32,25 +32,25 @@ def planned(budget: int, *members: Member) -> CardMembers:
 def test_many_run_together_and_one_runs_as_if_there_were_no_others() -> None:
     """In 57 bytes, 40 stay and 60 stream behind 35. A second one takes 4 more, which costs a unit, and hides 70."""
     made = planned(57 + 3, one("klein", context=3))
-    assert made.need("klein", 5, 4, jobs=1) == Need(40, 0, 5, 10, 40)
-    assert made.need("klein", 5, 4, jobs=2) == Need(30, 0, 9, 10, 30, width=2)
-    assert made.need("klein", 5, 4, jobs=9) == Need(30, 0, 9, 10, 30, width=2)
-    assert made.width("klein") == 2
+    assert made.need("klein", Room(5, 4), jobs=1) == Need(40, 0, 5, 10, 40)
+    assert made.need("klein", Room(5, 4), jobs=2) == Need(30, 0, 9, 10, 30, width=2)
+    assert made.need("klein", Room(5, 4), jobs=9) == Need(30, 0, 9, 10, 30, width=2)
+    assert made.width(made.members["klein"].holder) == 2
 
 
 def test_larger_requests_run_in_smaller_cohorts() -> None:
     """The least that a run takes is the ring of 10 and its activations."""
     made = planned(57, one("klein"))
-    assert made.need("klein", 5, 42, jobs=2).width == 2
-    alone = made.need("klein", 5, 43, jobs=2)
+    assert made.need("klein", Room(5, 42), jobs=2).width == 2
+    alone = made.need("klein", Room(5, 43), jobs=2)
     assert (alone.width, alone.activation_bytes) == (1, 5)
-    too_large = made.need("klein", 60, 4, jobs=2)
+    too_large = made.need("klein", Room(60, 4), jobs=2)
     assert (too_large.width, too_large.activation_bytes) == (1, 60)
 
 
 def test_members_that_take_no_memory_are_as_many_as_planned() -> None:
     made = planned(57, one("klein", replace(SIZE, member_bytes=0)))
-    assert made.need("klein", 5, jobs=1).width == made.need("klein", 5, jobs=5).width == 2
+    assert made.need("klein", Room(5, 0), jobs=1).width == made.need("klein", Room(5, 0), jobs=5).width == 2
 
 
 def test_models_share_a_card_by_their_mix() -> None:
@@ -85,6 +85,7 @@ def test_a_model_that_keeps_all_by_its_policy_leaves_the_rest() -> None:
 def test_a_model_without_a_plan_is_refused_by_name() -> None:
     made = planned(115, one("a"), one("b", replace(SIZE, activation_bytes=200)))
     made.check("a")
-    for call in (made.check, made.width, lambda holder: made.need(holder, 5)):
+    assert made.width(made.members["b"].holder) is None
+    for call in (made.check, lambda holder: made.need(holder, Room(5, 0), 1)):
         with pytest.raises(OutOfMemory, match="denoise needs 210 bytes"):
             call("b")
