@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,7 @@ class Member:
             self.done(end.value)
         except Exception as error:  # whatever it is: the other members go on
             self.is_over = True
+            let_go(error)
             self.failed(error)
         return None
 
@@ -78,6 +80,13 @@ class Cohort:
         """Moves the tensors of all members off the device, or back."""
         for member in self.members:
             member.move(to)
+
+
+def let_go(error: BaseException | None) -> None:
+    """Clears the frames that an error keeps: activations in them would outlive the run."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def room_for(members: Iterable[Member]) -> int:

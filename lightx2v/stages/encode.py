@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -64,7 +65,7 @@ class EncodeStage(Stage[TextEncoder]):
         seen = self._look(pictures) if pictures else None
         beside = pictures if seen is None else ()
         encoded = yield from together([self._encode(prompt, beside) for prompt in self._prompts(request)])
-        return Conditioning(*encoded, image_features=seen)
+        return replace(Conditioning(*encoded), image_features=seen)
 
     def truncations(self, request: GenerateRequest) -> tuple[Notice, ...]:
         cut = self._truncation("prompt_truncated", request.prompt, request)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from lightx2v.models.packed import keep_packed
 from lightx2v.models.visits import Visits, within
 from lightx2v.residency.lease import Grant
 from lightx2v.residency.plan import StageSize
-from lightx2v.stages.cohort import Cohort, Member
+from lightx2v.stages.cohort import Cohort, Member, let_go
 from lightx2v.stages.interface import Control, StageInputs, StageMethod, StageRun
 from lightx2v.types import GenerateRequest, StageName
 from lightx2v.weights.device import Device
@@ -252,13 +251,6 @@ class Stage(ABC, Generic[C]):
 
 def _reraise(error: Exception) -> None:
     raise error
-
-
-def let_go(error: BaseException | None) -> None:
-    """Clears the frames that an error keeps: activations in them would outlive the lease."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def _phases(component: Component) -> tuple[str, ...]:

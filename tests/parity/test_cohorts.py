@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, cycle
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -45,7 +46,7 @@ class Run:
     expected: int = field(default=0, init=False)
 
     @property
-    def stage(self) -> Stage[object]:
+    def stage(self) -> Stage[Any]:
         return self.model.stages[self.kind.stage]
 
     def through(self, grants: Sequence[Grant], recalls: frozenset[int]) -> None:
@@ -97,7 +98,7 @@ class Run:
         return sum(unit.nbytes for unit in residence.layout.blocks if unit.name in passing)
 
 
-def limits(stage: Stage[object]) -> list[int]:
+def limits(stage: Stage[Any]) -> list[int]:
     """Bytes with no block resident, with one, and so on to all."""
     return list(accumulate(unit.nbytes for unit in stage._residence.units))
 
