@@ -30,6 +30,9 @@ FP8_SPEED = 1.4
 FP8_WORKSPACE = 1.1
 """The activation memory with layers in fp8, in that of bf16: a layer's input exists twice for a while, in fp8 too."""
 
+SMALL_BYTES = 64 << 10
+"""Bytes that a member's small tensors take, such as the times of its steps."""
+
 
 class Component(ABC):
     """A module built on the meta device from a checkpoint's configuration.
@@ -155,12 +158,13 @@ class Denoiser(Component, Generic[C]):
 
     def member_bytes(self, request: GenerateRequest) -> int:
         inpainting = inpaint_member_bytes(math.prod(self.grid(request.size))) if request.is_masked else 0
-        return self.held_bytes(request) + inpainting
+        return self.held_bytes(request) + inpainting + SMALL_BYTES
 
     @abstractmethod
     def held_bytes(self, request: GenerateRequest) -> int:
         """Device bytes that a request keeps at a pause, a mask and its picture apart: the states of all branches
-        between two blocks, the conditions, the latents and what the solver remembers."""
+        between two blocks, the conditions, the latents and what the solver remembers. Tensors of a few kilobytes
+        need not be counted."""
 
     def steps_elsewhere(self, request: GenerateRequest) -> tuple[int, int]:
         """Steps that another transformer takes before this one's, and after them."""

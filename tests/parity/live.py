@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lightx2v.models.component import Component
+from lightx2v.models.component import Component, Denoiser
+from lightx2v.models.sampler import SamplingState, sample
+from lightx2v.models.visits import Visits, together
+from lightx2v.residency.lease import Room
+from lightx2v.stages.cohort import room_for
+from lightx2v.types import Conditioning, GenerateRequest, Latents
 
 META = torch.device("meta")
 CUDNN = 2.4 / 1.5
@@ -54,3 +61,41 @@ class LiveBytes(TorchDispatchMode):
 def _is_operand(leaf: Any) -> bool:
     """A tensor of no dimensions counts as a number anywhere."""
     return isinstance(leaf, torch.Tensor) and leaf.dim() > 0
+
+
+class Asked(NamedTuple):
+    """A request with the inputs of its denoiser."""
+
+    request: GenerateRequest
+    conditioning: Conditioning
+    references: Sequence[Latents] = ()
+
+    def steps(self, denoiser: Denoiser[Any]) -> Visits[SamplingState[Any]]:
+        state = denoiser.start(*self, META)
+        return (yield from sample(state, denoiser.velocity, lambda: None))
+
+
+def held(component: Component, jobs: Sequence[Callable[[], Visits[Any]]]) -> tuple[int, int]:
+    """The most bytes that live at a pause, and that live at any time, while `jobs` pass the blocks together."""
+    with torch.no_grad(), LiveBytes(component) as meter:
+        most = 0
+        for _ in together([job() for job in jobs]):
+            most = max(most, meter.live)
+    return most, meter.peak
+
+
+def check_member(component: Component, request: GenerateRequest, job: Callable[[], Visits[Any]]) -> None:
+    """What a member keeps is at most what it says, and not much less; two members find room in what both say."""
+    member_bytes = component.member_bytes(request)
+    alone, _ = held(component, (job,))
+    assert 0.7 * member_bytes < alone <= member_bytes
+    both, peak = held(component, (job, job))
+    assert both <= 2 * member_bytes
+    assert peak <= component.workspace(request) + member_bytes
+
+
+def check_room(denoiser: Denoiser[Any], asked: Sequence[Asked]) -> None:
+    """Members of several sizes find room in what the cohort says that they need."""
+    rooms = [Room(denoiser.workspace(one.request), denoiser.member_bytes(one.request)) for one in asked]
+    _, peak = held(denoiser, [partial(one.steps, denoiser) for one in asked])
+    assert 0.7 * room_for(rooms) < peak <= room_for(rooms)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from lightx2v.models.registry import find_family
 from lightx2v.models.visits import finish
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Size, StageName
 from tests.checkpoints.flux2 import write_dev_configurations
-from tests.parity.live import CUDNN, META, LiveBytes
+from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room
 from tests.visits import first_velocity, take_steps
 
 LARGE = Size(1024, 1024)
@@ -73,6 +75,22 @@ def test_denoiser(shapes: Path, references: int, guidance: float) -> None:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_a_member_of_a_cohort(shapes: Path, guidance: float) -> None:
+    """In two blocks of each kind, which are alike."""
+    denoiser = Flux2Denoiser(shapes, torch.bfloat16, read_spec(shapes))
+    del denoiser.module.transformer_blocks[2:], denoiser.module.single_transformer_blocks[2:]
+    request, large = make_request(guidance=guidance), make_request(references=(LARGE,), guidance=guidance)
+    text = torch.empty(512, denoiser.shape.joint_attention_dim)
+    conditioning = Conditioning(text, text if denoiser.spec.is_guided(request) else None)
+    picture = Latents(torch.empty(4096, 128), 64, 64, edited=torch.empty(4096, 1))
+    masked = replace(large, is_masked=True, strength=1.0)
+    asked = (Asked(request, conditioning), Asked(large, conditioning, (picture,)))
+    for one in (*asked, Asked(masked, conditioning, (picture,))):
+        check_member(denoiser, one.request, partial(one.steps, denoiser))
+    check_room(denoiser, asked)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_parts_in_fp8(shapes: Path, guidance: float) -> None:
     """They need more, and the encoder no more than is set aside."""
     denoiser = keep_in_fp8(Flux2Denoiser(shapes, torch.bfloat16, read_spec(shapes)))
@@ -112,6 +130,7 @@ def test_encoder(shapes: Path) -> None:
     with LiveBytes(encoder) as meter:
         conditioning = finish(encoder.encode("a red circle " * 300, (), META))
     assert conditioning.shape == (512, 3 * encoder.config.hidden_size)
+    check_member(encoder, make_request(), lambda: encoder.encode("a red circle " * 300, (), META))
     assert 1.1 * meter.peak < encoder.workspace(make_request()) < 1.25 * meter.peak
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from lightx2v.models.qwen_image.spec import read_spec
 from lightx2v.models.visits import finish
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size
 from tests.checkpoints.qwen_image import write_configurations
-from tests.parity.live import CUDNN, META, LiveBytes
+from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room
 from tests.parity.reference import make_image
 from tests.parity.test_flux2_workspace import LARGE
-from tests.parity.test_qwen_image_workspace import LAYERS, MODULATION, UNFUSED, WIDTH
+from tests.parity.test_qwen_image_workspace import LAYERS, MODULATION, UNFUSED, WIDTH, with_two_blocks
 from tests.visits import take_steps
 
 REACHABLE: tuple[tuple[type[Component], int], ...] = (
@@ -60,12 +61,12 @@ def make_request(references: int, guidance: float = 1.0) -> GenerateRequest:
     return GenerateRequest("workspace", "a red circle", LARGE, 1, 0, guidance, references=(LARGE,) * references)
 
 
-def step(denoiser: QwenImageDenoiser, request: GenerateRequest) -> None:
+def ask(denoiser: QwenImageDenoiser, request: GenerateRequest) -> Asked:
     rows, columns = denoiser.grid(LARGE)
     references = [Latents(torch.empty(rows * columns, 64), rows, columns) for _ in request.references]
     text = torch.empty(denoiser._text_tokens(request), 3584)
     conditioning = Conditioning(text, text if request.guidance > 1 else None)
-    take_steps(denoiser, request, conditioning, references, META)
+    return Asked(request, conditioning, references)
 
 
 @pytest.mark.parametrize(("part", "count"), REACHABLE)
@@ -88,8 +89,17 @@ def test_reachable_weights_of_the_autoencoder(shapes: Path) -> None:
 def test_denoiser(denoiser: QwenImageDenoiser, references: int, guidance: float) -> None:
     request = make_request(references, guidance)
     with LiveBytes(denoiser) as meter:
-        step(denoiser, request)
+        take_steps(denoiser, *ask(denoiser, request), META)
     assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_a_member_of_a_cohort(denoiser: QwenImageDenoiser, guidance: float) -> None:
+    denoiser = with_two_blocks(denoiser)
+    asked = [ask(denoiser, make_request(references, guidance)) for references in (1, 3)]
+    for one in asked:
+        check_member(denoiser, one.request, partial(one.steps, denoiser))
+    check_room(denoiser, asked)
 
 
 @pytest.mark.parametrize("references", [1, 3])
@@ -98,7 +108,7 @@ def test_operations_of_a_step(denoiser: QwenImageDenoiser, references: int, monk
     monkeypatch.setattr(F, "scaled_dot_product_attention", UNFUSED)
     request = make_request(references)
     with FlopCounterMode(display=False) as counter:
-        step(denoiser, request)
+        take_steps(denoiser, *ask(denoiser, request), META)
     assert counter.get_total_flops() == pytest.approx(denoiser.flops(request), rel=0.02)
 
 
@@ -112,6 +122,7 @@ def test_encoder(shapes: Path, references: int) -> None:
     with LiveBytes(encoder) as meter:
         finish(encoder.encode("a red circle " * 300, pictures, META))
     assert 1.1 * meter.peak < encoder.workspace(make_request(references)) < 1.25 * meter.peak
+    check_member(encoder, make_request(references), lambda: encoder.encode("a red circle " * 300, pictures, META))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

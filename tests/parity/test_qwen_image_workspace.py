@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from lightx2v.models.qwen_image.spec import read_spec
 from lightx2v.models.visits import finish
 from lightx2v.types import Conditioning, GenerateRequest, Size
 from tests.checkpoints.qwen_image import write_configurations
-from tests.parity.live import CUDNN, META, LiveBytes
+from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room
 from tests.parity.test_flux2_workspace import LARGE
 from tests.visits import first_velocity, take_steps
 
@@ -84,6 +86,25 @@ def test_denoiser(denoiser: QwenImageDenoiser, guidance: float) -> None:
     assert 1.1 * meter.peak < denoiser.workspace(make_request(guidance=guidance)) < 1.25 * meter.peak
 
 
+def with_two_blocks(denoiser: QwenImageDenoiser) -> QwenImageDenoiser:
+    """The blocks are alike."""
+    del denoiser.module.transformer_blocks[2:]
+    denoiser.shape = replace(denoiser.shape, num_layers=2)
+    table: Any = denoiser._modulation
+    denoiser._modulation = lambda *asked: table(*asked)[:, :2]  # type: ignore[assignment]
+    return denoiser
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_a_member_of_a_cohort(denoiser: QwenImageDenoiser, guidance: float) -> None:
+    denoiser = with_two_blocks(denoiser)
+    request, small = make_request(guidance=guidance), make_request(Size(512, 768))
+    asked = (Asked(request, make_conditioning(guidance)), Asked(small, make_conditioning(1.0)))
+    for one in asked:
+        check_member(denoiser, one.request, partial(one.steps, denoiser))
+    check_room(denoiser, asked)
+
+
 def test_a_schedule(denoiser: QwenImageDenoiser) -> None:
     """One layer of the modulation is on the device at a time, with its rows, before they are a table on the host."""
     assert denoiser.workspace(make_request(Size(16, 16))) > 2 * 6 * WIDTH * WIDTH
@@ -105,6 +126,7 @@ def test_encoder(shapes: Path) -> None:
     with LiveBytes(encoder) as meter:
         conditioning = finish(encoder.encode("a red circle " * 300, (), META))
     assert conditioning.shape == (512, encoder.config.hidden_size)
+    check_member(encoder, make_request(), lambda: encoder.encode("a red circle " * 300, (), META))
     assert 1.1 * meter.peak < encoder.workspace(make_request()) < 1.25 * meter.peak
 
 

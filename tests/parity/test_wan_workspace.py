@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from lightx2v.models.wan.refiner import WanRefiner
 from lightx2v.models.wan.spec import read_spec
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size
 from tests.checkpoints.wan import UMT5_XXL, write_configurations
-from tests.parity.live import CUDNN, META, LiveBytes
+from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room
 from tests.visits import first_velocity, take_steps
 
 LARGE = Size(832, 480)
@@ -107,6 +109,18 @@ def test_denoiser(shapes: Path, size: Size, frames: int, guidance: float) -> Non
     assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
 
 
+@pytest.mark.usefixtures("fused_attention")
+def test_a_member_of_a_cohort(shapes: Path) -> None:
+    """A long video and a short one, in two blocks of all, which are alike."""
+    denoiser = WanDenoiser(shapes, torch.bfloat16, read_spec(shapes))
+    del denoiser.module.blocks[2:]
+    requests = replace(make_request(), steps=3), make_request(Size(640, 480), 5, 1.0)
+    asked = [Asked(request, *inputs(denoiser, request)) for request in requests]
+    for one in asked:
+        check_member(denoiser, one.request, partial(one.steps, denoiser))
+    check_room(denoiser, asked)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_operations_of_a_step(shapes: Path, guidance: float) -> None:
     """Against PyTorch's own count, which leaves elementwise operations out as ours does."""
@@ -127,6 +141,8 @@ def test_encoder(shapes: Path) -> None:
     with LiveBytes(encoder) as meter:
         conditioning = finish(encoder.encode("a red circle " * 300, (), META))
     assert conditioning.shape == (512, 4096)
+    del encoder.module.block[2:]
+    check_member(encoder, make_request(), lambda: encoder.encode("a red circle " * 300, (), META))
     with LiveBytes(encoder) as looking:
         seen = encoder.look((Picture(np.zeros((224, 224, 3), np.uint8)),), META)
     assert (seen.shape if seen is not None else None) == ((257, 1280) if encoder.sees else None)

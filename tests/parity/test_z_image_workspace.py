@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from lightx2v.models.z_image.autoencoder import ZImageAutoencoder
 from lightx2v.models.z_image.denoiser import ZImageDenoiser
 from lightx2v.models.z_image.encoder import ZImageTextEncoder
 from lightx2v.models.z_image.spec import read_spec
-from lightx2v.types import Conditioning, GenerateRequest, Size
+from lightx2v.types import Conditioning, GenerateRequest, Latents, Size
 from lightx2v.weights.layout import reachable
 from tests.checkpoints.z_image import write_z_image_configurations
-from tests.parity.live import CUDNN, META, LiveBytes
+from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room
 from tests.visits import first_velocity, take_steps
 
 LARGE = Size(1024, 1024)
@@ -65,6 +66,19 @@ def test_denoiser(shapes: Path, size: Size, guidance: float) -> None:
 
 
 @pytest.mark.parametrize("guidance", [0.0, 4.0])
+def test_a_member_of_a_cohort(shapes: Path, guidance: float) -> None:
+    """In two blocks of each kind, which are alike."""
+    denoiser, small = ZImageDenoiser(shapes, torch.bfloat16, read_spec(shapes)), Size(512, 768)
+    del denoiser.module.layers[2:]
+    request, text = make_request(guidance=guidance), captions(guidance)
+    check_member(denoiser, request, lambda: Asked(request, text).steps(denoiser))
+    picture = Latents(torch.empty(1536, 64), 48, 32, edited=torch.empty(1536, 1))
+    masked = replace(make_request(small, (small,)), is_masked=True, strength=1.0)
+    check_member(denoiser, masked, lambda: Asked(masked, captions(0.0), (picture,)).steps(denoiser))
+    check_room(denoiser, (Asked(request, text), Asked(masked, captions(0.0), (picture,))))
+
+
+@pytest.mark.parametrize("guidance", [0.0, 4.0])
 def test_operations_of_a_step(shapes: Path, guidance: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against PyTorch's own count, which leaves elementwise operations out as ours does."""
     monkeypatch.undo()
@@ -81,6 +95,7 @@ def test_encoder(shapes: Path) -> None:
     with LiveBytes(encoder) as meter:
         conditioning = finish(encoder.encode("a red circle " * 300, (), META))
     assert conditioning.shape == (512, encoder.config.hidden_size)
+    check_member(encoder, make_request(), lambda: encoder.encode("a red circle " * 300, (), META))
     assert 1.1 * meter.peak < encoder.workspace(make_request()) < 1.25 * meter.peak
 
 
