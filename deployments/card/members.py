@@ -123,7 +123,7 @@ class CardMembers:
         made = self._plans[member.holder.plan]
         if isinstance(made, OutOfMemory) or member.policy != "auto":
             return None
-        share = made[member.holder.stage].narrow
+        share = replace(made[member.holder.stage].narrow, width=1)
         return Wish(share.placed, plans.grant(member.size, share).extra_bytes, share.resident)
 
     def planned(self, holder: Holder) -> int | None:

@@ -94,7 +94,10 @@ class CohortRunner:
                 await self._use(lease)
             finally:
                 self._client.holds(self._stage.resident)
-        await self._rested()
+        try:
+            await self._rested()
+        except Exception:  # the jobs have their answers; the next lease is served all the same
+            log.exception("after a run of the %s stage", self._stage.name)
 
     async def _ask(self, job: Job, stack: AsyncExitStack) -> Lease | None:
         """A lease for `job`, until `stack` is closed. None if it was refused, or nobody waits for it any more."""
@@ -161,11 +164,15 @@ class CohortRunner:
         self._queue.remove(job)
         self._running[job] = None
         self._crowd += 1
-        if job.member is None:
-            job.member = await self._in_thread(self._member, job, grant)
+        try:
+            if job.member is None:
+                job.member = await self._in_thread(self._member, job, grant)
+            else:
+                await self._in_thread(job.member.move, Move.BACK)
+        except Exception as error:  # it could not begin, or not go on: the others are not concerned
+            self._conclude(job, partial(self._refuse, job, error))
         else:
-            await self._in_thread(job.member.move, Move.BACK)
-        cohort.join(job.member)
+            cohort.join(job.member)
 
     def _member(self, job: Job, grant: Grant) -> Member:
         control = Control(job.cancelled.is_set, partial(self._report, job))

@@ -85,7 +85,7 @@ class StageServer:
         """Leases the memory of a CUDA context while the stage is loaded. If it is refused, the stage is loaded anyway:
         its first run is then refused with figures."""
         async with AsyncExitStack() as stack:
-            room, work = Room(nbytes, nbytes), Work(1, 0.0, time.time())
+            room, work = Room(nbytes, 0), Work(1, 0.0, time.time())
             try:
                 if nbytes:
                     await stack.enter_async_context(self._client.lease(room, work, START_SECONDS))

@@ -92,7 +92,7 @@ async def lease_of(
     seconds: float = LONG_SECONDS,
 ) -> Lease:
     """A lease for one job."""
-    return await coordinator.lease(epoch, name, Room(workspace, workspace), Work(1, 0.0, admitted_at), seconds)
+    return await coordinator.lease(epoch, name, Room(workspace, 0), Work(1, 0.0, admitted_at), seconds)
 
 
 async def ask(

@@ -20,6 +20,7 @@ from deployments.stage.server import StageServer
 from deployments.stage.wire import unpack
 from lightx2v.config import EngineSettings
 from lightx2v.errors import InvalidRequest
+from lightx2v.models.visits import Pause, Visits
 from lightx2v.stages.interface import Control, StageInputs
 from lightx2v.types import GenerateRequest, Size
 from lightx2v.weights.device import CpuDevice
@@ -99,7 +100,8 @@ async def test_who_goes_away_ends_the_job(actor: Remote, checkpoint: Path, monke
     began, ended = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def work(request: GenerateRequest, inputs: StageInputs, control: Control) -> None:
+    def work(request: GenerateRequest, inputs: StageInputs, control: Control) -> Visits[None]:
+        yield Pause.BLOCK
         loop.call_soon_threadsafe(began.set)
         while not control.cancelled():
             pass
@@ -124,8 +126,8 @@ async def test_what_fails_after_the_answer_is_in_the_log(
     async def fail() -> None:
         raise OSError("the driver does not tell")
 
-    monkeypatch.setattr(server, "_weigh", fail)
-    with caplog.at_level(logging.ERROR, module.__name__):
+    monkeypatch.setattr(server._jobs, "_rested", fail)
+    with caplog.at_level(logging.ERROR):
         await within(server.call("run", REQUEST, TERMS))
         while "the driver does not tell" not in caplog.text:
             await asyncio.sleep(0)
@@ -164,6 +166,9 @@ async def served_on_gpu(checkpoint: Path, coordinator: Coordinator, monkeypatch:
             pass
 
         def before_any_run(self) -> int:
+            return 7
+
+        def at_rest(self, weights: int) -> int:
             return 7
 
     monkeypatch.setattr(module, "open_device", open_cpu)
