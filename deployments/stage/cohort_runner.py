@@ -135,7 +135,7 @@ class CohortRunner:
         self._pace.note(units, seconds)
         streamed = 1 - grant.weights / max(1, self._stage.reachable)
         self._moment = streamed * seconds / max(1, rounds) / 2
-        log.info("%s: %d jobs in %d rounds, %.3f s", self._stage.name, self._crowd, rounds, seconds)
+        log.debug("%s: jobs %d, rounds %d, %.3f s", self._stage.name, self._crowd, rounds, seconds)
 
     async def _rounds(self, cohort: Cohort, grant: Grant, first: Job) -> AsyncIterator[float]:
         """Runs rounds until nobody is left, or the lease is recalled. Yields the units of work in each."""
