@@ -25,7 +25,7 @@ from lightx2v.stages.cohort import Cohort, Member, let_go
 from lightx2v.stages.interface import Control, StageInputs, StageMethod, StageRun
 from lightx2v.types import GenerateRequest, StageName
 from lightx2v.weights.device import Device
-from lightx2v.weights.layout import make_layout
+from lightx2v.weights.layout import Layout, make_layout
 from lightx2v.weights.single_file import read_weights
 from lightx2v.weights.weight_residency import WeightResidency
 
@@ -35,9 +35,9 @@ OVERLAP_SHARE = 0.9
 """The share of the link's capacity, while blocks compute, that a plan uses. Closer to 1, every pause of either side
 shows (H100, Z-Image: streaming 5.1 GB a step, of a capacity of 5.2, took 9 to 15 % longer)."""
 
-WHOLE_BLOCK = 1 << 62
-"""Bytes that come ahead of their use where every block is used once: the next block, whatever its size. Room for it
-costs nothing there, because what is placed for a single use saves no bytes."""
+MANY_BLOCKS = 8
+"""From so many blocks on, a stage that uses each once has room for a second one in its ring, so that it comes while a
+cohort computes. What is placed for a single use saves no bytes, so the room costs nothing, but for the least card."""
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Stage(ABC, Generic[C]):
         self.host_bytes = layout.host.nbytes if settings.lazy_load else layout.nbytes
         """Host bytes of the weights: all of them, or with `lazy_load` only those that never leave the host."""
         source = device.host_source(layout, settings.lazy_load)
-        ahead = self._overlap_bytes(planned) // max(1, len(blocks)) if self.planned_passes(planned) > 1 else WHOLE_BLOCK
+        ahead = self._ahead(planned, layout)
         # The parts of a block are used in turn by one member before the next, so by phase there is no visit to share.
         self._max_width = 1 if settings.by_phase else settings.max_cohort
         self._residence = WeightResidency(component, layout, source, device, ahead)
@@ -264,6 +264,13 @@ class Stage(ABC, Generic[C]):
     def close(self) -> None:
         """Returns device and host memory."""
         self._residence.close()
+
+    def _ahead(self, planned: GenerateRequest, layout: Layout) -> int:
+        """Bytes that should come while one block computes."""
+        count = len(layout.blocks)
+        if self.planned_passes(planned) == 1 and count >= MANY_BLOCKS:
+            return max(unit.nbytes for unit in layout.blocks)
+        return self._overlap_bytes(planned) // max(1, count)
 
     def _overlap_bytes(self, request: GenerateRequest) -> int:
         """Bytes that the link carries while all blocks are used once. If the work is unknown: 0, without measuring."""
