@@ -70,7 +70,8 @@ def test_a_video_is_what_the_engine_makes(videos: Any, server: Server, wan: Path
     )
     assert (video.object, video.status, video.progress, video.error) == ("video", "completed", 100, None)
     assert (video.model, video.prompt, video.size, video.seconds) == ("wan", PROMPT, str(SIZE), "0.5")
-    assert video.model_extra == {"seed": 7, "num_frames": 9, "warnings": []}
+    queue = {"queue_position": None, "predicted_seconds": None}
+    assert video.model_extra == {"seed": 7, "num_frames": 9, "warnings": [], **queue}
     assert video.created_at <= video.completed_at < video.expires_at
     pipeline = Pipeline(EngineSettings(model=str(wan), dtype="float32", device="cpu"))
     made = pipeline.generate(GenerateRequest("", PROMPT, SIZE, 4, 7, 3.5, negative_prompt="blurry", frames=9))
