@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,7 @@ from benchmarks.load.options import add_ask, add_settings
 from benchmarks.report import summarise, summarise_rate, table
 from benchmarks.series import run_series
 from benchmarks.server import ROOT, Server
-from benchmarks.started import FAILURES, started
+from benchmarks.started import FAILURES, exit_on_sigterm, started
 from deployments.card.host_copies import HostCopies
 from deployments.card.memory_probe import open_probe
 from lightx2v.config import parse_bytes
@@ -155,9 +154,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # a server that is left running would keep the card
+    exit_on_sigterm()
     options = parse()
     options.output.mkdir(parents=True, exist_ok=True)
     run = Run(options)

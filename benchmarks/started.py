@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +22,11 @@ EVERY_LINE = {"RAY_DEDUP_LOGS": "0"}
 """Serve logs the duration of every call of a stage; Ray would print only one of many."""
 FAILURES = (RuntimeError, OSError, ValueError, HTTPException, httpx.HTTPError, aiohttp.ClientError)
 """Failures of one server, after which others are still measured."""
+
+
+def exit_on_sigterm() -> None:
+    """Lets SIGTERM end the servers too: one that is left running would keep the card."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @contextmanager

@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,7 +27,7 @@ from benchmarks.gpu import measure_baseline, parse_budgets
 from benchmarks.load.options import EVERY_PROMPT, add_ask, add_settings, application, parse_setting
 from benchmarks.load.summary import show
 from benchmarks.load.table import table
-from benchmarks.started import FAILURES, started
+from benchmarks.started import FAILURES, exit_on_sigterm, started
 from deployments.card.host_copies import HostCopies
 from lightx2v.types import Size
 
@@ -136,7 +134,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    exit_on_sigterm()
     options = parse()
     options.output.mkdir(parents=True, exist_ok=True)
     run = Run(options)

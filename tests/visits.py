@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from lightx2v.models.component import Denoiser
 from lightx2v.models.sampler import sample
-from lightx2v.models.visits import finish
+from lightx2v.models.visits import Visits
 from lightx2v.types import Conditioning, GenerateRequest, Latents
+
+T = TypeVar("T")
+
+
+def finish(visits: Visits[T]) -> T:
+    """The result of a work that has the blocks to itself."""
+    while True:
+        try:
+            next(visits)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 @torch.no_grad()

@@ -120,25 +120,25 @@ class CohortRunner:
         if (first := self._queue.first()) is None:
             return
         grant = self._stage.least(lease) if first.is_starved else lease
-        began, units, rounds = time.monotonic(), 0.0, 0
+        began, done, rounds = time.monotonic(), 0.0, 0
         try:
             async with self._granted(grant, first.method) as cohort:
                 async for work in self._rounds(cohort, grant, first):
-                    units, rounds = units + work, rounds + 1
+                    done, rounds = done + work, rounds + 1
         except Exception as error:  # of the weights or the device: it is every member's
             self._fail_all(error)
-        self._note(grant, rounds, units, time.monotonic() - began)
+        self._note(grant, rounds, done, time.monotonic() - began)
 
-    def _note(self, grant: Grant, rounds: int, units: float, seconds: float) -> None:
+    def _note(self, grant: Grant, rounds: int, work: float, seconds: float) -> None:
         """Learns from a run. Half of what another visit of the streamed weights takes is worth waiting for whoever is
         about to come."""
-        self._pace.note(units, seconds)
+        self._pace.note(work, seconds)
         streamed = 1 - grant.weights / max(1, self._stage.reachable)
         self._moment = streamed * seconds / max(1, rounds) / 2
         log.debug("%s: jobs %d, rounds %d, %.3f s", self._stage.name, self._crowd, rounds, seconds)
 
     async def _rounds(self, cohort: Cohort, grant: Grant, first: Job) -> AsyncIterator[float]:
-        """Runs rounds until nobody is left, or the lease is recalled. Yields the units of work in each."""
+        """Runs rounds until nobody is left, or the lease is recalled. Yields the work of each."""
         while True:
             while not self._recalled and (job := self._next(cohort, first)) is not None:
                 await self._join(cohort, job, grant)
@@ -147,7 +147,7 @@ class CohortRunner:
             if self._recalled:
                 await self._park(cohort)
                 return
-            yield sum(job.units for job in self._running)
+            yield sum(job.work for job in self._running)
             await self._in_thread(_round, cohort, bool(self._queue))
             self._tell()
 
@@ -228,7 +228,7 @@ class CohortRunner:
     def _work(self) -> Work:
         """All that waits or runs here."""
         jobs = [*self._queue, *self._running]
-        seconds = self._pace.seconds(sum(job.units * job.rounds_left for job in jobs))
+        seconds = self._pace.seconds(sum(job.work * job.rounds_left for job in jobs))
         return Work(len(jobs), seconds, min((job.terms.admitted_at for job in jobs), default=time.time()))
 
     def _tell(self) -> None:

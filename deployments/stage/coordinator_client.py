@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ray.exceptions import RayActorError
 
@@ -40,6 +40,29 @@ class Weights(Protocol):
         """The bytes that the process has copied so far."""
 
 
+class Latest(Generic[T]):
+    """Sends messages one at a time, and of those that wait only the latest. `start` runs the sending in a task."""
+
+    def __init__(
+        self,
+        send: Callable[[T], Coroutine[Any, Any, None]],
+        start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        self._send, self._start = send, start
+        self._waiting: list[T] = []
+        self._sending: asyncio.Task[None] | None = None
+
+    def put(self, message: T) -> None:
+        """Sends a message, without waiting for it."""
+        self._waiting = [message]
+        if self._sending is None or self._sending.done():
+            self._sending = self._start(self._run())
+
+    async def _run(self) -> None:
+        while self._waiting:
+            await self._send(self._waiting.pop())
+
+
 class CoordinatorClient:
     """Connects a stage process to its card's coordinator. `find` returns the coordinator, or its successor. `recalled`
     is called when the running lease is to end at its next step boundary; it may be called again until then."""
@@ -58,10 +81,7 @@ class CoordinatorClient:
         self._epoch = ""
         self._joining = asyncio.Lock()
         self._variables = Context()
-        self._news: tuple[str, Progress] | None = None
-        self._telling: asyncio.Task[None] | None = None
-        self._work: Work | None = None
-        self._telling_work: asyncio.Task[None] | None = None
+        self._progress, self._work = Latest(self._advance, self.apart), Latest(self._waits, self.apart)
         self._apart: set[asyncio.Task[None]] = set()
 
     async def start(self) -> asyncio.Task[None]:
@@ -88,16 +108,12 @@ class CoordinatorClient:
         self._held = nbytes
 
     def advance(self, request_id: str, progress: Progress) -> None:
-        """Reports the progress of a run without waiting: one message at a time, and only the latest."""
-        self._news = request_id, progress
-        if self._telling is None or self._telling.done():
-            self._telling = self.apart(self._tell())
+        """Reports the progress of a run without waiting."""
+        self._progress.put((request_id, progress))
 
     def tell(self, work: Work) -> None:
-        """Reports what waits and runs here, without waiting: one message at a time, and only the latest."""
-        self._work = work
-        if self._telling_work is None or self._telling_work.done():
-            self._telling_work = self.apart(self._tell_work())
+        """Reports what waits and runs here, without waiting."""
+        self._work.put(work)
 
     async def weigh(self, context: int) -> None:
         """Reports the bytes that the process itself takes on the card, if they have changed."""
@@ -151,21 +167,12 @@ class CoordinatorClient:
         await self._call(lambda coordinator, epoch: coordinator.release(epoch, self._id, lease_id, holdings))
         self._turned.set()
 
-    async def _tell(self) -> None:
-        while self._lease is not None and self._news is not None:
-            (request_id, progress), self._news = self._news, None
-            await self._advance(request_id, progress)
-
-    async def _tell_work(self) -> None:
-        while self._work is not None:
-            work, self._work = self._work, None
-            await self._waits(work)
-
     async def _waits(self, work: Work) -> None:
         await self._call(lambda coordinator, epoch: coordinator.waits(epoch, self._id, work))
 
-    async def _advance(self, request_id: str, progress: Progress) -> None:
-        await self._call(lambda coordinator, epoch: coordinator.advance(epoch, self._id, request_id, progress))
+    async def _advance(self, news: tuple[str, Progress]) -> None:
+        if self._lease is not None:
+            await self._call(lambda coordinator, epoch: coordinator.advance(epoch, self._id, *news))
 
     async def _obey(self) -> None:
         while True:

@@ -29,8 +29,8 @@ class Job:
     room: Room
     rounds: int
     """The rounds that it takes in a cohort."""
-    units: float
-    """The work of one round, in units that are comparable among the jobs of a stage."""
+    work: float
+    """The work of one round, to be compared with that of other jobs of the stage."""
     answer: asyncio.Future[Any]
     arrived: float = field(default_factory=time.monotonic)
     cancelled: threading.Event = field(default_factory=threading.Event)

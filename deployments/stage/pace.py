@@ -7,18 +7,18 @@ WEIGHT = 0.3
 
 
 class Pace:
-    """An exponential average of seconds per unit of work."""
+    """An exponential average of the seconds of a work of 1."""
 
     def __init__(self) -> None:
-        self._seconds_per_unit: float | None = None
+        self._per_work: float | None = None
 
-    def note(self, units: float, seconds: float) -> None:
-        """Takes a run of `units` that took `seconds`. One without work says nothing."""
-        if units:
-            latest = seconds / units
-            before = latest if self._seconds_per_unit is None else self._seconds_per_unit
-            self._seconds_per_unit = before + WEIGHT * (latest - before)
+    def note(self, work: float, seconds: float) -> None:
+        """Takes a run of so much `work` that took `seconds`. One without work says nothing."""
+        if work:
+            latest = seconds / work
+            before = latest if self._per_work is None else self._per_work
+            self._per_work = before + WEIGHT * (latest - before)
 
-    def seconds(self, units: float) -> float:
-        """The predicted seconds of `units` of work; 0 as long as nothing has run."""
-        return (self._seconds_per_unit or 0.0) * units
+    def seconds(self, work: float) -> float:
+        """The predicted seconds of so much `work`; 0 as long as nothing has run."""
+        return (self._per_work or 0.0) * work

@@ -43,8 +43,6 @@ from lightx2v.stages.build import load_stage, open_device
 from lightx2v.stages.interface import StageInputs, StageMethod
 from lightx2v.types import GenerateRequest, StageName
 
-Answer = asyncio.Future[Any]
-
 START_SECONDS = 60.0
 """The longest time for other stages to make room for a process that starts."""
 
@@ -101,9 +99,9 @@ class StageServer:
         if method == "run" and (known := self._stage.recall(request)) is not None:
             return pack(known)
         stage, answer = self._stage, asyncio.get_running_loop().create_future()
-        room, rounds, units = stage.room(request), stage.passes(request), stage.units(request)
+        room, rounds, work = stage.room(request), stage.passes(request), stage.work(request)
         unpacked = await asyncio.to_thread(unpack, StageInputs(**inputs))
-        job = Job(method, request, unpacked, terms, room, rounds, units, answer)
+        job = Job(method, request, unpacked, terms, room, rounds, work, answer)
         self._jobs.submit(job)
         try:
             return await answer

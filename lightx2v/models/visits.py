@@ -33,16 +33,6 @@ Visits = Generator[Pause, Move | None, T]
 not depend on other works, so its result has the same bits alone and among others."""
 
 
-def finish(visits: Visits[T]) -> T:
-    """The result of a work that has the blocks to itself."""
-    while True:
-        try:
-            next(visits)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-
 def together(works: Sequence[Visits[T]]) -> Visits[list[T]]:
     """The results of `works`, in their order. All of them pass a block before the first goes on to the next. An error
     in one ends them all."""

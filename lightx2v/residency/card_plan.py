@@ -10,7 +10,7 @@ from lightx2v.errors import OutOfMemory
 from lightx2v.residency import plan as plans
 from lightx2v.residency.plan import Shares, StageSize
 from lightx2v.residency.together import Traffic, plan_together
-from lightx2v.residency.width import MOST_MEMBERS, Cohorts, cohorts
+from lightx2v.residency.width import Cohorts, cohorts
 from lightx2v.types import Policy
 
 K = TypeVar("K", bound=Hashable)
@@ -24,9 +24,7 @@ class Model:
     stages: tuple[StageSize, ...]
 
 
-def plan_card(
-    models: Mapping[K, Model], traffic: Mapping[K, Traffic], budget: int, most: int = MOST_MEMBERS
-) -> dict[K, Cohorts | OutOfMemory]:
+def plan_card(models: Mapping[K, Model], traffic: Mapping[K, Traffic], budget: int) -> dict[K, Cohorts | OutOfMemory]:
     """The plan of every model, or the reason why it has none, which leaves the others alone.
 
     `traffic` is that of all models under `auto`, which are planned together. What models under other policies keep is
@@ -48,7 +46,7 @@ def plan_card(
     for key, shares in planned.items():
         model, others = models[key], kept - _kept([shares])
         free = _beside(model, shares, others, budget, room if key in auto else budget)
-        made[key] = cohorts(model.policy, model.stages, shares, free, most)
+        made[key] = cohorts(model.policy, model.stages, shares, free)
     return made
 
 

@@ -32,7 +32,7 @@ class StageSize:
     member_bytes: int = 0
     """What each further member of a cohort takes beside the activations of the one that computes."""
     max_width: int = 8
-    """The most requests that may run together."""
+    """The most requests that may run together. Their steps take turns, so each further one makes all wait longer."""
 
     @cached_property
     def reachable(self) -> int:

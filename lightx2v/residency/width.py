@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from lightx2v.residency.plan import Share, Shares, StageSize, exposed, grant, placeable
 from lightx2v.types import Policy, StageName
 
-MOST_MEMBERS = 8
-"""Members of a cohort, at most. Their steps take turns, so each further one makes all of them wait longer."""
-
 NEAR_BEST = 1.01
 """Two widths whose times differ by less than this are equally good."""
 
@@ -33,10 +30,8 @@ class Cohort:
 Cohorts = dict[StageName, Cohort]
 
 
-def cohorts(
-    policy: Policy, stages: Sequence[StageSize], shares: Shares, budget: int, most: int = MOST_MEMBERS
-) -> Cohorts:
-    """The widths of the stages of one model, up to `most`, for the `shares` of one request at a time.
+def cohorts(policy: Policy, stages: Sequence[StageSize], shares: Shares, budget: int) -> Cohorts:
+    """The widths of the stages of one model, each up to its `max_width`, for the `shares` of one request at a time.
 
     `budget` leaves out the contexts and what other models keep. A cohort of k members takes (k - 1) `member_bytes`
     beside the activations of the one that computes. Under `auto` fewer weights are placed then; under other policies
@@ -53,7 +48,7 @@ def cohorts(
     `narrow`, whose weights are those of `shares`.
     """
     kept = sum(share.resident for share in shares.values())
-    return {size.stage: _cohort(policy, size, shares[size.stage], budget - kept, most) for size in stages}
+    return {size.stage: _cohort(policy, size, shares[size.stage], budget - kept) for size in stages}
 
 
 def time_together(size: StageSize, share: Share) -> float:
@@ -61,8 +56,8 @@ def time_together(size: StageSize, share: Share) -> float:
     return exposed(size, share, share.width) / share.width + size.planned_passes * size.overlap_bytes
 
 
-def _cohort(policy: Policy, size: StageSize, share: Share, free: int, most: int) -> Cohort:
-    widths = [share, *_widths(policy, size, share, free, most)]
+def _cohort(policy: Policy, size: StageSize, share: Share, free: int) -> Cohort:
+    widths = [share, *_widths(policy, size, share, free)]
     least = min(time_together(size, wide) for wide in widths)
     near = [wide for wide in widths[1:] if time_together(size, wide) <= NEAR_BEST * least] or [share]
     best = near[-1] if share.placed < size.reachable else near[0]
@@ -72,10 +67,10 @@ def _cohort(policy: Policy, size: StageSize, share: Share, free: int, most: int)
     return Cohort(replace(share, width=companions), best)
 
 
-def _widths(policy: Policy, size: StageSize, share: Share, free: int, most: int) -> Iterator[Share]:
+def _widths(policy: Policy, size: StageSize, share: Share, free: int) -> Iterator[Share]:
     """Yields the share of every width from 2 on that fits into `free` and what the stage keeps."""
     prefixes, room = size.prefixes(), free + share.resident
-    for width in range(2, min(most, size.max_width) + 1):
+    for width in range(2, size.max_width + 1):
         wide = replace(share, width=width)
         if policy == "auto":
             placed = placeable(size, prefixes, room - grant(size, wide).activation_bytes)

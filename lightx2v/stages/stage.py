@@ -112,7 +112,7 @@ class Stage(ABC, Generic[C]):
         """Device bytes of a request besides weights."""
         return Room(self.activation_bytes(request), self.member_bytes(request))
 
-    def units(self, request: GenerateRequest) -> float:
+    def work(self, request: GenerateRequest) -> float:
         """The work of one round of a request, to be compared with others of this stage: operations, where they are
         known."""
         return self.component.flops(request) or 1.0

@@ -27,11 +27,11 @@ from lightx2v.models.flux2.schedule import noise_levels
 from lightx2v.models.flux2.spec import Flux2Spec, read_spec
 from lightx2v.models.registry import find_family
 from lightx2v.models.sampler import sample
-from lightx2v.models.visits import Pause, finish
+from lightx2v.models.visits import Pause
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size
 from tests.checkpoints.flux2 import write_dev, write_klein
 from tests.parity.reference import bind
-from tests.visits import take_steps
+from tests.visits import finish, take_steps
 
 CPU = torch.device("cpu")
 Part = Callable[[Path, torch.dtype, Flux2Spec], Component]

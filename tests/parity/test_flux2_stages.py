@@ -17,11 +17,10 @@ from lightx2v.models.flux2.schedule import noise_levels, timesteps
 from lightx2v.models.flux2.spec import read_spec
 from lightx2v.models.flux2.transformer import Flux2Shape, Flux2Transformer
 from lightx2v.models.registry import find_family
-from lightx2v.models.visits import finish
 from lightx2v.types import Conditioning, Latents, Picture
 from tests.checkpoints.flux2 import make_transformer
 from tests.parity.reference import LATENTS, PIXELS, bind, load_reference, make_image, make_request
-from tests.visits import take_steps
+from tests.visits import finish, take_steps
 
 CPU = torch.device("cpu")
 

@@ -18,11 +18,10 @@ from lightx2v.models.flux2.denoiser import Flux2Denoiser
 from lightx2v.models.flux2.spec import read_spec
 from lightx2v.models.fp8 import keep_in_fp8
 from lightx2v.models.registry import find_family
-from lightx2v.models.visits import finish
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Size, StageName
 from tests.checkpoints.flux2 import write_dev_configurations
 from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room
-from tests.visits import first_velocity, take_steps
+from tests.visits import finish, first_velocity, take_steps
 
 LARGE = Size(1024, 1024)
 

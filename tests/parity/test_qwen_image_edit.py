@@ -29,13 +29,13 @@ from lightx2v.models.qwen_image.vision import Grid, mix, to_patches
 from lightx2v.models.reference_image import make_reference
 from lightx2v.models.registry import find_family
 from lightx2v.models.request import check_request, planning_request
-from lightx2v.models.visits import finish
 from lightx2v.pipeline import Pipeline
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Reference, Size
 from tests.parity.oracle_edit import load_edit_reference
 from tests.parity.oracle_qwen_image import reference_generate
 from tests.parity.reference import LATENTS, PIXELS, generate, make_image, make_request
 from tests.parity.test_qwen_image_parts import features, load
+from tests.visits import finish
 
 CPU = torch.device("cpu")
 AREA = 112 * 112

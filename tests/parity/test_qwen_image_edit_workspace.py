@@ -18,14 +18,13 @@ from lightx2v.models.qwen_image.autoencoder import QwenImageEditAutoencoder
 from lightx2v.models.qwen_image.denoiser import QwenImageDenoiser
 from lightx2v.models.qwen_image.edit_encoder import QwenImageEditTextEncoder
 from lightx2v.models.qwen_image.spec import read_spec
-from lightx2v.models.visits import finish
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size
 from tests.checkpoints.qwen_image import write_configurations
 from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room
 from tests.parity.reference import make_image
 from tests.parity.test_flux2_workspace import LARGE
 from tests.parity.test_qwen_image_workspace import LAYERS, MODULATION, UNFUSED, WIDTH, with_two_blocks
-from tests.visits import take_steps
+from tests.visits import finish, take_steps
 
 REACHABLE: tuple[tuple[type[Component], int], ...] = (
     (QwenImageEditTextEncoder, 7_747_169_280 - 152_064 * 3584),

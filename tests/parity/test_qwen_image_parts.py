@@ -27,7 +27,6 @@ from lightx2v.models.qwen_image.schedule import read_schedule, timesteps
 from lightx2v.models.qwen_image.spec import read_spec
 from lightx2v.models.registry import find_family
 from lightx2v.models.spec import ModelSpec
-from lightx2v.models.visits import finish
 from lightx2v.residency.lease import Grant
 from lightx2v.stages.build import load_stage
 from lightx2v.stages.interface import Control, StageInputs
@@ -38,7 +37,7 @@ from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout, view
 from tests.checkpoints.qwen_image import HIDDEN, write_configurations
 from tests.parity.reference import LATENTS, load_reference, make_request
-from tests.visits import take_steps
+from tests.visits import finish, take_steps
 
 CPU = torch.device("cpu")
 Part = Callable[[Path, torch.dtype, ModelSpec], Component]

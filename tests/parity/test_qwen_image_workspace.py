@@ -17,12 +17,11 @@ from lightx2v.models.qwen_image.autoencoder import QwenImageAutoencoder
 from lightx2v.models.qwen_image.denoiser import QwenImageDenoiser
 from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
 from lightx2v.models.qwen_image.spec import read_spec
-from lightx2v.models.visits import finish
 from lightx2v.types import Conditioning, GenerateRequest, Size
 from tests.checkpoints.qwen_image import write_configurations
 from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room
 from tests.parity.test_flux2_workspace import LARGE
-from tests.visits import first_velocity, take_steps
+from tests.visits import finish, first_velocity, take_steps
 
 UNFUSED = F.scaled_dot_product_attention
 LAYERS, WIDTH = 60, 3072

@@ -17,7 +17,6 @@ from lightx2v.config import EngineSettings
 from lightx2v.errors import InvalidRequest, NonFinite
 from lightx2v.layers.rope import rope_table
 from lightx2v.models.reference_image import make_reference
-from lightx2v.models.visits import finish
 from lightx2v.models.wan.autoencoder import WanAutoencoder
 from lightx2v.models.wan.condition import PictureChannels
 from lightx2v.models.wan.denoiser import WanDenoiser
@@ -35,7 +34,7 @@ from lightx2v.weights.index import read_index
 from lightx2v.weights.layout import make_layout
 from tests.checkpoints.wan import make_transformer
 from tests.parity.reference import LATENTS, PIXELS, bind, load_reference, make_image, make_request
-from tests.visits import take_steps
+from tests.visits import finish, take_steps
 
 CPU = torch.device("cpu")
 

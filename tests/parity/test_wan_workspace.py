@@ -12,7 +12,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightx2v.models.component import Component
-from lightx2v.models.visits import finish
 from lightx2v.models.wan.autoencoder import WanAutoencoder
 from lightx2v.models.wan.denoiser import WanDenoiser
 from lightx2v.models.wan.encoder import WanTextEncoder
@@ -21,7 +20,7 @@ from lightx2v.models.wan.spec import read_spec
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Picture, Size
 from tests.checkpoints.wan import UMT5_XXL, write_configurations
 from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room
-from tests.visits import first_velocity, take_steps
+from tests.visits import finish, first_velocity, take_steps
 
 LARGE = Size(832, 480)
 TRANSFORMERS = {

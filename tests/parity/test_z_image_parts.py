@@ -11,7 +11,6 @@ from diffusers import ZImageImg2ImgPipeline, ZImagePipeline
 
 from lightx2v.errors import InvalidCheckpoint, NonFinite
 from lightx2v.models.flow import first_step
-from lightx2v.models.visits import finish
 from lightx2v.models.z_image.autoencoder import ZImageAutoencoder
 from lightx2v.models.z_image.denoiser import ZImageDenoiser, noise_levels, times
 from lightx2v.models.z_image.encoder import ZImageTextEncoder
@@ -19,7 +18,7 @@ from lightx2v.models.z_image.spec import read_spec
 from lightx2v.models.z_image.transformer import to_grid, to_tokens
 from lightx2v.types import Conditioning, Latents, Picture, Size
 from tests.parity.reference import LATENTS, PIXELS, bind, load_reference, make_image, make_request
-from tests.visits import first_velocity, take_steps
+from tests.visits import finish, first_velocity, take_steps
 
 CPU = torch.device("cpu")
 

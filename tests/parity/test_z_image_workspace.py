@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightx2v.models.visits import finish
 from lightx2v.models.z_image.autoencoder import ZImageAutoencoder
 from lightx2v.models.z_image.denoiser import ZImageDenoiser
 from lightx2v.models.z_image.encoder import ZImageTextEncoder
@@ -19,7 +18,7 @@ from lightx2v.types import Conditioning, GenerateRequest, Latents, Size
 from lightx2v.weights.layout import reachable
 from tests.checkpoints.z_image import write_z_image_configurations
 from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room
-from tests.visits import first_velocity, take_steps
+from tests.visits import finish, first_velocity, take_steps
 
 LARGE = Size(1024, 1024)
 TEXT_ENCODER, TRANSFORMER, VAE = 3_921_534_720, 6_154_908_736, 83_819_683

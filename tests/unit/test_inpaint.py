@@ -24,10 +24,11 @@ from lightx2v.models.reference_image import make_reference
 from lightx2v.models.request import check_request, complete
 from lightx2v.models.sampler import Euler, SamplingState, Stepper, sample
 from lightx2v.models.spec import ModelSpec
-from lightx2v.models.visits import Pause, Visits, finish
+from lightx2v.models.visits import Pause, Visits
 from lightx2v.models.wan.spec import WanSpec
 from lightx2v.models.z_image.spec import ZImageSpec
 from lightx2v.types import GenerateRequest, Latents, Mask, Size, VideoSpec
+from tests.visits import finish
 
 LEVELS = torch.tensor([1.0, 0.8, 0.5, 0.0])
 SQUARE = Size(1024, 1024)

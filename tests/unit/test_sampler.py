@@ -10,8 +10,9 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from lightx2v.models.flow import noise
 from lightx2v.models.sampler import Euler, SamplingState, sample
-from lightx2v.models.visits import Pause, Visits, finish, together
+from lightx2v.models.visits import Pause, Visits, together
 from lightx2v.types import GenerateRequest, Size
+from tests.visits import finish
 
 LEVELS = torch.tensor([1.0, 0.8, 0.5, 0.0])
 

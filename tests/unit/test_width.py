@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lightx2v.errors import OutOfMemory
+from lightx2v.residency.lease import Need
 from lightx2v.residency.plan import Share, Shares, StageSize, exposed, grant, shares
 from lightx2v.residency.width import NEAR_BEST, Cohorts, cohorts
 from lightx2v.types import Policy, StageName
@@ -32,7 +33,9 @@ def sizes(stage: StageName) -> st.SearchStrategy[StageSize]:
     small = st.integers(0, 5)
     units = st.lists(st.integers(1, 6), max_size=6).map(tuple)
     passes, overlap = st.integers(1, 5), st.sampled_from((0, 1, 2, 4, 8, 30))
-    return st.builds(StageSize, st.just(stage), units, small, small, small, passes, overlap, st.integers(0, 4))
+    return st.builds(
+        StageSize, st.just(stage), units, small, small, small, passes, overlap, st.integers(0, 4), st.just(MOST)
+    )
 
 
 models = st.tuples(sizes("encode"), sizes("denoise"), sizes("decode"))
@@ -57,6 +60,16 @@ def fitting(policy: Policy, size: StageSize, share: Share, room: int) -> Iterato
                 yield Share(size.stage, min(share.resident, placed), placed, width)
 
 
+def fits(policy: Policy, size: StageSize, narrow: Share, room: int) -> bool:
+    """Whether what is granted for a share fits into `room`, unless it is for one request. Its companions take room from
+    what is placed."""
+    floor = size.reachable if policy in ("whole", "model") else size.rest
+    wanted = grant(size, narrow)
+    need = Need(wanted.weights, floor, wanted.activation_bytes, size.slot_bytes, wanted.keep, wanted.width)
+    weights = need.fit(room, size.reachable)
+    return narrow.width == 1 or (weights is not None and need.grant(weights, size.reachable).total <= room)
+
+
 def rooms(stages: tuple[StageSize, ...], given: Shares, budget: int) -> dict[StageName, int]:
     kept = sum(share.resident for share in given.values())
     return {size.stage: budget - kept + given[size.stage].resident for size in stages}
@@ -67,7 +80,7 @@ def planned(policy: Policy, stages: tuple[StageSize, ...], budget: int) -> tuple
         lone = shares(policy, stages, budget)
     except OutOfMemory:
         assume(False)
-    return lone, cohorts(policy, stages, lone, budget, MOST)
+    return lone, cohorts(policy, stages, lone, budget)
 
 
 @settings(max_examples=400)
@@ -115,10 +128,12 @@ def test_all_fits_with_its_cohort(policy: Policy, stages: tuple[StageSize, ...],
     kept = sum(share.resident for share in lone.values())
     for size in stages:
         others = kept - lone[size.stage].resident
-        share = found[size.stage].wide
-        assert share.width == 1 or grant(size, share).total + others <= budget
-        assert grant(size, share).activation_bytes == size.activation_bytes + (share.width - 1) * size.member_bytes
-        assert share.resident <= share.placed
+        narrow, wide = found[size.stage].narrow, found[size.stage].wide
+        assert fits(policy, size, narrow, budget - others)
+        assert wide.width == 1 or grant(size, wide).total + others <= budget
+        for share in (narrow, wide):
+            assert grant(size, share).activation_bytes == size.activation_bytes + (share.width - 1) * size.member_bytes
+            assert share.resident <= share.placed
 
 
 @pytest.mark.parametrize("gib", [8, 12, 16, 24, 31.35])

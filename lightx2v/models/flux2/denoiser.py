@@ -30,10 +30,8 @@ REFERENCE_SPACING = 10
 WIDTHS_PER_TOKEN = 24
 """Live activations of a step at their peak, in hidden widths per token: 20.4 were counted, and a sixth is to spare."""
 
-
 MODULATIONS = 16
 """The modulations of a step and the embedding of its time, in hidden widths."""
-
 
 ROPES = 8
 """The latest rotary tables that are kept on the host. Each takes some 5 ms to compute, while the device waits."""
