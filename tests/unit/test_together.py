@@ -16,6 +16,7 @@ from lightx2v.residency.plan import Share, Shares, StageSize, grant, plan, share
 from lightx2v.residency.together import HIDDEN, Traffic, cost, divide, plan_together
 from lightx2v.residency.width import Cohort, cohorts
 from lightx2v.types import Policy, StageName
+from tests.unit.test_width import fits
 
 Stages = tuple[StageSize, ...]
 POLICIES: tuple[Policy, ...] = ("auto", "whole", "model", "streamed")
@@ -164,7 +165,7 @@ def test_a_card_refuses_only_what_could_not_run_alone(models: dict[str, Model], 
             continue
         alone = shares(model.policy, model.stages, budget)
         for size in model.stages:
-            check(size, found, budget)
+            check(model.policy, size, found, budget)
         if len(models) == 1 or (model.policy != "auto"):
             fixed = {stage: cohort.narrow for stage, cohort in found.items()}
             assert {stage: replace(share, width=1) for stage, share in fixed.items()} == alone
@@ -172,11 +173,12 @@ def test_a_card_refuses_only_what_could_not_run_alone(models: dict[str, Model], 
             assert found == cohorts(model.policy, model.stages, alone, budget)
 
 
-def check(size: StageSize, found: dict[StageName, Cohort], budget: int) -> None:
+def check(policy: Policy, size: StageSize, found: dict[StageName, Cohort], budget: int) -> None:
     """Every run fits beside what its own model keeps, unless even one request does not under its policy."""
     kept = sum(cohort.narrow.resident for cohort in found.values()) - found[size.stage].narrow.resident
-    for share in (found[size.stage].narrow, found[size.stage].wide):
-        assert share.width == 1 or grant(size, share).total + kept <= budget
+    narrow, wide = found[size.stage].narrow, found[size.stage].wide
+    assert fits(policy, size, narrow, budget - kept)
+    assert wide.width == 1 or grant(size, wide).total + kept <= budget
 
 
 def test_what_others_keep_is_taken() -> None:
