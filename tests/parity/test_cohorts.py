@@ -79,7 +79,7 @@ class Run:
         """Lets those join who have come; whether there are members."""
         while waiting and (waiting[0].arrives <= self.passes or not cohort.members):
             member = self._member(waiting[0])
-            if not cohort.fits(member.room):
+            if cohort.members and not cohort.fits(member.room):  # one alone has a grant of its own
                 break
             cohort.join(member)
             waiting.popleft()
