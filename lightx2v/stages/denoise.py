@@ -61,13 +61,14 @@ class StepStage(Stage[D]):
         total = before + self.passes(request) + after
 
         def stepped() -> None:
-            control.report(Progress(state.step, total))
+            control.report(Progress(before + state.step - first, total))
             if state.step < state.stop:
                 control.check()
 
         with self._adapters.chosen(request, self.unit_paths) as loras:
             with loras.active():
                 state = start()
+            first = state.step
             control.report(Progress(before, total))
             steps = within(loras.active, sample(state, self.component.velocity, stepped))
             yield from movable(Mover(state, loras).move, steps)

@@ -49,6 +49,7 @@ class ActiveLoras:
         self._module, self._units, self._chosen, self._device = module, frozenset(units), chosen, device
         self._is_on = False
         self._open = ExitStack()
+        self._throughout: list[Part] = []
         self.bring()
 
     @contextmanager
@@ -59,19 +60,25 @@ class ActiveLoras:
             return
         self._is_on = True
         try:
-            with torch.compiler.set_stance("force_eager"):
+            with torch.compiler.set_stance("force_eager"), ExitStack() as during:
+                for add in self._throughout:
+                    add(during)
                 yield
         finally:
             self._is_on = False
 
     def bring(self) -> None:
-        """Brings the LoRAs to the device, into the workspace of the run."""
-        for path, parts in self._parts().items():
-            self._watch(self._module.get_submodule(path), parts)
+        """Brings the LoRAs to the device, into the workspace of the run. States of the module itself change for as
+        long as they are active: its call returns before it computes, because it pauses."""
+        parts = dict(self._parts())
+        self._throughout = parts.pop("", [])
+        for path, own in parts.items():
+            self._watch(self._module.get_submodule(path), own)
 
     def close(self) -> None:
         """Gives up the memory. The module computes without the LoRAs until they are brought again."""
         self._open.close()
+        self._throughout = []
 
     def _parts(self) -> Mapping[str, list[Part]]:
         """What has to be added while a submodule is called, by its path: a unit, or a layer outside of all units."""
