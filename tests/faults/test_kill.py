@@ -24,7 +24,8 @@ PROMPT = "a green triangle"
 STEPS = 60
 FEW_STEPS = 2
 """For the stages that run once: so they do it often."""
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 180.0
+"""Enough for all requests and the start of a stage, so that none is refused because of the time."""
 
 
 @pytest.fixture(scope="module")

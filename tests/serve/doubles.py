@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -24,6 +25,10 @@ class NeverReleases(StageServer):
         return int(self._stage.resident)
 
 
+CALLS = "TEST_CALLS"
+"""The variable with the path of the file to which Traced adds the stage of each call that has ended."""
+
+
 class Traced(StageServer):
     """Runs what would be compiled as it was traced: on CPUs the code itself takes minutes to make."""
 
@@ -35,6 +40,12 @@ class Traced(StageServer):
 
         torch.compile = trace  # type: ignore[assignment]
         await super().__init__(*args)
+
+    async def call(self, *args: Any, **inputs: Any) -> Any:
+        output = await super().call(*args, **inputs)
+        with open(os.environ[CALLS], "a") as calls:
+            print(self._stage.name, file=calls)
+        return output
 
 
 def traced(args: dict[str, Any]) -> Application:
