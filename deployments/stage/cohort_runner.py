@@ -229,7 +229,8 @@ class CohortRunner:
         """All that waits or runs here."""
         jobs = [*self._queue, *self._running]
         seconds = self._pace.seconds(sum(job.work * job.rounds_left for job in jobs))
-        return Work(len(jobs), seconds, min((job.terms.admitted_at for job in jobs), default=time.time()))
+        oldest = min((job.terms.admitted_at for job in jobs), default=time.time())
+        return Work(len(jobs), seconds, oldest, max((job.terms.priority for job in jobs), default=0))
 
     def _tell(self) -> None:
         """Tells the coordinator what waits and runs, if it has a ticket or a lease of this stage."""

@@ -18,16 +18,17 @@ class Gate:
     """The order of those that wait, the first one first:
 
     1. the one whose switch has begun;
-    2. those that have waited for their bound, the oldest first;
-    3. the model that ran last, its later stages first: what is begun ends before the card changes models;
-    4. who has the most seconds of work for each byte that must move.
+    2. the one of the highest priority, and of equal ones:
+    3. those that have waited for their bound, the oldest first;
+    4. the model that ran last, its later stages first: what is begun ends before the card changes models;
+    5. who has the most seconds of work for each byte that must move.
 
     The defaults come from `benchmarks.simulate` (H200, klein-9B beside Z-Image-Turbo under 20 GiB, eight clients). With
     a bound of 2, 5 and 10 s, the two make 1.33, 1.37 and 1.43 pictures a second. With a `share` of 0.1, 0.02 and 0,
     klein alone under 12 GiB at 80 % load has a median of 6.2, 3.8 and 3.8 s, and under 31.35 GiB, where a switch is
     cheap, one of 2.2, 2.4 and 3.4 s. Without the `moment`, two small models that take turns under a budget for one move
     4.75 MB a picture instead of 1.2, because at every hand-over the card changes models. To serve other models by the
-    age of their oldest request instead of rule 4, or to let a model's new requests wait behind them, changed medians
+    age of their oldest request instead of rule 5, or to let a model's new requests wait behind them, changed medians
     and 95 % quantiles by less than a fifth, in both directions.
     """
 
@@ -56,26 +57,29 @@ class Gate:
     def key(self, ticket: Ticket, moved: int, last: tuple[str, str] | None, now: float) -> tuple[float, ...]:
         """Of two tickets the one of the lower key goes first. `moved`: bytes that move if it does. `last`: the plan
         that ran last."""
-        stage = -STAGES.index(ticket.holder.stage)
+        stage, priority = -STAGES.index(ticket.holder.stage), -ticket.work.priority
         if ticket.is_begun:
-            return (0, *ticket.rank)
+            return (-inf, *ticket.rank)
         if self.is_overdue(ticket, now):
-            return (1, ticket.since or 0.0, *ticket.rank)
+            return (priority, 0, ticket.since or 0.0, *ticket.rank)
         if ticket.holder.plan == last:
-            return (2, stage, *ticket.rank)
-        return (3, -seconds(ticket.work) / moved if moved else -inf, stage, *ticket.rank)
+            return (priority, 1, stage, *ticket.rank)
+        return (priority, 2, -seconds(ticket.work) / moved if moved else -inf, stage, *ticket.rank)
 
     def recall_at(self, ticket: Ticket, run: Run, moved: int) -> float:
         """When `run` is to be recalled for a ticket that does not fit beside it: infinity for never. `moved`: bytes
         that move because of the recall.
 
-        A ticket that reached its age bound gets the card. A younger one does if the jobs of both wait less in the mean
-        when it goes first, and if the run has lasted so long that such recalls take no more than `share` of it.
+        A ticket of a higher priority gets the card, and one of the same that reached its age bound. A younger one does
+        if the jobs of both wait less in the mean when it goes first, and if the run has lasted so long that such
+        recalls take no more than `share` of it.
         """
         switch = self.overhead + moved / self.link
         left, due = seconds(run.work), self.overdue_at(ticket)
-        if left <= switch:
+        if left <= switch or ticket.work.priority < run.work.priority:
             return inf
+        if ticket.work.priority > run.work.priority:
+            return run.began
         if ticket.work.jobs * left > run.work.jobs * (seconds(ticket.work) + switch):
             due = min(due, run.began + switch / self.share)
         return due

@@ -81,6 +81,8 @@ class Work:
     """Predicted seconds of computation of all of them together; 0 if nothing was measured yet."""
     admitted_at: float
     """Unix seconds at which the oldest was admitted."""
+    priority: int = 0
+    """The highest of them; the higher, the sooner."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,14 +218,16 @@ class Ledger:
         return [self._waiting[ticket_id] for ticket_id in sorted(keys, key=lambda ticket_id: keys[ticket_id])]
 
     def _serve_beside(self, first: Ticket, others: list[Ticket], now: float) -> Iterator[Event]:
-        """Grants what is free to those behind the first while it waits for a run to end, unless its switch has begun,
-        or it has waited for long."""
+        """Grants what is free to those behind the first while it waits for a run to end, unless its switch has begun.
+        Nobody passes one that has waited for long."""
         if first.is_begun or self.gate.is_overdue(first, now):
             return
         for ticket in others:
             claimed = claim(self._accounts, ticket)
             if claimed is not None and claimed.fits:
                 yield self._grant(claimed, now)
+            elif self.gate.is_overdue(ticket, now):
+                return
 
     def _serve(self, ticket: Ticket, now: float) -> Iterator[Event]:
         account = self._accounts[ticket.holder.id]

@@ -14,7 +14,7 @@ def recalls(accounts: Accounts, claimed: Claim, gate: Gate, spared: bool) -> tup
     ended = [run for run in accounts.runs if run.run and run.run.recall]
     times = {}
     for account in accounts.runs:
-        if account.run and account.lease:
+        if account.run and account.lease and not account.run.recall:
             moved = claimed.moved + account.lease.weights - account.lease.keep
             times[account.holder.id] = gate.recall_at(claimed.ticket, account.run, moved)
     chosen: list[Account] = []

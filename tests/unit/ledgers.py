@@ -37,8 +37,9 @@ def ask(
     *,
     jobs: int = 1,
     seconds: float = 0.0,
+    priority: int = 0,
 ) -> str:
-    return ledger.request(name, wants, Work(jobs, seconds, admitted_at), deadline, ledger.epoch)
+    return ledger.request(name, wants, Work(jobs, seconds, admitted_at, priority), deadline, ledger.epoch)
 
 
 def grant(ledger: Ledger, name: str, wants: Need) -> Lease:

@@ -314,8 +314,9 @@ def test_the_coordinator_is_told_what_is_left(stage: Walker) -> None:
         bench = Bench(stage)
         jobs = [bench.submit(seed, steps) for seed, steps in ((1, 1), (2, 3))]
         await bench.end(*jobs)
-        await bench.end(bench.submit(3, 2))
+        await bench.end(bench.submit(3, 2, priority=4))
         assert [work.jobs for work in bench.card.told][-1] == 1
+        assert [work.priority for work in bench.card.told][-1] == 4
         assert bench.card.told[-1].seconds > 0
         bench.task.cancel()
 

@@ -85,6 +85,32 @@ def test_who_has_waited_for_its_bound_goes_first() -> None:
     assert following(ledger, lease, 5.0) == ["b", "c"]
 
 
+def test_a_higher_priority_goes_before_age_and_work() -> None:
+    ledger = ledger_of(100, *(holder(name, model=name) for name in "abcd"))
+    lease = run(ledger, "a")
+    ask(ledger, "b", need(100, keep=0), seconds=0.1, priority=-1)
+    ledger.advance(0.0)
+    ask(ledger, "c", need(100, keep=0), jobs=9, seconds=9.0)
+    ask(ledger, "d", need(100, keep=0), seconds=0.1, priority=1)
+    assert following(ledger, lease, 5.0) == ["d", "c", "b"]
+
+
+@pytest.mark.parametrize(("priority", "is_recalled"), [(1, True), (0, False), (-1, False)])
+def test_a_run_is_recalled_for_a_higher_priority(priority: int, is_recalled: bool) -> None:
+    ledger = ledger_of(100, holder("a"), holder("b", model="b"))
+    lease = run(ledger, "a", seconds=60.0)
+    ask(ledger, "b", need(100, keep=0), seconds=60.0, priority=priority)
+    assert ledger.advance(0.0) == [Recall("a", lease.id)] * is_recalled
+
+
+def test_a_waiter_of_lower_priority_recalls_nobody() -> None:
+    ledger = ledger_of(100, holder("a"), holder("b", model="b"))
+    run(ledger, "a", seconds=60.0, jobs=9)
+    ask(ledger, "b", need(100, keep=0), seconds=60.0, priority=-1)
+    ledger.advance(0.0)
+    assert ledger.advance(6.0) == []
+
+
 def test_a_run_is_recalled_when_a_waiter_reaches_its_bound() -> None:
     ledger = ledger_of(100, holder("a"), holder("b", model="b"))
     lease = run(ledger, "a", seconds=60.0, jobs=9)

@@ -27,6 +27,7 @@ class Process:
     lease: Lease | None = None
     ticket: str | None = None
     wants: Need | None = None
+    priority: int = 0
     recalled: bool = False
     order: Shrink | Fetch | None = None
     alive: bool = True
@@ -63,6 +64,10 @@ class Waiter:
     since: float
     deadline: float
 
+    @property
+    def order(self) -> tuple[int, float]:
+        return -self.process.priority, self.since
+
     def is_overdue(self, now: float) -> bool:
         return now >= self.since + min(GATE.age_bound, (self.deadline - self.since) / 2) and self.process.lease is None
 
@@ -73,7 +78,7 @@ def ahead(account: Account) -> int:
 
 
 GATE = Gate(age_bound=4.0, link=100.0)
-WORKS = st.builds(Work, st.integers(0, 4), st.floats(0, 10), st.integers(0, 5).map(float))
+WORKS = st.builds(Work, st.integers(0, 4), st.floats(0, 10), st.integers(0, 5).map(float), st.integers(0, 1))
 
 Act = Callable[["Card", Process, st.DataObject], None]
 
@@ -139,7 +144,7 @@ class Card(RuleBasedStateMachine):
             assert self.now >= self.ledger.opens_at
             if event.ticket not in self.begun:
                 overdue = (one for one in self.waiters.values() if one.is_overdue(self.now))
-                assert all(waiter.since <= one.since for one in overdue), "those that waited too long, oldest first"
+                assert all(waiter.order <= one.order for one in overdue), "those that waited too long, oldest first"
             assert process.alive
             assert process.lease is None
             assert process.weights <= event.lease.weights
@@ -212,19 +217,20 @@ class Card(RuleBasedStateMachine):
         part = st.sampled_from([0, weights]) | st.integers(0, weights)
         wants = Need(weights, data.draw(part), data.draw(st.integers(0, 20)), data.draw(part), data.draw(part))
         deadline = self.now + data.draw(st.integers(1, 40))
+        work = data.draw(WORKS)
         try:
-            process.ticket = self.ledger.request(
-                process.holder.id, wants, data.draw(WORKS), deadline, self.ledger.epoch
-            )
+            process.ticket = self.ledger.request(process.holder.id, wants, work, deadline, self.ledger.epoch)
         except OutOfMemory:
             self.refused(wants, process)
             return
-        process.wants = wants
+        process.wants, process.priority = wants, work.priority
         self.waiters[process.ticket] = Waiter(process, self.now, deadline)
 
     @on(lambda process: process.alive)
     def tell(self, process: Process, data: st.DataObject) -> None:
-        self.ledger.waits(process.holder.id, data.draw(WORKS), self.ledger.epoch)
+        work = data.draw(WORKS)
+        process.priority = work.priority
+        self.ledger.waits(process.holder.id, work, self.ledger.epoch)
 
     @on(Process.called_back)
     def come_back(self, process: Process, data: st.DataObject) -> None:
