@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # The configuration that `make serve` starts.
 CONFIG ?= configs/flux2.yaml
+# Test processes at a time.
+JOBS ?= 2
 BIN := .venv/bin
 # With this variable Ray binds every port to loopback, on every platform; without it, to the primary interface.
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
@@ -22,8 +24,10 @@ setup: .venv/.ready
 serve: setup
 	$(BIN)/serve run $(CONFIG)
 
+# Tests within one process run side by side, one thread each. Those of servers need the machine to themselves.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal tests/unit tests/parity tests/training
+	$(BIN)/python -m pytest tests/serve tests/faults tests/abuse tests/gpu
 
 lint: setup
 	$(BIN)/ruff check .

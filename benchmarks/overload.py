@@ -34,7 +34,7 @@ SEED = 0
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    settings = {**EVERY_PROMPT, "request_timeout_seconds": options.timeout, **dict(options.set)}
+    settings = {**EVERY_PROMPT, "max_replicas": 1, "request_timeout_seconds": options.timeout, **dict(options.set)}
     loads: dict[str, Load] = {}
 
     def add(name: str, load: Load) -> None:

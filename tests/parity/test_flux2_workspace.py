@@ -20,7 +20,7 @@ from lightx2v.models.fp8 import keep_in_fp8
 from lightx2v.models.registry import find_family
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Size, StageName
 from tests.checkpoints.flux2 import write_dev_configurations
-from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room
+from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room, shortened
 from tests.visits import finish, first_velocity, take_steps
 
 LARGE = Size(1024, 1024)
@@ -63,7 +63,7 @@ def test_reachable_weights(shapes: Path, request: pytest.FixtureRequest) -> None
 @pytest.mark.parametrize("references", [0, 1, 2])
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_denoiser(shapes: Path, references: int, guidance: float) -> None:
-    denoiser = Flux2Denoiser(shapes, torch.bfloat16, read_spec(shapes))
+    denoiser = shortened(Flux2Denoiser(shapes, torch.bfloat16, read_spec(shapes)))
     request = make_request(references=(LARGE,) * references, guidance=guidance)
     text = torch.empty(512, denoiser.shape.joint_attention_dim)
     conditioning = Conditioning(text, text if denoiser.spec.is_guided(request) else None)
@@ -75,9 +75,7 @@ def test_denoiser(shapes: Path, references: int, guidance: float) -> None:
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_a_member_of_a_cohort(shapes: Path, guidance: float) -> None:
-    """In two blocks of each kind, which are alike."""
-    denoiser = Flux2Denoiser(shapes, torch.bfloat16, read_spec(shapes))
-    del denoiser.module.transformer_blocks[2:], denoiser.module.single_transformer_blocks[2:]
+    denoiser = shortened(Flux2Denoiser(shapes, torch.bfloat16, read_spec(shapes)))
     request, large = make_request(guidance=guidance), make_request(references=(LARGE,), guidance=guidance)
     text = torch.empty(512, denoiser.shape.joint_attention_dim)
     conditioning = Conditioning(text, text if denoiser.spec.is_guided(request) else None)
@@ -92,7 +90,7 @@ def test_a_member_of_a_cohort(shapes: Path, guidance: float) -> None:
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_parts_in_fp8(shapes: Path, guidance: float) -> None:
     """They need more, and the encoder no more than is set aside."""
-    denoiser = keep_in_fp8(Flux2Denoiser(shapes, torch.bfloat16, read_spec(shapes)))
+    denoiser = shortened(keep_in_fp8(Flux2Denoiser(shapes, torch.bfloat16, read_spec(shapes))))
     request = make_request(guidance=guidance)
     text = torch.empty(512, denoiser.shape.joint_attention_dim)
     conditioning = Conditioning(text, text if denoiser.spec.is_guided(request) else None)

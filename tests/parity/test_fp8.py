@@ -110,6 +110,7 @@ def test_all_steps(variant: str, request: pytest.FixtureRequest) -> None:
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
 @pytest.mark.parametrize("variant", BUDGETS)
+@pytest.mark.usefixtures("small_references")
 def test_same_bits_under_every_setting(variant: str, settings: dict[str, Any], request: pytest.FixtureRequest) -> None:
     checkpoint = request.getfixturevalue(variant)
     (expected,) = make_with_all(checkpoint, 64, cpu_offload=False, fp8=True)

@@ -86,6 +86,7 @@ def test_reachable_weights_of_the_autoencoder(shapes: Path) -> None:
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 @pytest.mark.parametrize("references", [1, 3])
 def test_denoiser(denoiser: QwenImageDenoiser, references: int, guidance: float) -> None:
+    denoiser = with_two_blocks(denoiser)
     request = make_request(references, guidance)
     with LiveBytes(denoiser) as meter:
         take_steps(denoiser, *ask(denoiser, request), META)

@@ -19,7 +19,7 @@ from lightx2v.models.qwen_image.encoder import QwenImageTextEncoder
 from lightx2v.models.qwen_image.spec import read_spec
 from lightx2v.types import Conditioning, GenerateRequest, Size
 from tests.checkpoints.qwen_image import write_configurations
-from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room
+from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room, shortened
 from tests.parity.test_flux2_workspace import LARGE
 from tests.visits import finish, first_velocity, take_steps
 
@@ -80,14 +80,15 @@ def test_the_modulation_is_a_third_of_the_weights(shapes: Path) -> None:
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_denoiser(denoiser: QwenImageDenoiser, guidance: float) -> None:
+    denoiser = with_two_blocks(denoiser)
     with LiveBytes(denoiser) as meter:
         take_steps(denoiser, make_request(guidance=guidance), make_conditioning(guidance), (), META)
     assert 1.1 * meter.peak < denoiser.workspace(make_request(guidance=guidance)) < 1.25 * meter.peak
 
 
 def with_two_blocks(denoiser: QwenImageDenoiser) -> QwenImageDenoiser:
-    """The blocks are alike."""
-    del denoiser.module.transformer_blocks[2:]
+    """As `shortened`, and its table of the modulation for as many."""
+    denoiser = shortened(denoiser)
     denoiser.shape = replace(denoiser.shape, num_layers=2)
     table: Any = denoiser._modulation
     denoiser._modulation = lambda *asked: table(*asked)[:, :2]  # type: ignore[assignment]

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch._dynamo.testing import CompileCounter
 
@@ -18,7 +19,16 @@ from lightx2v.models import reference_image
 from lightx2v.models.request import check_request
 from lightx2v.pipeline import Pipeline
 from lightx2v.types import GenerateRequest, Reference
+from tests.checkpoints.variants import BUDGETS
 from tests.parity.reference import make_with_all
+
+TRACES = {
+    **dict.fromkeys(BUDGETS, 3),
+    **dict.fromkeys(("distilled", "dev", "z_base"), 5),
+    **dict.fromkeys(("qwen_image", "edit_2511"), 2),
+    "wan_ti2v": 4,
+}
+"""Kinds of blocks that differ in code, and stacks of convolutions."""
 
 
 @pytest.fixture(autouse=True)
@@ -52,15 +62,20 @@ async def rehearse(checkpoint: Path) -> list[GenerateRequest]:
     return asked
 
 
-async def test_nothing_is_traced_for_a_user(
-    family: Path, traced: CompileCounter, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("variant", BUDGETS)
+async def test_blocks_are_traced_whole_and_once_and_not_for_a_user(
+    variant: str, request: pytest.FixtureRequest, traced: CompileCounter, caplog: pytest.LogCaptureFixture
 ) -> None:
+    family = request.getfixturevalue(variant)
     spec = read_spec(EngineSettings(model=str(family)))
+    expected = make_with_all(family, 64, 96)
+    assert traced.frame_count == 0
     asked = await rehearse(family)
     assert "warm-up" not in caplog.text
-    for request in asked:
-        check_request(request, spec, Limits())
-    assert {len(request.references) for request in asked} == {spec.min_references, min(1, spec.max_references)}
-    warmed_up = traced.frame_count
-    make_with_all(family, 64, 96, compile=True)
-    assert traced.frame_count == warmed_up > 0
+    assert traced.frame_count == TRACES[variant]
+    for one in asked:
+        check_request(one, spec, Limits())
+    assert {len(one.references) for one in asked} == {spec.min_references, min(1, spec.max_references)}
+    made = make_with_all(family, 64, 96, compile=True, cpu_offload=True)
+    assert all(np.array_equal(one.pixels, other.pixels) for one, other in zip(made, expected, strict=True))
+    assert traced.frame_count == TRACES[variant]

@@ -17,7 +17,7 @@ from lightx2v.models.z_image.spec import read_spec
 from lightx2v.types import Conditioning, GenerateRequest, Latents, Size
 from lightx2v.weights.layout import reachable
 from tests.checkpoints.z_image import write_z_image_configurations
-from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room
+from tests.parity.live import CUDNN, META, Asked, LiveBytes, check_member, check_room, shortened
 from tests.visits import finish, first_velocity, take_steps
 
 LARGE = Size(1024, 1024)
@@ -58,7 +58,8 @@ def test_reachable_weights(shapes: Path, part: Any, count: int) -> None:
 @pytest.mark.parametrize("guidance", [0.0, 4.0])
 @pytest.mark.parametrize("size", [LARGE, Size(528, 784)])
 def test_denoiser(shapes: Path, size: Size, guidance: float) -> None:
-    denoiser, request = ZImageDenoiser(shapes, torch.bfloat16, read_spec(shapes)), make_request(size, guidance=guidance)
+    denoiser = shortened(ZImageDenoiser(shapes, torch.bfloat16, read_spec(shapes)))
+    request = make_request(size, guidance=guidance)
     with LiveBytes(denoiser) as meter:
         take_steps(denoiser, request, captions(guidance), (), META)
     assert 1.1 * meter.peak < denoiser.workspace(request) < 1.25 * meter.peak
@@ -66,9 +67,7 @@ def test_denoiser(shapes: Path, size: Size, guidance: float) -> None:
 
 @pytest.mark.parametrize("guidance", [0.0, 4.0])
 def test_a_member_of_a_cohort(shapes: Path, guidance: float) -> None:
-    """In two blocks of each kind, which are alike."""
-    denoiser, small = ZImageDenoiser(shapes, torch.bfloat16, read_spec(shapes)), Size(512, 768)
-    del denoiser.module.layers[2:]
+    denoiser, small = shortened(ZImageDenoiser(shapes, torch.bfloat16, read_spec(shapes))), Size(512, 768)
     request, text = make_request(guidance=guidance), captions(guidance)
     check_member(denoiser, request, lambda: Asked(request, text).steps(denoiser))
     picture = Latents(torch.empty(1536, 64), 48, 32, edited=torch.empty(1536, 1))
