@@ -25,9 +25,11 @@ serve: setup
 	$(BIN)/serve run $(CONFIG)
 
 # Tests within one process run side by side, one thread each. Those of servers need the machine to themselves.
+ALONGSIDE := tests/unit tests/parity tests/training
+
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal tests/unit tests/parity tests/training
-	$(BIN)/python -m pytest tests/serve tests/faults tests/abuse tests/gpu
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ALONGSIDE)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(ALONGSIDE))
 
 lint: setup
 	$(BIN)/ruff check .
