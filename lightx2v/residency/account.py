@@ -42,6 +42,8 @@ class Run:
     crowd: int = 1
     """The most jobs that waited or ran at its holder at once."""
     recall: Recall | None = None
+    is_outgrown: bool = False
+    """Whether more wait than run together under its lease, and a lease for as many would let more of them run."""
 
     def tell(self, work: Work) -> None:
         """Replaces what is left."""

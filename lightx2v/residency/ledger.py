@@ -18,7 +18,7 @@ from lightx2v.residency.eviction import evictions
 from lightx2v.residency.gate import Gate
 from lightx2v.residency.lease import Command, Event, Fetch, Granted, Holder, Lease, Need, Refused, Shrink, Wish, Work
 from lightx2v.residency.prefetch import offers
-from lightx2v.residency.recalls import recalls
+from lightx2v.residency.recalls import outgrown, recalls
 from lightx2v.residency.tickets import Tickets
 
 UNKNOWN = Work(1, 0.0, 0.0)
@@ -119,11 +119,13 @@ class Ledger:
         return ticket.id
 
     def waits(self, holder_id: str, work: Work, epoch: str, need: Need | None = None) -> None:
-        """Replaces the work of the holder's ticket, and its `need` for that much, or while it runs what is left of the
-        work. Without either, nothing."""
+        """Replaces the work of the holder's ticket, and its `need` for that much. While it runs, what is left of the
+        work; a run that was granted for fewer ends early if more could run together."""
         account = self._living(holder_id, epoch)
-        if account.run is not None:
+        if account.run is not None and account.lease is not None:
             account.run.tell(work)
+            width = account.lease.width
+            account.run.is_outgrown = need is not None and width < min(work.jobs, need.width)
         self._waiting.tell(holder_id, work, need)
 
     def release(self, lease_id: str, weights: int, epoch: str) -> None:
@@ -173,7 +175,7 @@ class Ledger:
         self._allowed = min(self._allowed, max(self.budget, self.granted))
         note_overdue(self._accounts.values(), now)
         self._waiting.look(now)
-        events: list[Event] = [*self._expire(now)]
+        events: list[Event] = [*self._expire(now), *map(self._commands.recall, outgrown(self._accounts))]
         if now >= self.opens_at:
             events += self._serve_all(now)
             if not self._waiting and self._last is not None:

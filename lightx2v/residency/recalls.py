@@ -1,4 +1,4 @@
-"""Which runs must end early for a claim, and when."""
+"""Which runs must end early: for a claim, or for more of their own kind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from lightx2v.residency.account import Account
 from lightx2v.residency.accounts import Accounts
 from lightx2v.residency.claim import Claim, shortage
 from lightx2v.residency.gate import Gate
+
+
+def outgrown(accounts: Accounts) -> list[Account]:
+    """The runs to recall because more jobs wait than their leases are for. They ask anew, for all of them."""
+    return [account for account in accounts.runs if account.run and account.run.is_outgrown and not account.run.recall]
 
 
 def recalls(accounts: Accounts, claimed: Claim, gate: Gate, spared: bool) -> tuple[float, list[Account]]:

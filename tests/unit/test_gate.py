@@ -129,6 +129,19 @@ def test_a_run_is_recalled_when_a_waiter_reaches_its_bound() -> None:
     assert ledger.holders["a"].command is None
 
 
+@pytest.mark.parametrize(("jobs", "width", "is_recalled"), [(2, 4, False), (3, 4, True), (3, 2, False)])
+def test_a_run_ends_early_for_more_jobs_than_it_takes_if_a_wider_one_would_take_more(
+    jobs: int, width: int, is_recalled: bool
+) -> None:
+    ledger = ledger_of(100, holder("a"))
+    ask(ledger, "a", replace(need(100, keep=0), width=2), seconds=60.0)
+    (event,) = ledger.advance(0.0)
+    assert isinstance(event, Granted)
+    for now in (1.0, 2.0):
+        ledger.waits("a", Work(jobs, 60.0, 0.0), "e1", replace(need(50, keep=0), width=width))
+        assert ledger.advance(now) == [Recall("a", event.lease.id)] * (is_recalled and now == 1.0)
+
+
 def test_a_run_that_is_about_to_end_is_not_recalled() -> None:
     ledger = ledger_of(100, holder("a"), holder("b", model="b"))
     run(ledger, "a", seconds=60.0)

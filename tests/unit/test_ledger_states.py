@@ -28,6 +28,8 @@ class Process:
     ticket: str | None = None
     wants: Need | None = None
     priority: int = 0
+    told: int = 0
+    """The jobs of which it said last that they could run together."""
     recalled: bool = False
     order: Shrink | Fetch | None = None
     alive: bool = True
@@ -77,6 +79,7 @@ def ahead(account: Account) -> int:
     return max(0, account.weights - account.wish.keep) if account.wish else 0
 
 
+NOTHING = Need(0, 0, 0, 0, 0)
 GATE = Gate(age_bound=4.0, link=100.0)
 WORKS = st.builds(Work, st.integers(0, 4), st.floats(0, 10), st.integers(0, 5).map(float), st.integers(0, 1))
 
@@ -164,7 +167,7 @@ class Card(RuleBasedStateMachine):
         assert process.alive
         assert process.lease is not None
         assert process.lease.id == event.lease
-        assert self.waiters
+        assert self.waiters or process.lease.width < process.told
         assert not process.recalled, "once for each lease"
         process.recalled = True
 
@@ -228,9 +231,10 @@ class Card(RuleBasedStateMachine):
 
     @on(lambda process: process.alive)
     def tell(self, process: Process, data: st.DataObject) -> None:
-        work = data.draw(WORKS)
-        process.priority = work.priority
-        self.ledger.waits(process.holder.id, work, self.ledger.epoch)
+        work, width = data.draw(WORKS), data.draw(st.integers(1, 4))
+        wants = replace(process.wants or NOTHING, width=width)
+        process.priority, process.told = work.priority, min(work.jobs, width)
+        self.ledger.waits(process.holder.id, work, self.ledger.epoch, wants)
 
     @on(Process.called_back)
     def come_back(self, process: Process, data: st.DataObject) -> None:

@@ -26,6 +26,7 @@ KLEIN = (
     StageSize("decode", (168_000_000,), 0, 3 * GIB // 2, 168_000_000, 1, 0, MEMBER),
 )
 KLEIN = (KLEIN[0], replace(KLEIN[1], overlap_bytes=int(0.9 * 0.126 * LINK), member_bytes=MEMBER), KLEIN[2])
+ENDS: tuple[StageName, ...] = ("encode", "decode")
 CONTEXTS = int(3 * 0.606 * GIB)
 
 
@@ -87,19 +88,51 @@ def planned(policy: Policy, stages: tuple[StageSize, ...], budget: int) -> tuple
 @given(st.sampled_from(POLICIES), models, st.integers(0, 80))
 def test_as_good_as_every_other_width(policy: Policy, stages: tuple[StageSize, ...], budget: int) -> None:
     lone, found = planned(policy, stages, budget)
-    room = rooms(stages, lone, budget)
     for size in stages:
         wide, alone = found[size.stage].wide, lone[size.stage]
-        every = [alone, *fitting(policy, size, alone, room[size.stage])]
+        every = [alone, *choices(policy, size, stages, lone, found, budget)]
         assert wide in every
         best = min(ticks(size, share, share.width) for share in every)
         assert ticks(size, wide, wide.width) <= NEAR_BEST * best + 1e-9
-        near = [share.width for share in every if ticks(size, share, share.width) <= NEAR_BEST * best - 1e-9]
-        assert not [width for width in near if width > 1] or wide.width > 1
-        if alone.placed < size.reachable:
-            assert wide.width >= max(near, default=1), "the largest is best where weights stream"
+        for most in (NEAR_BEST * best - 1e-9, NEAR_BEST * best + 1e-9):
+            near = sorted({share.width for share in every if ticks(size, share, share.width) <= most} - {1})
+            if near and wide.width == chosen(size, alone, near):
+                break
         else:
-            assert all(wide.width <= width for width in near if width > 1), "else the smallest"
+            assert wide.width == 1
+            assert not near
+
+
+def choices(
+    policy: Policy, size: StageSize, stages: tuple[StageSize, ...], lone: Shares, found: Cohorts, budget: int
+) -> list[Share]:
+    """What fits, if it can with the room for others beside it."""
+    alone, room = lone[size.stage], rooms(stages, lone, budget)[size.stage]
+    if leaves_room(size, alone) and (roomy := list(fitting(policy, size, alone, room - beside(stages, lone, found)))):
+        return roomy
+    return list(fitting(policy, size, alone, room))
+
+
+def leaves_room(size: StageSize, alone: Share) -> bool:
+    return alone.placed < size.reachable and size.planned_passes > 1
+
+
+def beside(stages: tuple[StageSize, ...], lone: Shares, found: Cohorts) -> int:
+    """What the stages that use each weight once take at once, besides the weights that stay."""
+    total = 0
+    for size in stages:
+        if size.planned_passes == 1:
+            kept, width = lone[size.stage].resident, found[size.stage].wide.width
+            total += size.activation_bytes + (width - 1) * size.member_bytes + max(0, size.rest - kept)
+            total += size.slot_bytes if max(size.rest, kept) < size.reachable else 0
+    return total
+
+
+def chosen(size: StageSize, alone: Share, near: list[int]) -> int:
+    """The largest shares most; one more than the link needs leaves it some time; else as few as can join."""
+    if size.planned_passes == 1:
+        return near[-1]
+    return near[min(1, len(near) - 1)] if leaves_room(size, alone) else near[0]
 
 
 @settings(max_examples=200)
@@ -107,13 +140,12 @@ def test_as_good_as_every_other_width(policy: Policy, stages: tuple[StageSize, .
 def test_a_lone_request_loses_nothing(policy: Policy, stages: tuple[StageSize, ...], budget: int) -> None:
     """It has as many companions as make it wait for no more bytes, but no more than are of use."""
     lone, found = planned(policy, stages, budget)
-    room = rooms(stages, lone, budget)
     for size in stages:
         alone, narrow, wide = lone[size.stage], found[size.stage].narrow, found[size.stage].wide
         assert narrow == replace(alone, width=narrow.width)
         same = [
             share
-            for share in fitting(policy, size, alone, room[size.stage])
+            for share in choices(policy, size, stages, lone, found, budget)
             if (share.resident, exposed(size, share)) == (alone.resident, exposed(size, alone))
         ]
         assert narrow.width == max([1, *(share.width for share in same if share.width <= wide.width)])
@@ -136,17 +168,20 @@ def test_all_fits_with_its_cohort(policy: Policy, stages: tuple[StageSize, ...],
             assert share.resident <= share.placed
 
 
-@pytest.mark.parametrize("gib", [8, 12, 16, 24, 31.35])
-def test_klein_is_bound_by_arithmetic_on_every_card(gib: float) -> None:
+@pytest.mark.parametrize(("gib", "width"), [(8, 4), (12, 3), (16, 3), (24, 3), (31.35, 2)])
+def test_klein_is_bound_by_arithmetic_on_every_card(gib: float, width: int) -> None:
     """Streamed in full, a step takes 0.32 s of link and 0.126 s of arithmetic, which a plan counts as 0.113: three
-    members hide it."""
+    members hide it, and one more leaves the link some time. The encoder and the decoder find room beside them."""
     budget, size = int(gib * GIB) - CONTEXTS, KLEIN[1]
-    found = cohorts("auto", KLEIN, shares("auto", KLEIN, budget), budget)
+    lone = shares("auto", KLEIN, budget)
+    found = cohorts("auto", KLEIN, lone, budget)
     wide = found["denoise"].wide
-    assert wide.width == (2 if wide.placed == size.reachable else 8)
+    assert wide.width == width
+    taken = grant(size, wide).total + beside(KLEIN, lone, found) + sum(lone[name].resident for name in ENDS)
+    assert wide.placed == size.reachable or taken <= budget
     assert ticks(size, wide, wide.width) <= NEAR_BEST * size.planned_passes * size.overlap_bytes
     encode = found["encode"].wide
-    assert encode.width == (2 if encode.resident == KLEIN[0].reachable else 8)
+    assert encode.width == 8, "also where it stays: another model may displace it"
 
 
 def test_by_hand() -> None:
@@ -155,13 +190,13 @@ def test_by_hand() -> None:
     kept = Share("denoise", 50, 50)
     assert shares("auto", [size], 60) == {"denoise": kept}
     found = cohorts("auto", [size], {"denoise": kept}, 60)["denoise"]
-    assert (found.narrow, found.wide) == (kept, Share("denoise", 0, 0, 6)), "six hide all that crosses"
+    assert (found.narrow, found.wide) == (kept, Share("denoise", 30, 30, 3)), "two hide all that crosses, and one more"
     unknown = replace(size, overlap_bytes=0)
     found = cohorts("auto", [unknown], {"denoise": kept}, 60)["denoise"]
     assert (found.narrow, found.wide) == (kept, Share("denoise", 0, 0, 6)), "the fewest bytes each: 1000 / 6"
     hidden = replace(size, overlap_bytes=50)
     found = cohorts("auto", [hidden], {"denoise": kept}, 60)["denoise"]
-    assert found.wide == Share("denoise", 0, 0, 6), "no time to gain, but the fewest bytes for each"
+    assert found.wide == Share("denoise", 30, 30, 3), "no time to gain, but fewer bytes for each"
     found = cohorts("auto", [hidden], {"denoise": kept}, 70)["denoise"]
     assert found.narrow.width >= 2, "who displaces nothing may join a lone one"
     whole = Share("denoise", 100, 100)

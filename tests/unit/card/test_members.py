@@ -30,12 +30,12 @@ def planned(budget: int, *members: Member) -> CardMembers:
 
 
 def test_many_run_together_and_one_runs_as_if_there_were_no_others() -> None:
-    """In 57 bytes, 40 stay and 60 stream behind 35. Seven more take 28, which costs three units, and hide all."""
+    """In 57 bytes, 40 stay and 60 stream behind 35. Two more take 8, which costs a unit, and hide all."""
     made = planned(57 + 3, one("klein", context=3))
     assert made.need("klein", Room(5, 4), jobs=1) == Need(40, 0, 5, 10, 40)
-    assert made.need("klein", Room(5, 4), jobs=2) == Need(10, 0, 5 + 7 * 4, 10, 10, width=8)
-    assert made.need("klein", Room(5, 4), jobs=9) == Need(10, 0, 5 + 7 * 4, 10, 10, width=8)
-    assert made.width(made.members["klein"].holder) == 8
+    assert made.need("klein", Room(5, 4), jobs=2) == Need(30, 0, 5 + 2 * 4, 10, 30, width=3)
+    assert made.need("klein", Room(5, 4), jobs=9) == Need(30, 0, 5 + 2 * 4, 10, 30, width=3)
+    assert made.width(made.members["klein"].holder) == 3
 
 
 def test_larger_requests_run_in_smaller_cohorts() -> None:
@@ -50,7 +50,7 @@ def test_larger_requests_run_in_smaller_cohorts() -> None:
 
 def test_members_that_take_no_memory_are_as_many_as_planned() -> None:
     made = planned(57, one("klein", replace(SIZE, member_bytes=0)))
-    assert made.need("klein", Room(5, 0), jobs=1).width == made.need("klein", Room(5, 0), jobs=5).width == 8
+    assert made.need("klein", Room(5, 0), jobs=1).width == made.need("klein", Room(5, 0), jobs=5).width == 3
 
 
 def test_models_share_a_card_by_their_mix() -> None:
