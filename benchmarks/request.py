@@ -2,7 +2,9 @@
 
     python -m benchmarks.request [--requests 40] [--model FOLDER] [--output FILE.json]
 
-Both alternate in one run, so the ratio holds if the machine's speed drifts.
+The pipeline is measured before the server starts and after it has ended, for what this machine can do, and in turns
+with the served requests, for what is left of it beside an idle server. The ratio is that of the served requests to the
+pipeline alone.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ import argparse
 import datetime
 import json
 import os
+import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from lightx2v.pipeline import Pipeline
 from lightx2v.types import GenerateRequest
 
 WARMUP = 3
+PROCESSORS = Path("/proc/cpuinfo")
 
 
 def timed(make: Callable[[], Any]) -> float:
@@ -33,36 +37,62 @@ def timed(make: Callable[[], Any]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def measure(model: str, requests: int) -> dict[str, Any]:
-    """The medians of both, their ratio and their difference."""
-    settings = EngineSettings(model=model, device="cpu")
-    pipeline, spec = Pipeline(settings), read_spec(settings)
-    served: list[float] = []
-    direct: list[float] = []
-    with serve({"model": model, "device": "cpu", "max_replicas": 1}) as server:
-        for turn in range(WARMUP + requests):
-            request = GenerateRequest("turn", f"circle {turn}", spec.size, spec.steps, turn, spec.guidance)
-            direct.append(timed(lambda request=request: pipeline.generate(request)))
-            served.append(timed(lambda request=request: succeed(server, request)))
-    return summary(model, direct[WARMUP:], served[WARMUP:])
+class Sides:
+    """Both ways to a picture of one model, and the milliseconds that each took."""
+
+    def __init__(self, model: str) -> None:
+        self._settings = EngineSettings(model=model, device="cpu")
+        self._spec = read_spec(self._settings)
+        self.taken: dict[str, list[float]] = {"before": [], "beside": [], "after": [], "http": []}
+
+    def measure(self, requests: int) -> None:
+        """As many requests of each side, each with its own prompt."""
+        self._alone("before", requests)
+        pipeline = Pipeline(self._settings)
+        with serve({"model": self._settings.model, "device": "cpu", "max_replicas": 1}) as server:
+            for request in self._requests(requests):
+                self.taken["beside"].append(timed(lambda request=request: pipeline.generate(request)))
+                self.taken["http"].append(timed(lambda request=request: succeed(server, request)))
+        pipeline.close()
+        self._alone("after", requests)
+
+    def _alone(self, when: str, requests: int) -> None:
+        pipeline = Pipeline(self._settings)
+        made = (lambda request=request: pipeline.generate(request) for request in self._requests(requests))
+        self.taken[when] += map(timed, made)
+        pipeline.close()
+
+    def _requests(self, count: int) -> Iterable[GenerateRequest]:
+        spec = self._spec
+        for turn in range(WARMUP + count):
+            yield GenerateRequest("turn", f"circle {turn}", spec.size, spec.steps, turn, spec.guidance)
 
 
 def succeed(server: Server, request: GenerateRequest) -> None:
     server.generate(request.prompt, seed=request.seed).raise_for_status()
 
 
-def summary(model: str, direct: list[float], served: list[float]) -> dict[str, Any]:
-    added = [one - other for one, other in zip(served, direct, strict=True)]
+def summary(model: str, taken: dict[str, list[float]]) -> dict[str, Any]:
+    """The quantiles of each side without its first requests. What serving adds is the difference of medians."""
+    counted = {name: times[WARMUP:] for name, times in taken.items()}
+    alone, served = statistics.median(counted["before"] + counted["after"]), statistics.median(counted["http"])
     return {
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "cores": os.cpu_count(),
+        "machine": f"{processor()}, {os.cpu_count()} cores",
         "model": Path(model).name,
-        "requests": len(direct),
-        "pipeline_ms": quantiles(direct),
-        "http_ms": quantiles(served),
-        "added_ms": quantiles(added),
-        "ratio_p50": statistics.median(served) / statistics.median(direct),
+        "requests": len(counted["http"]),
+        "pipeline_ms": {name: quantiles(counted[name]) for name in ("before", "beside", "after")},
+        "http_ms": quantiles(counted["http"]),
+        "added_ms_p50": round(served - alone, 1),
+        "ratio_p50": served / alone,
     }
+
+
+def processor() -> str:
+    """The model of the CPU."""
+    lines = PROCESSORS.read_text().splitlines() if PROCESSORS.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
@@ -76,7 +106,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=40)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    result = json.dumps(measure(options.model, options.requests), indent=1)
+    sides = Sides(options.model)
+    sides.measure(options.requests)
+    result = json.dumps(summary(options.model, sides.taken), indent=1)
     print(result)
     if options.output:
         options.output.write_text(result + "\n")
