@@ -7,6 +7,7 @@ import logging
 import os
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -98,9 +99,11 @@ class Coordinator(CoordinatorCalls):
             self._pump()
             raise
 
-    async def waits(self, epoch: str, holder_id: str, work: Work) -> None:
-        """Notes what waits or runs at a holder: the gate decides by the latest."""
+    async def tell(self, epoch: str, holder_id: str, work: Work, progress: Mapping[str, Progress]) -> None:
+        """Notes what waits or runs at a holder, for the gate, and the progress of each request until the run ends."""
         self._fence(epoch, holder_id)
+        if self._ledger.holders[holder_id].active:
+            self._progress.note(holder_id, progress)
         need = self._members.need(holder_id, self._rooms[holder_id], work.jobs) if holder_id in self._rooms else None
         self._ledger.waits(holder_id, work, epoch, need)
         self._pump()
@@ -151,12 +154,6 @@ class Coordinator(CoordinatorCalls):
         self._ledger.weigh(member.holder)
         self._replan()
         self._pump()
-
-    async def advance(self, epoch: str, holder_id: str, request_id: str, progress: Progress) -> None:
-        """Notes the progress of a run, until the run ends."""
-        self._fence(epoch, holder_id)
-        if self._ledger.holders[holder_id].active:
-            self._progress.note(holder_id, request_id, progress)
 
     async def progress(self, request_id: str) -> Progress | None:
         """The progress of a request; None if it does not run on this card."""

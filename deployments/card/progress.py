@@ -1,19 +1,21 @@
-"""The progress of the runs on one card."""
+"""The progress of the requests that run on one card."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from lightx2v.types import Progress
 
 
 class ProgressBoard:
-    """The latest progress of each process, which has one run at a time."""
+    """The latest progress of each request that a process runs."""
 
     def __init__(self) -> None:
-        self._latest: dict[str, tuple[str, Progress]] = {}
+        self._latest: dict[str, Mapping[str, Progress]] = {}
 
-    def note(self, holder_id: str, request_id: str, progress: Progress) -> None:
-        """Sets the latest progress of the process's run."""
-        self._latest[holder_id] = request_id, progress
+    def note(self, holder_id: str, progress: Mapping[str, Progress]) -> None:
+        """Replaces the progress of the requests that a process runs, by their ids."""
+        self._latest[holder_id] = progress
 
     def forget(self, holder_id: str) -> None:
         """Drops a run that has ended, or whose process has."""
@@ -21,4 +23,4 @@ class ProgressBoard:
 
     def find(self, request_id: str) -> Progress | None:
         """The progress of a request that runs on this card; None for any other."""
-        return next((progress for running, progress in self._latest.values() if running == request_id), None)
+        return next((running[request_id] for running in self._latest.values() if request_id in running), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,8 +34,9 @@ class CoordinatorCalls(Protocol):
         """Waits for the right to run. `room`: of the first job. `work`: of all that wait. Raises OutOfMemory, or
         DeadlineExceeded after `seconds`."""
 
-    async def waits(self, epoch: str, holder_id: str, work: Work) -> None:
-        """Replaces the work of the caller's open request for a lease, or what is left of its run."""
+    async def tell(self, epoch: str, holder_id: str, work: Work, progress: Mapping[str, Progress]) -> None:
+        """Replaces what the caller told before: the work of its open request for a lease, or what is left of its run,
+        and the progress of each request that runs, by its id."""
 
     async def release(self, epoch: str, holder_id: str, lease_id: str, holdings: Holdings) -> None:
         """Returns the lease after the run."""
@@ -56,9 +58,6 @@ class CoordinatorCalls(Protocol):
     async def update(self, epoch: str, holder_id: str, member: Member) -> None:
         """Replaces the description of a process, after its memory was measured."""
 
-    async def advance(self, epoch: str, holder_id: str, request_id: str, progress: Progress) -> None:
-        """Reports the progress of this process's run."""
-
     async def max_replicas(self, epoch: str, holder_id: str) -> int:
         """The number of replicas of this stage that the card has room for, beside the other stages as they are."""
 
@@ -78,8 +77,8 @@ class RemoteCoordinator(CoordinatorCalls):
     async def lease(self, epoch: str, holder_id: str, room: Room, work: Work, seconds: float) -> Lease:
         return await answer(self._actor.lease.remote(epoch, holder_id, room, work, seconds))
 
-    async def waits(self, epoch: str, holder_id: str, work: Work) -> None:
-        await answer(self._actor.waits.remote(epoch, holder_id, work))
+    async def tell(self, epoch: str, holder_id: str, work: Work, progress: Mapping[str, Progress]) -> None:
+        await answer(self._actor.tell.remote(epoch, holder_id, work, progress))
 
     async def release(self, epoch: str, holder_id: str, lease_id: str, holdings: Holdings) -> None:
         await answer(self._actor.release.remote(epoch, holder_id, lease_id, holdings))
@@ -98,9 +97,6 @@ class RemoteCoordinator(CoordinatorCalls):
 
     async def update(self, epoch: str, holder_id: str, member: Member) -> None:
         await answer(self._actor.update.remote(epoch, holder_id, member))
-
-    async def advance(self, epoch: str, holder_id: str, request_id: str, progress: Progress) -> None:
-        await answer(self._actor.advance.remote(epoch, holder_id, request_id, progress))
 
     async def max_replicas(self, epoch: str, holder_id: str) -> int:
         return await answer(self._actor.max_replicas.remote(epoch, holder_id))

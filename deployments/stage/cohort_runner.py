@@ -175,7 +175,7 @@ class CohortRunner:
             cohort.join(job.member)
 
     def _member(self, job: Job, grant: Grant) -> Member:
-        control = Control(job.cancelled.is_set, partial(self._report, job))
+        control = Control(job.cancelled.is_set, partial(_report, job))
         done, failed = partial(self._done, job), partial(self._failed, job, grant)
         return self._stage.member(job.method, job.request, job.inputs, control, done, failed)
 
@@ -235,15 +235,17 @@ class CohortRunner:
     def _tell(self) -> None:
         """Tells the coordinator what waits and runs, if it has a ticket or a lease of this stage."""
         if self._asking is not None or self._running:
-            self._client.tell(self._work())
-
-    def _report(self, job: Job, progress: Progress) -> None:
-        """Reports the progress of a run to whoever asks for that of its job."""
-        log.debug("request %s: step %d of %d", job.request.id, progress.step, progress.total)
-        self._loop.call_soon_threadsafe(self._client.advance, job.request.id, progress)
+            progress = {job.request.id: job.progress for job in self._running if job.progress is not None}
+            self._client.tell(self._work(), progress)
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         return await self._loop.run_in_executor(self._thread, function, *args)
+
+
+def _report(job: Job, progress: Progress) -> None:
+    """Notes the progress of a job. The coordinator is told after the round."""
+    log.debug("request %s: step %d of %d", job.request.id, progress.step, progress.total)
+    job.progress = progress
 
 
 def _round(cohort: Cohort, others_wait: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
 from dataclasses import replace
@@ -81,7 +81,7 @@ class CoordinatorClient:
         self._epoch = ""
         self._joining = asyncio.Lock()
         self._variables = Context()
-        self._progress, self._work = Latest(self._advance, self.apart), Latest(self._waits, self.apart)
+        self._news = Latest(self._tell, self.apart)
         self._apart: set[asyncio.Task[None]] = set()
 
     async def start(self) -> asyncio.Task[None]:
@@ -107,13 +107,9 @@ class CoordinatorClient:
         """Notes the bytes of weights that a run left on the device."""
         self._held = nbytes
 
-    def advance(self, request_id: str, progress: Progress) -> None:
-        """Reports the progress of a run without waiting."""
-        self._progress.put((request_id, progress))
-
-    def tell(self, work: Work) -> None:
-        """Reports what waits and runs here, without waiting."""
-        self._work.put(work)
+    def tell(self, work: Work, progress: Mapping[str, Progress]) -> None:
+        """Reports what waits and runs here, and the progress of each request that runs, without waiting."""
+        self._news.put((work, progress))
 
     async def weigh(self, context: int) -> None:
         """Reports the bytes that the process itself takes on the card, if they have changed."""
@@ -167,12 +163,8 @@ class CoordinatorClient:
         await self._call(lambda coordinator, epoch: coordinator.release(epoch, self._id, lease_id, holdings))
         self._turned.set()
 
-    async def _waits(self, work: Work) -> None:
-        await self._call(lambda coordinator, epoch: coordinator.waits(epoch, self._id, work))
-
-    async def _advance(self, news: tuple[str, Progress]) -> None:
-        if self._lease is not None:
-            await self._call(lambda coordinator, epoch: coordinator.advance(epoch, self._id, *news))
+    async def _tell(self, news: tuple[Work, Mapping[str, Progress]]) -> None:
+        await self._call(lambda coordinator, epoch: coordinator.tell(epoch, self._id, *news))
 
     async def _obey(self) -> None:
         while True:

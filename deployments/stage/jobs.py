@@ -15,7 +15,7 @@ from deployments.messages import Terms
 from lightx2v.residency.lease import Room
 from lightx2v.stages.cohort import Member
 from lightx2v.stages.interface import StageInputs, StageMethod
-from lightx2v.types import GenerateRequest
+from lightx2v.types import GenerateRequest, Progress
 
 
 @dataclass(eq=False, slots=True)
@@ -36,6 +36,8 @@ class Job:
     cancelled: threading.Event = field(default_factory=threading.Event)
     member: Member | None = None
     """Its progress, once it has begun. A job that had to pause goes on from there."""
+    progress: Progress | None = None
+    """The latest that it reported."""
     is_starved: bool = False
     """Whether it ran out of memory once. It runs alone then, with the least weights resident."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -65,7 +65,7 @@ class Card:
         self.weights = stage.rest if weights is None else weights
         self.stage, self.width = stage, width
         self.leases: list[tuple[Room, Work]] = []
-        self.told: list[Work] = []
+        self.told: list[tuple[Work, Mapping[str, Progress]]] = []
         self.refusals: list[Exception] = []
         self.held = -1
         self.idle, self.open = asyncio.Event(), asyncio.Event()
@@ -87,11 +87,8 @@ class Card:
     def holds(self, nbytes: int) -> None:
         self.held = nbytes
 
-    def tell(self, work: Work) -> None:
-        self.told.append(work)
-
-    def advance(self, request_id: str, progress: Progress) -> None:
-        return None
+    def tell(self, work: Work, progress: Mapping[str, Progress]) -> None:
+        self.told.append((work, progress))
 
 
 class Bench:
@@ -312,12 +309,15 @@ def test_higher_priority_goes_first_then_the_earlier_turn(stage: Walker) -> None
 def test_the_coordinator_is_told_what_is_left(stage: Walker) -> None:
     async def work() -> None:
         bench = Bench(stage)
-        jobs = [bench.submit(seed, steps) for seed, steps in ((1, 1), (2, 3))]
+        jobs = [bench.submit(seed, steps) for seed, steps in ((1, 2), (2, 3))]
         await bench.end(*jobs)
+        progress = [progress for _, progress in bench.card.told if progress]
+        assert progress[0] == {"1": Progress(1, 2), "2": Progress(1, 3)}, "of each request"
+        assert progress[1] == {"2": Progress(2, 3)}, "of those that run"
         await bench.end(bench.submit(3, 2, priority=4))
-        assert [work.jobs for work in bench.card.told][-1] == 1
-        assert [work.priority for work in bench.card.told][-1] == 4
-        assert bench.card.told[-1].seconds > 0
+        work, _ = bench.card.told[-1]
+        assert (work.jobs, work.priority) == (1, 4)
+        assert work.seconds > 0
         bench.task.cancel()
 
     run(work)

@@ -108,7 +108,7 @@ FENCED: dict[str, Call] = {
     "resized": lambda coordinator, epoch, name: coordinator.resized(epoch, name, "command", NOTHING),
     "release": lambda coordinator, epoch, name: coordinator.release(epoch, name, "lease", held(0, 9)),
     "abandon": lambda coordinator, epoch, name: coordinator.abandon(epoch, name),
-    "advance": lambda coordinator, epoch, name: coordinator.advance(epoch, name, "request", Progress(1, 2)),
+    "tell": lambda coordinator, epoch, name: coordinator.tell(epoch, name, Work(1, 1.0, 0.0), {"a": Progress(1, 2)}),
 }
 
 
@@ -231,7 +231,7 @@ async def test_a_recall_is_given_until_the_lease_is_back(
     coordinator, long, short = Coordinator("card"), member(processes()), member(processes(), "encode")
     epoch = await join(coordinator, long, short)
     lease = await within(await ask(coordinator, long))
-    await coordinator.waits(epoch, long.holder.id, Work(3, 600.0, 0.0))
+    await coordinator.tell(epoch, long.holder.id, Work(3, 600.0, 0.0), {})
     asked = await ask(coordinator, short)
     lost, again = [await within(coordinator.next_command(epoch, long.holder.id)) for _ in range(2)]
     assert lost == again == Recall(long.holder.id, lease.id)
@@ -244,10 +244,3 @@ async def test_a_recall_is_given_until_the_lease_is_back(
     await release(coordinator, await within(asked))
     assert (await within(goes_on)).weights == 60
     assert (await coordinator.report())["recalls_total"] == 1
-
-
-async def test_what_waits_is_no_news_of_another_epoch(card: FakeCard, processes: Processes) -> None:
-    coordinator, one = Coordinator("card"), member(processes())
-    await join(coordinator, one)
-    with pytest.raises(StaleEpoch):
-        await coordinator.waits("another", one.holder.id, Work(1, 1.0, 0.0))

@@ -24,7 +24,8 @@ from lightx2v.residency.plan import StageSize
 from lightx2v.types import Policy, Progress, StageName
 from tests.unit.card.members import FakeCard, granted, running, within
 
-ASK = Room(0, 0), Work(1, 0.0, 0.0), 60.0
+WORK = Work(1, 0.0, 0.0)
+ASK = Room(0, 0), WORK, 60.0
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -201,25 +202,26 @@ async def test_who_runs_next_fetches_and_says_what_it_holds() -> None:
     assert (await within(denoise.run())).weights == 60
 
 
-async def test_the_latest_progress_is_told_one_message_at_a_time() -> None:
+async def test_the_latest_news_is_told_one_message_at_a_time() -> None:
     card = Card()
     stage = Stage(card, "denoise")
     await stage.client.start()
     async with stage.client.lease(*ASK):
         for step in range(50):
-            stage.client.advance("a", Progress(step, 50))
+            stage.client.tell(WORK, {"a": Progress(step, 50)})
         await told(card.actor, Progress(49, 50))
-        assert card.actor.calls.count("advance") == 1
-        reply = card.actor.held["advance"] = asyncio.Event()
+        assert card.actor.calls.count("tell") == 1
+        reply = card.actor.held["tell"] = asyncio.Event()
         for step in (1, 2, 3):
-            stage.client.advance("b", Progress(step, 4))
+            stage.client.tell(WORK, {"a": Progress(50, 50), "b": Progress(step, 4)})
             for _ in range(10):
                 await asyncio.sleep(0)
-        assert card.actor.calls.count("advance") == 2, "the first has not been answered"
+        assert card.actor.calls.count("tell") == 2, "the first has not been answered"
         await told(card.actor, Progress(1, 4), "b")
         reply.set()
         await told(card.actor, Progress(3, 4), "b")
-        assert card.actor.calls.count("advance") == 3
+        await told(card.actor, Progress(50, 50), "a")
+        assert card.actor.calls.count("tell") == 3
 
 
 async def test_what_the_process_takes_is_told_when_it_changes_and_to_a_successor() -> None:
@@ -241,20 +243,20 @@ async def test_progress_is_told_to_a_successor() -> None:
     await stage.client.start()
     async with stage.client.lease(*ASK):
         successor = card.die()
-        stage.client.advance("a", Progress(1, 4))
+        stage.client.tell(WORK, {"a": Progress(1, 4)})
         await told(successor, Progress(1, 4))
 
 
-async def test_progress_after_the_run_is_told_to_nobody() -> None:
+async def test_progress_after_the_run_is_noted_for_nobody() -> None:
     card = Card()
     stage = Stage(card, "denoise")
     await stage.client.start()
     async with stage.client.lease(*ASK):
-        stage.client.advance("a", Progress(1, 4))
-    stage.client.advance("a", Progress(2, 4))
+        stage.client.tell(WORK, {"a": Progress(1, 4)})
+    stage.client.tell(WORK, {"a": Progress(2, 4)})
     for _ in range(10):
         await asyncio.sleep(0)
-    assert card.actor.calls.count("advance") <= 1
+    assert await card.actor.coordinator.progress("a") is None
 
 
 async def test_a_failing_run_leaves_nothing_leased() -> None:

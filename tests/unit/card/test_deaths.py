@@ -10,6 +10,7 @@ import pytest
 from deployments.card import coordinator as module
 from deployments.card.coordinator import Coordinator
 from lightx2v.errors import StageLost, StaleEpoch
+from lightx2v.residency.lease import Work
 from lightx2v.types import Progress
 from tests.unit.card.members import (
     FakeCard,
@@ -34,7 +35,7 @@ async def test_the_progress_of_the_dead_is_forgotten(card: FakeCard, processes: 
     one = member(process)
     epoch = await join(coordinator, one)
     await within(await ask(coordinator, one))
-    await coordinator.advance(epoch, one.holder.id, "a", Progress(1, 4))
+    await coordinator.tell(epoch, one.holder.id, Work(1, 1.0, 0.0), {"a": Progress(1, 4)})
     process.kill()
     process.wait()
 

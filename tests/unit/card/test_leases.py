@@ -11,7 +11,7 @@ from deployments.card import coordinator as module
 from deployments.card.coordinator import Coordinator
 from deployments.card.members import Member
 from lightx2v.errors import OutOfMemory, StaleEpoch
-from lightx2v.residency.lease import Fetch
+from lightx2v.residency.lease import Fetch, Work
 from lightx2v.types import STAGES, Progress
 from tests.unit.card.members import (
     FakeCard,
@@ -46,15 +46,17 @@ async def test_the_progress_of_a_run_is_known_while_it_lasts(card: FakeCard, pro
     coordinator, one, other = Coordinator("card"), member(processes()), member(processes(), "encode", 30)
     epoch = await join(coordinator, one, other)
     lease = await within(await ask(coordinator, one))
+    work = Work(1, 1.0, 0.0)
     for step in (1, 2):
-        await coordinator.advance(epoch, one.holder.id, "a", Progress(step, 4))
-    await coordinator.advance(epoch, other.holder.id, "b", Progress(1, 4))
-    assert [await coordinator.progress(name) for name in "ab"] == [Progress(2, 4), None], "b does not run"
+        await coordinator.tell(epoch, one.holder.id, work, {"a": Progress(step, 4), "c": Progress(0, 9)})
+    await coordinator.tell(epoch, other.holder.id, work, {"b": Progress(1, 4)})
+    found = [await coordinator.progress(name) for name in "abc"]
+    assert found == [Progress(2, 4), None, Progress(0, 9)], "b does not run"
     await release(coordinator, lease, 60)
-    await coordinator.advance(epoch, one.holder.id, "a", Progress(3, 4))
+    await coordinator.tell(epoch, one.holder.id, work, {"a": Progress(3, 4)})
     assert await coordinator.progress("a") is None
     with pytest.raises(StaleEpoch):
-        await coordinator.advance("another", one.holder.id, "a", Progress(4, 4))
+        await coordinator.tell("another", one.holder.id, work, {"a": Progress(4, 4)})
 
 
 async def test_the_oldest_request_is_served_first(card: FakeCard, processes: Processes) -> None:
