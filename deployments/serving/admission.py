@@ -24,6 +24,16 @@ class Asker:
     priority: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request would not be admitted."""
+
+    entry: Entry
+    reason: str
+    after: float
+    """Seconds until there would be room for it."""
+
+
 @dataclass(slots=True)
 class Place:
     """The place of an admitted request in the queue, until it has left. `end` tells how it leaves."""
@@ -96,16 +106,21 @@ class Admission:
         """The predicted seconds until all requests that are inside have ended; None if nothing is known yet."""
         return self._backlog.drained_in(self._model, time.monotonic())
 
-    def refusal(self, asker: Asker, work: float) -> QueueFull | None:
+    def refusal(self, asker: Asker, work: float) -> Refusal | None:
         """Why a request of this much work would be refused now; None if it would be admitted."""
         return self._refusal(self._propose(asker, work))
+
+    def turn_away(self, refusal: Refusal) -> QueueFull:
+        """The error for a refused caller, which says when to try again."""
+        seconds = self._backlog.come_back(refusal.entry, refusal.after, time.monotonic())
+        return QueueFull(f"{refusal.reason}; try again in {seconds:.0f} s", seconds)
 
     @contextmanager
     def admitted(self, asker: Asker, work: float) -> Iterator[Place]:
         """Gives a request a place within the body. Its deadline begins now. Raises QueueFull."""
         place = self._propose(asker, work)
         if (refusal := self._refusal(place)) is not None:
-            raise refusal
+            raise self.turn_away(refusal)
         self._backlog.enter(place.entry, time.monotonic())
         try:
             yield place
@@ -116,12 +131,12 @@ class Admission:
         entry = self._backlog.propose(self._model, work, asker.caller, asker.priority, time.monotonic())
         return Place(entry, Deadline.after(self._seconds), self._backlog)
 
-    def _refusal(self, place: Place) -> QueueFull | None:
+    def _refusal(self, place: Place) -> Refusal | None:
         promised = self._backlog.promised(place.entry, time.monotonic()) or 0.0
-        retry = max(RETRY_SECONDS, promised - self._seconds)
+        after = max(RETRY_SECONDS, promised - self._seconds)
         if self.free <= 0:
-            return QueueFull(f"{self.limit} requests are waiting already; try again later", retry)
+            return Refusal(place.entry, f"{self.limit} requests are waiting already", after)
         if promised > self._seconds and self._backlog.count():
             behind = f"behind {place.position} others it would be made in {promised:.1f} s"
-            return QueueFull(f"{behind}, and it has {self._seconds:g} s; try again in {retry:.0f} s", retry)
+            return Refusal(place.entry, f"{behind}, and it has {self._seconds:g} s", after)
         return None

@@ -116,9 +116,11 @@ class ServedModels:
     def check_room(self, asker: Asker) -> None:
         """Raises QueueFull if no model would admit even the smallest request. It is called before the body, which names
         the model, is read."""
-        refusals = [model.admission.refusal(asker, 0.0) for model in self]
-        if all(refusals):
-            raise min((one for one in refusals if one), key=lambda one: one.retry_after)
+        doors = [model.admission for model in self]
+        refusals = [(one, door) for door in doors if (one := door.refusal(asker, 0.0)) is not None]
+        if len(refusals) == len(doors):
+            refusal, door = min(refusals, key=lambda pair: pair[0].after)
+            raise door.turn_away(refusal)
 
     @contextmanager
     def reading(self, asker: Asker) -> Iterator[None]:

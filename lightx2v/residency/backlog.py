@@ -18,6 +18,8 @@ End = Literal["made", "late", "left"]
 QUANTILE, STEP = 0.99, 0.1
 """The share of requests that shall not end after what was promised, and how far one of them moves the caution."""
 LEAST_CAUTION, MOST_CAUTION = 1.1, 2.0
+MOST_AWAY = 60.0
+"""The most seconds for which a refused caller is sent away. The `openai` client waits no longer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +54,7 @@ class Backlog:
         self._served: Entry | None = None
         self._since = 0.0
         self._count = 0
+        self._next_back = 0.0
         self._caution = LEAST_CAUTION
 
     def propose(self, model: str, work: float, caller: str, priority: int, now: float) -> Entry:
@@ -101,6 +104,14 @@ class Backlog:
         """The predicted seconds until all requests of a model have ended; None if nothing is known of it."""
         ends = [self.seconds(one, now) for one in self._inside if one.model == model]
         return max((end for end in ends if end is not None), default=None if ends else 0.0)
+
+    def come_back(self, entry: Entry, after: float, now: float) -> float:
+        """The seconds for which the caller of a refused request is sent away, `after` at least. One comes back after
+        the other, at the pace at which the server makes planned requests, so that a crowd does not come back at once.
+        """
+        at = min(max(now + after, self._next_back), now + MOST_AWAY)
+        self._next_back = at + (self._speeds[entry.model].shared or 0.0)
+        return at - now
 
     def count(self, model: str | None = None) -> int:
         """The number of requests inside: of one model, or of all."""

@@ -147,3 +147,13 @@ def test_a_slow_period_locks_nobody_out_for_good(replicas: int) -> None:
 def test_a_first_request_that_loads_for_long_locks_nobody_out() -> None:
     crowd = Crowd(24, 5.0, {"a": 1.0}, slowness=lambda now: 30.0 if now < 1 else 1.0).run()
     assert crowd.rate(60.0) >= 0.95
+
+
+def test_refused_callers_come_back_one_after_another(backlog: Backlog) -> None:
+    """A request of model a takes 2 s."""
+    entry = backlog.propose("a", 9.0, "", 0, 6.0)
+    assert [backlog.come_back(entry, 1.0, 6.0) for _ in range(3)] == [1.0, 3.0, 5.0]
+    assert backlog.come_back(entry, 1.0, 10.0) == 3.0, "it is counted from now"
+    assert backlog.come_back(entry, 8.0, 10.0) == 8.0, "there is no room before"
+    assert backlog.come_back(entry, 1.0, 60.0) == 1.0, "all of them have come back"
+    assert [backlog.come_back(entry, 1.0, 60.0) for _ in range(99)][-1] == 60.0, "a client waits no longer"
