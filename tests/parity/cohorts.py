@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from lightx2v.stages.interface import Control, StageInputs, StageMethod
 from lightx2v.stages.order import Step, brought, steps
 from lightx2v.stages.stage import Stage
 from lightx2v.types import ChosenLora, GenerateRequest, Progress, Reference, StageName
-from lightx2v.weights.device import CpuDevice
+from lightx2v.weights.device import CpuDevice, Device
 from tests.checkpoints import lora
 from tests.parity.reference import make_image, make_request
 from tests.parity.test_inpainting import make_mask
@@ -64,17 +64,17 @@ class Kind(NamedTuple):
 
 
 class Model:
-    """The stages of a checkpoint, and jobs of every kind for each of them."""
+    """The stages of a checkpoint on a device, and jobs of every kind for each of them."""
 
-    def __init__(self, checkpoint: Path, folder: Path) -> None:
+    def __init__(
+        self, checkpoint: Path, folder: Path, device: Device, dtype: Literal["float32", "bfloat16"] = "float32"
+    ) -> None:
         family, spec = find_family(checkpoint), find_family(checkpoint).spec(checkpoint)
         denoiser = family.build("denoise", checkpoint, torch.float32, spec)
         loras = {} if spec.has_refiner else {name: write_lora(folder, denoiser, name) for name in LORAS}
-        asked = {"model": checkpoint, "dtype": "float32", "device": "cpu", "conditioning_cache": 0, "compile": False}
-        engine = EngineSettings.model_validate({**asked, "model": str(checkpoint), "loras": loras})
-        self.device = Counting()
+        engine = EngineSettings(model=str(checkpoint), dtype=dtype, conditioning_cache=0, compile=False, loras=loras)
         names = read_stages(engine)
-        self.stages: dict[StageName, Stage[Any]] = {name: load_stage(name, engine, self.device) for name in names}
+        self.stages: dict[StageName, Stage[Any]] = {name: load_stage(name, engine, device) for name in names}
         self.jobs: dict[Kind, list[Job]] = {}
         for index in range(len(SIZES)):
             self._record(*make_asked(spec, index, tuple(loras)))
@@ -182,7 +182,7 @@ class Fate:
 def leaves(made: Any) -> Iterator[Any]:
     """All that an output holds, as values that compare by their bits."""
     if isinstance(made, torch.Tensor):
-        yield from leaves(made.numpy())
+        yield from (made.shape, made.dtype, made.reshape(-1).view(torch.uint8).numpy().tobytes())
     elif isinstance(made, np.ndarray):
         yield from (made.shape, made.dtype, made.tobytes())
     elif isinstance(made, tuple):
