@@ -118,6 +118,9 @@ class ServerSettings(Settings):
     max_priority: int = Field(default=10, ge=-10, le=10)
     """The highest `priority` that a request may ask for; the lowest is -10."""
 
+    keys_file: Path | None = None
+    """A file with the hashes of the callers' API keys, on the node of the ingress. Absent: nobody needs a key."""
+
     @field_validator("max_json_bytes", "max_upload_bytes", mode="before")
     @classmethod
     def _bytes(cls, value: object) -> object:

@@ -103,10 +103,8 @@ class OutOfMemory(LightError):
     code = "out_of_memory"
 
 
-class QueueFull(LightError):
-    """The queue is full; `retry_after` is in seconds."""
-
-    code = "queue_full"
+class TryAgain(LightError):
+    """The request may be sent again; `retry_after` is in seconds."""
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message, retry_after)
@@ -114,6 +112,24 @@ class QueueFull(LightError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class QueueFull(TryAgain):
+    """The queue is full."""
+
+    code = "queue_full"
+
+
+class RateLimited(TryAgain):
+    """The caller asks for more than its key allows."""
+
+    code = "rate_limit_exceeded"
+
+
+class KeyNotValid(LightError):
+    """The request has no key, or one that is not known."""
+
+    code = "invalid_api_key"
 
 
 class DeadlineExceeded(LightError):

@@ -6,6 +6,7 @@ import hashlib
 
 from starlette.requests import Request
 
+from deployments.http.keys import SCOPE_KEY, Key
 from deployments.serving.admission import Asker
 from lightx2v.errors import InvalidRequest
 
@@ -14,18 +15,28 @@ HIGHEST = 10
 
 
 def asker_of(request: Request, priority: int, most: int) -> Asker:
-    """The asker of a request. Raises InvalidRequest for a priority above `most`, the server's setting."""
-    if priority > most:
-        raise InvalidRequest(f"priority: at most {most} on this server, got {priority}", "priority")
-    return Asker(_caller_of(request), priority)
+    """The asker of a request. Raises InvalidRequest for a priority above `most`, the server's setting, or above that of
+    the caller's key."""
+    best = best_asker(request, most)
+    if priority > best.priority:
+        raise InvalidRequest(f"priority: at most {best.priority} is allowed to you, got {priority}", "priority")
+    return Asker(best.caller, priority)
 
 
 def best_asker(request: Request, most: int) -> Asker:
     """The asker as it may turn out at best, before the body tells the priority."""
+    if (known := _key_of(request)) is not None:
+        return Asker(known.sha256, min(most, known.max_priority))
     return Asker(_caller_of(request), most)
 
 
+def _key_of(request: Request) -> Key | None:
+    """The entry of the caller's key; None if the server asks for none."""
+    key: Key | None = request.scope.get(SCOPE_KEY)
+    return key
+
+
 def _caller_of(request: Request) -> str:
-    """A hash of the caller's key, which is never kept or logged itself. Callers without a key count as one."""
+    """A hash of what the caller sent as a key, which is never kept or logged itself. All without one are one caller."""
     key = request.headers.get("authorization", "").strip()
     return hashlib.sha256(key.encode()).hexdigest() if key else ""

@@ -19,6 +19,7 @@ from lightx2v.errors import LightError
 STATUS: Mapping[type[LightError], int] = MappingProxyType(
     {
         errors.InvalidRequest: 400,
+        errors.KeyNotValid: 401,
         errors.OriginNotAllowed: 403,
         errors.TasksNotListed: 403,
         errors.ModelNotFound: 404,
@@ -29,6 +30,7 @@ STATUS: Mapping[type[LightError], int] = MappingProxyType(
         errors.VideoNotReady: 409,
         errors.PayloadTooLarge: 413,
         errors.HostNotAllowed: 421,
+        errors.RateLimited: 429,
         errors.Cancelled: 499,
         errors.NonFinite: 500,
         errors.QueueFull: 503,
@@ -96,10 +98,12 @@ def _status(error: BaseException) -> int:
 
 
 def _retry_headers(error: BaseException) -> dict[str, str]:
-    """Headers that say when to retry, or not to."""
+    """Headers that say when to retry, not to, or with a key."""
     if isinstance(error, FINAL):
         return {"X-Should-Retry": "false"}
-    if isinstance(error, errors.QueueFull):
+    if isinstance(error, errors.KeyNotValid):
+        return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, errors.TryAgain):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
     return {}
 

@@ -13,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -23,6 +24,8 @@ from deployments.http.bodies import JSON, read_body
 from deployments.http.errors import error_response, with_error_responses
 from deployments.http.images import ImageRequest, images_body, model_body, models_body, stand_ins, to_requests
 from deployments.http.job_runner import JobRunner
+from deployments.http.key_check import KeyCheck
+from deployments.http.keys import KeyFile
 from deployments.http.notices import notice_headers
 from deployments.http.origins import origin_checks
 from deployments.http.parsing import parse, parse_json
@@ -62,6 +65,7 @@ class Ingress:
         self._settings = settings
         self._encoders = Threads(ENCODERS)
         self._started = int(time.time())
+        self._keys = KeyFile(settings.keys_file) if settings.keys_file else None
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """The ASGI application; Serve calls this when the replica starts."""
@@ -77,6 +81,8 @@ class Ingress:
             Route("/health", with_error_responses(self.health)),
         ]
         checks = origin_checks(self._settings.allowed_hosts, self._settings.allowed_origins)
+        if self._keys is not None:
+            checks.append(Middleware(KeyCheck, self._keys))
         handlers = {HTTPException: _not_served}
         return Starlette(routes=routes, middleware=checks, exception_handlers=handlers, lifespan=self._living)
 

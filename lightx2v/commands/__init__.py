@@ -7,6 +7,7 @@ COMMANDS: Mapping[str, str] = {
     "generate": "make a picture or a video from a prompt",
     "fit": "forecast the memory and the seconds that a model takes on a card",
     "convert": "turn a configuration of LightX2V into one of this server",
+    "key": "make an API key for a caller of the server",
     "check": "say whether a checkpoint can be served, and why not",
 }
 """What each command does, by its name."""

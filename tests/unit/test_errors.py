@@ -33,6 +33,8 @@ ANSWERS: list[tuple[BaseException, int, str, str]] = [
     (InvalidRequest("no", "size"), 400, "invalid_request_error", "no"),
     (errors.ModelNotFound("no"), 404, "invalid_request_error", "no"),
     (errors.PayloadTooLarge("no"), 413, "invalid_request_error", "no"),
+    (errors.KeyNotValid("no"), 401, "invalid_request_error", "no"),
+    (errors.RateLimited("no", 2.5), 429, "invalid_request_error", "no"),
     (errors.QueueFull("no", 2.5), 503, "server_error", "no"),
     (errors.OutOfMemory("no"), 503, "server_error", "no"),
     (errors.StageLost("no"), 503, "server_error", "no"),
@@ -70,7 +72,7 @@ def test_an_error_from_a_remote_call_is_answered_as_its_cause() -> None:
 
 def test_every_typed_error_for_a_caller_has_a_status() -> None:
     typed = {error for error in vars(errors).values() if isinstance(error, type)}
-    ours = {errors.LightError, errors.InvalidSettings, errors.InvalidCheckpoint}
+    ours = {errors.LightError, errors.TryAgain, errors.InvalidSettings, errors.InvalidCheckpoint}
     assert typed - ours == set(STATUS)
 
 
