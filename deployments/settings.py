@@ -121,6 +121,9 @@ class ServerSettings(Settings):
     keys_file: Path | None = None
     """A file with the hashes of the callers' API keys, on the node of the ingress. Absent: nobody needs a key."""
 
+    allow_without_keys: bool = False
+    """Serve other machines also without keys, because a gateway or the network keeps strangers away."""
+
     @field_validator("max_json_bytes", "max_upload_bytes", mode="before")
     @classmethod
     def _bytes(cls, value: object) -> object:

@@ -126,6 +126,12 @@ class RateLimited(TryAgain):
     code = "rate_limit_exceeded"
 
 
+class KeysRequired(LightError):
+    """A request came from another machine, to a server without keys."""
+
+    code = "keys_required"
+
+
 class KeyNotValid(LightError):
     """The request has no key, or one that is not known."""
 

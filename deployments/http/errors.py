@@ -20,6 +20,7 @@ STATUS: Mapping[type[LightError], int] = MappingProxyType(
     {
         errors.InvalidRequest: 400,
         errors.KeyNotValid: 401,
+        errors.KeysRequired: 403,
         errors.OriginNotAllowed: 403,
         errors.TasksNotListed: 403,
         errors.ModelNotFound: 404,

@@ -26,6 +26,7 @@ from deployments.http.images import ImageRequest, images_body, model_body, model
 from deployments.http.job_runner import JobRunner
 from deployments.http.key_check import KeyCheck
 from deployments.http.keys import KeyFile
+from deployments.http.loopback import LoopbackOnly
 from deployments.http.notices import notice_headers
 from deployments.http.origins import origin_checks
 from deployments.http.parsing import parse, parse_json
@@ -44,6 +45,8 @@ from lightx2v.media.encode import encode
 from lightx2v.types import GenerateRequest, Size
 
 HEALTH_SECONDS = 5.0
+OPEN_PATHS = ("/health",)
+"""What anybody may ask for: probes have no key, and come from other machines."""
 ENCODERS = 2
 """Pictures that are compressed at the same time; a PNG uses all cores."""
 EDIT_NAMES = UploadNames(("image", "images"), "mask")
@@ -82,7 +85,9 @@ class Ingress:
         ]
         checks = origin_checks(self._settings.allowed_hosts, self._settings.allowed_origins)
         if self._keys is not None:
-            checks.append(Middleware(KeyCheck, self._keys))
+            checks.append(Middleware(KeyCheck, self._keys, OPEN_PATHS))
+        elif not self._settings.allow_without_keys:
+            checks.append(Middleware(LoopbackOnly, OPEN_PATHS))
         handlers = {HTTPException: _not_served}
         return Starlette(routes=routes, middleware=checks, exception_handlers=handlers, lifespan=self._living)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from starlette.datastructures import Headers
@@ -15,8 +15,6 @@ from deployments.http.errors import error_response
 from deployments.http.keys import SCOPE_KEY, Key, KeyFile
 from lightx2v.errors import KeyNotValid, LightError, RateLimited
 
-OPEN_PATHS = ("/health",)
-"""What probes ask for without a key."""
 MINUTE = 60.0
 BUSY_SECONDS = 1.0
 """The seconds after which a caller with too many open requests may try again."""
@@ -26,17 +24,24 @@ log = logging.getLogger(__name__)
 
 class KeyCheck:
     """ASGI middleware that asks for `Authorization: Bearer KEY`, and puts the key's entry into the request's scope.
+    `open_paths` need no key.
 
     The limits of a key are those of requests for work, which are sent by POST. `clock`: monotonic seconds.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyFile, clock: Callable[[], float] = time.monotonic) -> None:
-        self._app, self._keys, self._clock = app, keys, clock
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: KeyFile,
+        open_paths: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app, self._keys, self._open_paths, self._clock = app, keys, open_paths, clock
         self._open: Counter[str] = Counter()
         self._begun: dict[str, deque[float]] = defaultdict(deque)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
             return
         try:

@@ -12,7 +12,6 @@ connection is over loopback. `scope["client"]` does not: where the peer is 127.0
 from __future__ import annotations
 
 from collections.abc import Collection
-from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -21,6 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.http.errors import error_response
+from deployments.http.loopback import came_over_loopback, is_loopback
 from deployments.http.notices import NOTICE_HEADERS
 from lightx2v.errors import HostNotAllowed, LightError, OriginNotAllowed
 
@@ -67,14 +67,14 @@ class OriginCheck:
         """Raises HostNotAllowed or OriginNotAllowed."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if _is_loopback((scope.get("server") or ("", 0))[0]):
+        if came_over_loopback(scope):
             self._check_host(host)
         if scope["method"] not in READING:
             self._check_origin(headers, host)
 
     def _check_host(self, host: str) -> None:
         name = (_split(f"//{host}") or "").lower()
-        if host and not _is_loopback(name) and name not in self._hosts:
+        if host and not is_loopback(name) and name not in self._hosts:
             raise HostNotAllowed(
                 f"the host {host[:80]!r} is not served over loopback; the setting server.allowed_hosts allows it"
             )
@@ -97,15 +97,3 @@ def _split(url: str) -> str | None:
         return urlsplit(url).hostname
     except ValueError:
         return None
-
-
-def _is_loopback(name: str) -> bool:
-    """Whether a name means this machine whatever DNS says."""
-    if name == "localhost":
-        return True
-    try:
-        address = ip_address(name)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (mapped or address).is_loopback

@@ -33,6 +33,7 @@ ANSWERS: list[tuple[BaseException, int, str, str]] = [
     (InvalidRequest("no", "size"), 400, "invalid_request_error", "no"),
     (errors.ModelNotFound("no"), 404, "invalid_request_error", "no"),
     (errors.PayloadTooLarge("no"), 413, "invalid_request_error", "no"),
+    (errors.KeysRequired("no"), 403, "invalid_request_error", "no"),
     (errors.KeyNotValid("no"), 401, "invalid_request_error", "no"),
     (errors.RateLimited("no", 2.5), 429, "invalid_request_error", "no"),
     (errors.QueueFull("no", 2.5), 503, "server_error", "no"),

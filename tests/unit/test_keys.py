@@ -68,7 +68,7 @@ class Door:
 
     def __init__(self, keys: KeyFile) -> None:
         self.now, self.behind = 0.0, Behind()
-        transport = httpx.ASGITransport(KeyCheck(self.behind, keys, lambda: self.now))
+        transport = httpx.ASGITransport(KeyCheck(self.behind, keys, clock=lambda: self.now))
         self.http = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")
 
     async def ask(self, secret: str, method: str = "POST") -> httpx.Response:
@@ -87,6 +87,22 @@ async def test_only_callers_with_a_key_get_in(checkpoint: Path, file: Path) -> N
         made = await http.post(WORK, headers={"authorization": "bearer right"}, json={"prompt": "a red circle"})
         assert made.status_code == 200
         assert (await http.get("/health")).status_code != 401, "probes have no key"
+
+
+async def test_without_keys_other_machines_are_refused_unless_allowed(checkpoint: Path, file: Path) -> None:
+    """The address is that of the accepting socket: a peer may write what it likes into its headers."""
+    stages, pod = handles(), "http://10.0.0.5:8000"
+    forwarded = {"X-Forwarded-For": "127.0.0.1", "Host": "127.0.0.1"}
+    async with front(served(checkpoint, stages)) as http:
+        assert (await http.get(MODELS)).status_code == 200
+        for headers in ({}, forwarded):
+            assert "server.keys_file" in refused(await http.get(pod + MODELS, headers=headers), 403, "keys_required")
+        assert (await http.get(f"{pod}/health")).status_code != 403, "probes come from other machines"
+    async with front(served(checkpoint, stages), allow_without_keys=True) as http:
+        assert (await http.get(pod + MODELS)).status_code == 200
+    async with front(served(checkpoint, stages), keys_file=write(file, entry("right"))) as http:
+        assert (await http.get(pod + MODELS, headers=bearer("right"))).status_code == 200
+        refused(await http.get(pod + MODELS), 401, "invalid_api_key")
 
 
 async def test_a_key_that_is_taken_out_is_refused_at_once(file: Path) -> None:
