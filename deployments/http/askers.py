@@ -16,11 +16,11 @@ HIGHEST = 10
 
 def asker_of(request: Request, priority: int, most: int) -> Asker:
     """The asker of a request. Raises InvalidRequest for a priority above `most`, the server's setting, or above that of
-    the caller's key."""
+    the caller's key. The priority of who asks for none, 0, is lowered to them instead."""
     best = best_asker(request, most)
-    if priority > best.priority:
+    if priority > max(0, best.priority):
         raise InvalidRequest(f"priority: at most {best.priority} is allowed to you, got {priority}", "priority")
-    return Asker(best.caller, priority)
+    return Asker(best.caller, min(priority, best.priority))
 
 
 def best_asker(request: Request, most: int) -> Asker:

@@ -81,7 +81,7 @@ class KeyCheck:
         if scope["method"] != "POST":
             yield
             return
-        log.info("POST %s by %s", scope["path"], key.name)
+        log.info("POST %r by %s", scope["path"], key.name)
         if key.requests_per_minute is not None:
             self._begun[key.name].append(self._clock())
         self._open[key.name] += 1

@@ -64,7 +64,8 @@ class KeyFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._keys, self._seen = _read(path), _state(path)
+        self._seen = _state(path)  # before the content, so that a change between the two is seen
+        self._keys = _read(path)
 
     def find(self, secret: str) -> Key | None:
         """The entry of a key; None if there is none."""

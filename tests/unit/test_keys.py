@@ -176,8 +176,9 @@ async def test_a_key_bounds_the_priority_and_is_a_caller_of_its_own(file: Path) 
     assert [(await door.ask(secret)).json() for secret in ("low", "high")] == [-1, 5], "the server's is 5"
     low, high = (Request({"type": "http", "headers": [], "lightx2v.key": keys.find(name)}) for name in ("low", "high"))
     assert asker_of(low, -2, 5).caller != asker_of(high, -2, 5).caller
+    assert [asker_of(low, asked, 5).priority for asked in (-2, 0)] == [-2, -1], "who asks for none has 0"
     with pytest.raises(InvalidRequest, match="at most -1"):
-        asker_of(low, 0, 5)
+        asker_of(low, 1, 5)
 
 
 async def test_the_command_makes_a_key_that_gets_in_and_is_never_logged(
