@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from starlette.requests import Request
 
 from deployments.http.keys import SCOPE_KEY, Key
 from deployments.serving.admission import Asker
 from lightx2v.errors import InvalidRequest
+from lightx2v.key_hash import hash_of
 
 HIGHEST = 10
 """Priorities go from -HIGHEST to HIGHEST."""
@@ -39,4 +38,4 @@ def _key_of(request: Request) -> Key | None:
 def _caller_of(request: Request) -> str:
     """A hash of what the caller sent as a key, which is never kept or logged itself. All without one are one caller."""
     key = request.headers.get("authorization", "").strip()
-    return hashlib.sha256(key.encode()).hexdigest() if key else ""
+    return hash_of(key) if key else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import logging
 from os import stat_result
@@ -14,6 +13,7 @@ from pydantic import Field, field_validator
 
 from lightx2v.config import Settings, parse_settings
 from lightx2v.errors import InvalidSettings
+from lightx2v.key_hash import hash_of
 
 SCOPE_KEY = "lightx2v.key"
 """Where the ASGI scope of a request has the entry of its key."""
@@ -84,11 +84,6 @@ class KeyFile:
             log.error("the keys from before stay valid: %s", error)
         else:
             log.info("%s: %d keys", self._path, len(self._keys))
-
-
-def hash_of(secret: str) -> str:
-    """SHA-256 in hexadecimal digits. A key is random and long, so a slow hash would add nothing."""
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _read(path: Path) -> tuple[Key, ...]:

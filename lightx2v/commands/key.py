@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import sys
 from collections.abc import Sequence
 
 from lightx2v.commands.options import command_parser
+from lightx2v.key_hash import hash_of
 
 BYTES = 32
 
@@ -19,5 +19,5 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     secret = f"lx-{secrets.token_urlsafe(BYTES)}"
     print(f"give the caller this key: {secret}", file=sys.stderr)
-    print(f"- name: {options.name}\n  sha256: {hashlib.sha256(secret.encode()).hexdigest()}")
+    print(f"- name: {options.name}\n  sha256: {hash_of(secret)}")
     return 0

@@ -19,7 +19,7 @@ MOST_LINES = 500
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"lightx2v.types", "lightx2v.errors"}),
-    frozenset(f"lightx2v.{name}" for name in ("config", "fp8", "limits", "media", "packing", "sizes")),
+    frozenset(f"lightx2v.{name}" for name in ("config", "fp8", "key_hash", "limits", "media", "packing", "sizes")),
     frozenset({"lightx2v.weights", "lightx2v.residency", "lightx2v.layers"}),
     frozenset({"lightx2v.models"}),
     frozenset({"lightx2v.checkpoint"}),

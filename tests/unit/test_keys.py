@@ -15,9 +15,10 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.http.askers import asker_of, best_asker
 from deployments.http.key_check import KeyCheck
-from deployments.http.keys import KeyFile, hash_of
+from deployments.http.keys import KeyFile
 from lightx2v.__main__ import main
 from lightx2v.errors import InvalidRequest, InvalidSettings
+from lightx2v.key_hash import hash_of
 from tests.unit.handles import front, handles, served
 
 MODELS, WORK = "/v1/models", "/v1/images/generations"
